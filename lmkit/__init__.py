@@ -1,0 +1,102 @@
+"""lmkit: tasks for language models, from a record to a deployed answer.
+
+A `Task` says once how a record becomes text and which part of it the model must learn. Training
+ids and labels, the prompt, the exported bundle and the way its answer is read follow from it.
+
+Names load on first use: importing lmkit imports nothing else, and never torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lmkit.chat import Chat
+    from lmkit.collating import CausalCollator, Collator
+    from lmkit.decoding import Answer, Decoder, TextDecoder, Usage
+    from lmkit.encoding import IGNORE, Encoded, encode, prompt_ids
+    from lmkit.errors import LmkitError
+    from lmkit.evaluating import evaluate
+    from lmkit.export.bundle import export
+    from lmkit.family import Family
+    from lmkit.formatting import Formatter, Segment, Template, context, target
+    from lmkit.generation import Generation
+    from lmkit.hooks import hookimpl
+    from lmkit.metrics import ExactMatch
+    from lmkit.registry import get_task, plugins, tasks
+    from lmkit.runtime.generator import load
+    from lmkit.scratch import scratch
+    from lmkit.task import Task
+    from lmkit.tokenizing import Tokenizer
+    from lmkit.train.run import train
+    from lmkit.vocabulary import train_tokenizer
+
+_HOMES = {
+    "Answer": "decoding",
+    "CausalCollator": "collating",
+    "Chat": "chat",
+    "Collator": "collating",
+    "Decoder": "decoding",
+    "Encoded": "encoding",
+    "ExactMatch": "metrics",
+    "Family": "family",
+    "Formatter": "formatting",
+    "Generation": "generation",
+    "IGNORE": "encoding",
+    "LmkitError": "errors",
+    "Segment": "formatting",
+    "Task": "task",
+    "Template": "formatting",
+    "TextDecoder": "decoding",
+    "Tokenizer": "tokenizing",
+    "Usage": "decoding",
+    "context": "formatting",
+    "encode": "encoding",
+    "evaluate": "evaluating",
+    "export": "export.bundle",
+    "get_task": "registry",
+    "hookimpl": "hooks",
+    "load": "runtime.generator",
+    "plugins": "registry",
+    "prompt_ids": "encoding",
+    "scratch": "scratch",
+    "target": "formatting",
+    "tasks": "registry",
+    "train": "train.run",
+    "train_tokenizer": "vocabulary",
+}
+
+__all__ = [*sorted(_HOMES)]  # noqa: PLE0604 - names, listed once in the table above
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'lmkit' has no attribute '{name}'")
+    found = getattr(importlib.import_module(f"lmkit.{home}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+class _Package(ModuleType):
+    """Keeps `lmkit.train`, `lmkit.export` and `lmkit.plugins` the functions that they name.
+
+    The import system binds a folder's name in its package when the folder is first imported, which
+    would replace the public function of the same name.
+    """
+
+    def __setattr__(self, name: str, bound: Any) -> None:
+        if not (name in _HOMES and isinstance(bound, ModuleType)):
+            super().__setattr__(name, bound)
+
+
+sys.modules[__name__].__class__ = _Package

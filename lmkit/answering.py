@@ -1,0 +1,69 @@
+"""The seam between what can answer and what asks: a run through torch, or a bundle without it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from lmkit.decoding import Answer
+from lmkit.encoding import Encoded
+from lmkit.errors import BundleError, ModelError
+from lmkit.evaluating import Loss
+from lmkit.formatting import Record
+from lmkit.manifest import MANIFEST_FILE
+from lmkit.task import Task
+from lmkit.tokenizing import Tokenizer
+
+
+@runtime_checkable
+class Answerer(Protocol):
+    """A model that is open: it answers records of its task, and scores rows."""
+
+    @property
+    def task(self) -> Task:
+        """What it was trained to do."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that its prompts are made with."""
+
+    def __call__(self, record: Record, **options: Any) -> Answer:
+        """Answer one record; options are fields of `Generation`."""
+
+    def stream(self, record: Record, **options: Any) -> Iterator[str]:
+        """Yield the answer's text in pieces, as it is written."""
+
+    def batch(self, records: Sequence[Record], **options: Any) -> list[Answer]:
+        """Answer several records, in order."""
+
+    def score(self, rows: Sequence[Encoded]) -> Loss:
+        """Return the loss over some rows' learned tokens."""
+
+
+def open_answerer(source: Any, **options: Any) -> Answerer:
+    """Open a run or a bundle.
+
+    Args:
+        source: the path of either, a `Run`, or something that is open already.
+        options: what `lmkit.load` takes, for a bundle.
+    Raises:
+        BundleError: the folder is neither, or it is a damaged bundle.
+        MissingExtra: it is a run, and torch is not installed.
+    """
+    if isinstance(source, Answerer):
+        return source
+    path = Path(source)
+    if (path / MANIFEST_FILE).is_file():
+        from lmkit.runtime.generator import load
+
+        return load(path, **options)
+    if (path / "task.json").is_file():
+        from lmkit.train.answering import open_run
+
+        return open_run(path)
+    if not path.exists():
+        raise ModelError(f"there is no run or bundle '{path}'")
+    raise BundleError(
+        f"'{path}' is neither a run (it has no task.json) nor a bundle (it has no {MANIFEST_FILE})"
+    )

@@ -1,0 +1,159 @@
+"""Collate: rows become one padded numpy batch, and the family decides how a row is built.
+
+A collator owns its family: it says which special tokens frame a row, what is cut when a row is too
+long, and which arrays a batch has. It makes numpy only; the training side turns that into tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import attrs
+import numpy as np
+
+from lmkit.encoding import IGNORE, Encoded, Ids, Stretch, stretches
+from lmkit.errors import RecordError, TokenizerError
+from lmkit.family import Family
+from lmkit.formatting import Segment
+from lmkit.tokenizing import Tokenizer
+from lmkit.validators import at_least
+from lmkit.values import value
+
+Batch = dict[str, Ids]
+
+
+@runtime_checkable
+class Collator(Protocol):
+    """What turns segments into a row, and rows into a batch."""
+
+    @property
+    def family(self) -> Family:
+        """How the model reads a row."""
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens in a row."""
+
+    def encode(
+        self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool
+    ) -> Encoded:
+        """Return one training row; raise `RecordError` if there is nothing to learn in it."""
+
+    def prompt(self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool) -> Ids:
+        """Return the ids of a prompt, int64 [P]."""
+
+    def collate(self, rows: Sequence[Encoded], pad_id: int) -> Batch:
+        """Return the rows as arrays of one shape, int64 [B, T]."""
+
+
+@value
+class CausalCollator:
+    """Rows for a model that predicts each next token.
+
+    A row starts with what the tokenizer puts before a text (a BOS, or nothing), at most once, and
+    ends with its EOS, which is learned; a chat template brings both itself. A row that is too long
+    loses ids from the left of its context, so the end of the answer always survives.
+
+    Attributes:
+        max_length: the most tokens in a row.
+        pad_to_multiple_of: pad a batch to a multiple of this many tokens.
+    """
+
+    max_length: int = attrs.field(default=1024, validator=at_least(2))
+    pad_to_multiple_of: int = attrs.field(default=1, validator=at_least(1))
+
+    family = Family.CAUSAL
+
+    def encode(
+        self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool
+    ) -> Encoded:
+        """Return one training row, cut to `max_length`.
+
+        Raises:
+            RecordError: no text in it is learned.
+            TokenizerError: the tokenizer has no EOS with which to end the answer.
+        """
+        opening, body = self._framed(segments, tokenizer, delimited=delimited)
+        if not any(stretch.learn for stretch in body):
+            raise RecordError("", "nothing in it is learned: it has no answer")
+        _end_answer(body, tokenizer, delimited=delimited)
+        ids = [token for stretch in body for token in stretch.ids]
+        labels = [
+            token if stretch.learn else IGNORE for stretch in body for token in stretch.ids
+        ]
+        n_cut = max(0, len(opening) + len(ids) - self.max_length)
+        if n_cut:
+            while labels[-1] == IGNORE:  # what follows the answer goes first
+                labels.pop()
+                ids.pop()
+            over = max(0, len(opening) + len(ids) - self.max_length)
+            ids, labels = ids[over:], labels[over:]
+        return Encoded(
+            np.asarray([*opening, *ids], dtype=np.int64),
+            np.asarray([*[IGNORE] * len(opening), *labels], dtype=np.int64),
+            n_cut,
+        )
+
+    def prompt(self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool) -> Ids:
+        """Return the ids of a prompt, int64 [P]; it is never cut."""
+        opening, body = self._framed(segments, tokenizer, delimited=delimited)
+        ids = [*opening, *(token for stretch in body for token in stretch.ids)]
+        if not ids:
+            raise RecordError("", "the prompt is empty, so there is nothing to continue")
+        return np.asarray(ids, dtype=np.int64)
+
+    def collate(self, rows: Sequence[Encoded], pad_id: int) -> Batch:
+        """Right-pad rows to the longest one.
+
+        Args:
+            rows: B rows.
+            pad_id: the id for empty cells. Labels ignore cells by their place, never by this id,
+                so it may be a token that is learned elsewhere.
+        Returns:
+            `input_ids`, `attention_mask` and `labels`, int64 [B, T].
+
+        >>> row = Encoded(np.array([5, 6]), np.array([IGNORE, 6]))
+        >>> batch = CausalCollator(pad_to_multiple_of=3).collate([row], pad_id=6)
+        >>> batch["input_ids"].tolist(), batch["labels"].tolist()
+        ([[5, 6, 6]], [[-100, 6, -100]])
+        """
+        longest = max(len(row) for row in rows)
+        width = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        lengths = np.array([len(row) for row in rows])
+        mask = np.arange(width) < lengths[:, None]
+        input_ids = np.full(mask.shape, pad_id, dtype=np.int64)
+        labels = np.full(mask.shape, IGNORE, dtype=np.int64)
+        input_ids[mask] = np.concatenate([row.input_ids for row in rows])
+        labels[mask] = np.concatenate([row.labels for row in rows])
+        return {
+            "input_ids": input_ids,
+            "attention_mask": mask.astype(np.int64),
+            "labels": labels,
+        }
+
+    def _framed(
+        self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool
+    ) -> tuple[tuple[int, ...], list[Stretch]]:
+        """Return the ids before the text, unless the text has them already, and its stretches."""
+        body = stretches(segments, tokenizer)
+        opening = () if delimited else tokenizer.opening_ids
+        first = next((stretch.ids[0] for stretch in body if stretch.ids), None)
+        if opening and first == opening[-1]:
+            opening = opening[:-1]
+        return opening, body
+
+
+def _end_answer(body: list[Stretch], tokenizer: Tokenizer, *, delimited: bool) -> None:
+    """Make the last answer end in a token that stops generation, and learn that token."""
+    answer = [stretch.ids for stretch in body if stretch.learn][-1]
+    if answer and answer[-1] == tokenizer.eos_id:
+        return
+    if answer and delimited and tokenizer.is_control(answer[-1]):
+        return
+    if tokenizer.eos_id is None:
+        raise TokenizerError(
+            "the tokenizer has no EOS token, so the model could never learn to stop; "
+            "set eos_token in its tokenizer_config.json"
+        )
+    answer.append(tokenizer.eos_id)

@@ -1,0 +1,138 @@
+"""Encode: segments become ids and labels.
+
+The one label convention, for every family: a label stands at the position of its own token, and
+`IGNORE` stands where nothing is learned. Labels are never shifted here; the model's head shifts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from lmkit.errors import RecordError, RecordErrors
+from lmkit.formatting import Record, Segment
+from lmkit.records import MOST_ERRORS, where_of
+from lmkit.tokenizing import Span, Tokenizer
+
+if TYPE_CHECKING:
+    from lmkit.task import Task
+
+IGNORE = -100  # Source: the index that torch's cross_entropy leaves out by default
+
+Ids = NDArray[np.int64]
+
+
+@attrs.frozen(eq=False)
+class Encoded:
+    """One row before padding.
+
+    Attributes:
+        input_ids: int64 [T].
+        labels: int64 [T], the token's own id where it is learned, `IGNORE` elsewhere.
+        n_cut: how many ids did not fit and were left out.
+    """
+
+    input_ids: Ids
+    labels: Ids
+    n_cut: int = 0
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def n_learned(self) -> int:
+        """The number of tokens that the loss sees; a first token has nothing to predict it from."""
+        return int((self.labels[1:] != IGNORE).sum())
+
+
+@attrs.frozen
+class Stretch:
+    """The ids of neighbouring segments that are all learned or all read."""
+
+    ids: list[int]
+    learn: bool
+
+
+def stretches(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[Stretch]:
+    """Encode segments, splitting where learning starts and stops.
+
+    A token never crosses such an edge, so the ids of a prompt are by construction the first ids of
+    the training row, whatever the tokenizer would have merged.
+    """
+    runs: list[tuple[bool, list[Span]]] = []
+    for segment in segments:
+        if not runs or runs[-1][0] != segment.learn:
+            runs.append((segment.learn, []))
+        runs[-1][1].append(Span(segment.text, segment.trusted))
+    encoded: list[Stretch] = []
+    opens = True
+    for learn, spans in runs:
+        ids = tokenizer.encode_spans(spans, opens=opens)
+        opens = opens and not ids
+        encoded.append(Stretch(ids, learn))
+    return encoded
+
+
+def encode(task: Task, records: Iterable[Record], tokenizer: Any) -> list[Encoded]:
+    """Return each record's ids and labels.
+
+    Args:
+        task: what decides the text, what of it is learned, and how it is cut.
+        records: rows with the task's columns.
+        tokenizer: a folder, a tokenizer.json, or a loaded tokenizer.
+    Returns:
+        One `Encoded` a record, in order: `input_ids` and `labels`, int64 [T].
+    Raises:
+        RecordError: a record lacks a column, or a column is of the wrong type.
+        RecordErrors: several do; up to ten are gathered.
+    """
+    return list(encode_rows(task, records, Tokenizer.load(tokenizer)))
+
+
+def encode_rows(task: Task, records: Iterable[Record], tokenizer: Tokenizer) -> Iterator[Encoded]:
+    """Yield each record's ids and labels; bad rows are gathered and raised together."""
+    errors: list[RecordError] = []
+    delimited = task.formatter.delimited
+    for index, record in enumerate(records):
+        try:
+            segments = task.formatter.segments(record, tokenizer.dialect)
+            row = task.collator.encode(segments, tokenizer, delimited=delimited)
+        except RecordError as error:
+            errors.append(error if error.where else _placed(error, record, index))
+            if len(errors) >= MOST_ERRORS:
+                raise RecordErrors(errors, more=True) from error
+        else:
+            if not errors:
+                yield row
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise RecordErrors(errors)
+
+
+def prompt_ids(task: Task, record: Record, tokenizer: Any) -> Ids:
+    """Return the ids that a model is given at inference.
+
+    Args:
+        task: the task.
+        record: a row with the task's prompt columns; the answer's column is not read.
+        tokenizer: as for `encode`.
+    Returns:
+        int64 [P]. For a causal task these are the first P ids of the training row.
+    Raises:
+        RecordError: the record lacks a column, or a column is of the wrong type.
+    """
+    loaded = Tokenizer.load(tokenizer)
+    try:
+        segments = task.formatter.prompt(record, loaded.dialect)
+    except RecordError as error:
+        raise (error if error.where else _placed(error, record, 0)) from error
+    return task.collator.prompt(segments, loaded, delimited=task.formatter.delimited)
+
+
+def _placed(error: RecordError, record: Record, index: int) -> RecordError:
+    return RecordError(where_of(record, index), error.problem)

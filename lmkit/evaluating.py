@@ -1,0 +1,107 @@
+"""Evaluate: loss over learned tokens and the task's own metrics, for a run or a bundle alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from lmkit.encoding import Encoded, encode_rows
+from lmkit.errors import RecordError
+from lmkit.records import Data, Row, name_of, read
+
+if TYPE_CHECKING:
+    from lmkit.answering import Answerer
+
+EVAL_BATCH = 8
+
+
+@attrs.frozen
+class Loss:
+    """A sum of token losses.
+
+    Attributes:
+        total: the sum of the negative log-likelihoods, in nats.
+        count: how many learned tokens it is over.
+    """
+
+    total: float = 0.0
+    count: int = 0
+
+    def __add__(self, other: Loss) -> Loss:
+        return Loss(self.total + other.total, self.count + other.count)
+
+    def figures(self) -> dict[str, float]:
+        """Return the mean loss, its exponential (perplexity), and the number of tokens.
+
+        Perplexity is exp of the mean over tokens, not a mean over batches.
+
+        >>> Loss(2.0, 2).figures()
+        {'loss': 1.0, 'perplexity': 2.718281828459045, 'tokens': 2}
+        """
+        mean = self.total / self.count if self.count else math.nan
+        return {"loss": mean, "perplexity": _exp(mean), "tokens": self.count}
+
+
+def _exp(mean: float) -> float:
+    try:
+        return math.exp(mean)
+    except OverflowError:
+        return math.inf
+
+
+def evaluate(
+    run: Any,
+    *,
+    data: Data,
+    batch_size: int = EVAL_BATCH,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
+    """Measure a run or a bundle on records that have their answers.
+
+    Args:
+        run: a Run, a bundle, the path of either, or a model that is already open.
+        data: as for `train`.
+        batch_size: rows in one forward pass.
+        on_progress: called with (rows done, rows in all).
+    Returns:
+        `loss` (nats per learned token), `perplexity`, `tokens`, `records`, and the figures of the
+        task's metrics, for which every record is answered greedily.
+    Raises:
+        RecordError: the data does not fit the task, or nothing in it is learned.
+    """
+    from lmkit.answering import open_answerer
+
+    model = open_answerer(run)
+    rows = read(data)
+    encoded = list(encode_rows(model.task, rows, model.tokenizer))
+    loss, done = Loss(), 0
+    for batch in _batches(encoded, batch_size):
+        loss += model.score(batch)
+        done += len(batch)
+        if on_progress is not None:
+            on_progress(done, len(rows))
+    if not loss.count:
+        raise RecordError(name_of(data), "no row has anything to learn")
+    return {**loss.figures(), "records": len(rows), **_metric_figures(model, rows)}
+
+
+def _batches(rows: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
+    """Yield rows of like length together, so that little is padded; the sum does not mind."""
+    by_length = sorted(rows, key=len)
+    for start in range(0, len(by_length), size):
+        yield by_length[start : start + size]
+
+
+def _metric_figures(model: Answerer, rows: Sequence[Row]) -> dict[str, float]:
+    if not model.task.metrics:
+        return {}
+    dialect = model.tokenizer.dialect
+    references = [model.task.reference(row, dialect) for row in rows]
+    answers = [answer.value for answer in model.batch(rows, temperature=0.0)]
+    figures: dict[str, float] = {}
+    for metric in model.task.metrics:
+        figures |= metric.score(answers, references)
+    return figures

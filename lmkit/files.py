@@ -1,0 +1,96 @@
+"""Write files and folders whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from lmkit.errors import LmkitError, OutputExists
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file's content; a reader sees the old text or the new one, nothing between.
+
+    Raises:
+        LmkitError: the disk refuses; what was there before is untouched.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise LmkitError(f"'{path}' cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Give a folder to fill, beside its place, and rename it into place when all went well.
+
+    If anything fails, what was filled so far is removed and what stood at `path` is untouched.
+
+    Args:
+        path: where the folder is to be.
+        force: whether it may replace what is there.
+    Raises:
+        OutputExists: something is there and `force` was not given.
+        LmkitError: the disk refuses.
+    """
+    check_free(path, force=force)
+    path = path.absolute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    except OSError as error:
+        raise LmkitError(f"'{path.parent}' cannot be written: {error.strerror}") from error
+    try:
+        yield part
+        os.chmod(part, 0o777 & ~_umask())
+        _swap(part, path)
+    except OSError as error:
+        raise LmkitError(f"'{path}' cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def check_free(path: Path, *, force: bool) -> None:
+    """Refuse an output that is already there, before any work is done for it."""
+    if not force and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+        raise OutputExists(path, remedy="choose another output, or replace it with --force")
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's sha256 in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _swap(part: Path, path: Path) -> None:
+    """Put `part` at `path`; an old folder steps aside first and is removed last."""
+    old = None
+    if path.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+        os.replace(path, old / path.name)
+    try:
+        os.replace(part, path)
+    except OSError:
+        if old is not None:
+            os.replace(old / path.name, path)
+        raise
+    finally:
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,227 @@
+"""Tasks and their parts as JSON, and back.
+
+Every part is an object with a `type`: the class's name for lmkit's own, `plugin:Class` for one that
+a plugin offers through `lmkit_components`. Reading refuses unknown types and keys; it never imports
+what the JSON names, so a task from a stranger's bundle can run no code.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import cattrs
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
+
+from lmkit.chat import Chat
+from lmkit.collating import CausalCollator, Collator
+from lmkit.decoding import Decoder, TextDecoder
+from lmkit.errors import PluginError, SerialError, near
+from lmkit.formatting import Formatter, Template
+from lmkit.generation import Generation
+from lmkit.metrics import ExactMatch, Metric
+from lmkit.task import Task
+
+T = TypeVar("T")
+
+OWN: tuple[type, ...] = (
+    CausalCollator,
+    Chat,
+    ExactMatch,
+    Generation,
+    Task,
+    Template,
+    TextDecoder,
+)
+_ROLES: tuple[Any, ...] = (Formatter, Collator, Decoder, Metric)
+
+
+def to_json(part: Any) -> dict[str, Any]:
+    """Return a task, or a part of one, as JSON objects and lists.
+
+    Raises:
+        SerialError: it has a part that JSON cannot name; the text says which and what to do.
+    """
+    converter = _converter(_components_for(part))
+    result: dict[str, Any] = converter.unstructure(part)
+    _check_plain(result, "$")
+    return result
+
+
+def from_json(data: Mapping[str, Any], kind: type[T]) -> T:
+    """Return the task, or the part of one, that JSON describes.
+
+    Args:
+        data: what `to_json` returned.
+        kind: what is expected, such as `Task`.
+    Raises:
+        SerialError: the JSON is no such thing; the text has the path of each problem.
+        PluginError: it names a class whose plugin is not installed.
+    """
+    converter = _converter(_components_named(data))
+    try:
+        return converter.structure(data, kind)
+    except cattrs.BaseValidationError as error:
+        raise SerialError("\n".join(_problems(error, "$"))) from error
+
+
+def read_task(path: Path) -> Task:
+    """Return the task in a `task.json`.
+
+    Raises:
+        SerialError: the file is missing or does not describe a task.
+    """
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SerialError(f"'{path}' cannot be read as JSON: {error}") from error
+    try:
+        return from_json(data, Task)
+    except SerialError as error:
+        raise SerialError(f"'{path}' does not describe a task: {error}") from error
+
+
+def dump(data: Any) -> str:
+    """Return JSON text as lmkit writes it into files."""
+    return json.dumps(data, ensure_ascii=False, indent=2) + "\n"
+
+
+def plugin_types(data: Any) -> list[str]:
+    """Return the plugin classes, as `plugin:Class`, that some JSON names."""
+    return sorted({name for name in _types(data) if ":" in name})
+
+
+def _types(data: Any) -> Iterator[str]:
+    if isinstance(data, Mapping):
+        if isinstance(data.get("type"), str):
+            yield data["type"]
+        for part in data.values():
+            yield from _types(part)
+    elif isinstance(data, (list, tuple)):
+        for part in data:
+            yield from _types(part)
+
+
+def _components_for(part: Any) -> dict[str, type]:
+    """Return the classes by name: lmkit's own, and the plugins' if a part is not one of them."""
+    own = {cls.__name__: cls for cls in OWN}
+    parts = [part, *getattr(part, "metrics", ())]
+    if attrs.has(type(part)):
+        parts += [getattr(part, field.name) for field in attrs.fields(type(part))]
+    if all(type(p) in OWN or not _is_role(p) for p in parts):
+        return own
+    return own | _plugin_components()
+
+
+def _is_role(part: Any) -> bool:
+    return attrs.has(type(part)) and any(isinstance(part, role) for role in _ROLES)
+
+
+def _components_named(data: Any) -> dict[str, type]:
+    own = {cls.__name__: cls for cls in OWN}
+    return own | _plugin_components() if plugin_types(data) else own
+
+
+def _plugin_components() -> dict[str, type]:
+    from lmkit.plugins import installed
+
+    return installed().components
+
+
+def _converter(components: Mapping[str, type]) -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for role in _ROLES:
+        converter.register_structure_hook(
+            role, functools.partial(_read_any, components, converter, role)
+        )
+        converter.register_unstructure_hook(role, functools.partial(_write_any, converter))
+    for name, cls in sorted(components.items(), key=lambda item: item[1] is Task):
+        write = make_dict_unstructure_fn(cls, converter)
+        converter.register_unstructure_hook(cls, functools.partial(_write, name, write))
+        read = make_dict_structure_fn(cls, converter)
+        converter.register_structure_hook(cls, functools.partial(_read_one, name, read))
+    return converter
+
+
+def _write(name: str, write: Callable[[Any], dict[str, Any]], part: Any) -> dict[str, Any]:
+    return {"type": name, **write(part.portable() if isinstance(part, Chat) else part)}
+
+
+def _write_any(converter: cattrs.Converter, part: Any) -> Any:
+    return converter.unstructure(part, unstructure_as=type(part))
+
+
+def _read_one(name: str, read: Callable[[Any, Any], Any], data: Any, cls: Any) -> Any:
+    if not isinstance(data, Mapping):
+        raise SerialError(f"expected an object with \"type\": \"{name}\", found {data!r}")
+    if data.get("type") != name:
+        raise SerialError(f"expected \"type\": \"{name}\", found {data.get('type')!r}")
+    return read({key: part for key, part in data.items() if key != "type"}, cls)
+
+
+def _read_any(
+    components: Mapping[str, type], converter: cattrs.Converter, role: type, data: Any, cls: Any
+) -> Any:
+    kind = role.__name__.lower()
+    if not isinstance(data, Mapping) or not isinstance(data.get("type"), str):
+        raise SerialError(f"expected a {kind}, an object with a \"type\", found {data!r}")
+    name = data["type"]
+    found = components.get(name)
+    if found is None:
+        raise _unknown_type(name, components)
+    part = converter.structure(data, found)
+    if not isinstance(part, role):
+        raise SerialError(f"\"type\": \"{name}\" is no {kind}")
+    return part
+
+
+def _unknown_type(name: str, components: Mapping[str, type]) -> Exception:
+    if ":" in name:
+        plugin = name.partition(":")[0]
+        return PluginError(
+            f"'{name}' comes from the plugin '{plugin}', which is not installed or does not offer "
+            "it; run 'lmkit plugins' to see what is"
+        )
+    close = near(name, components)
+    hint = f"; close to: {', '.join(close)}" if close else ""
+    return SerialError(f"no class is known by \"type\": \"{name}\"{hint}")
+
+
+def _problems(error: BaseException, path: str) -> Iterator[str]:
+    """Yield one line a problem, with the path to it; plugin errors pass through unwrapped."""
+    if isinstance(error, PluginError):
+        raise error
+    if not isinstance(error, cattrs.BaseValidationError):
+        if isinstance(error, cattrs.ForbiddenExtraKeysError):
+            yield f"{path}: unknown key {', '.join(sorted(error.extra_fields))}"
+        elif isinstance(error, KeyError):
+            yield f"{path}: {error} is missing"
+        else:
+            yield f"{path}: {error}"
+        return
+    placed, loose = error.group_exceptions()
+    for inner, note in placed:
+        step = f".{note.name}" if hasattr(note, "name") else f"[{note.index}]"
+        yield from _problems(inner, path + step)
+    for inner in loose:
+        yield from _problems(inner, path)
+
+
+def _check_plain(data: Any, path: str) -> None:
+    """Refuse what JSON has no word for, naming where it stands."""
+    if isinstance(data, Mapping):
+        for key, part in data.items():
+            _check_plain(part, f"{path}.{key}")
+    elif isinstance(data, (list, tuple)):
+        for index, part in enumerate(data):
+            _check_plain(part, f"{path}[{index}]")
+    elif data is not None and not isinstance(data, (str, int, float, bool)):
+        raise SerialError(
+            f"{path} is a {type(data).__name__}, which cannot become JSON; a class must be offered "
+            "by a plugin's lmkit_components, and a function must be one that a plugin's module "
+            "defines by name"
+        )

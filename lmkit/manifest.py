@@ -1,0 +1,208 @@
+"""`lmkit.json`: everything about a bundle that its graph and tokenizer do not say themselves.
+
+Export writes it, the runtime reads it, and nothing else decides how a bundle is used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import cattrs
+
+from lmkit.errors import BundleError, PluginError, SerialError
+from lmkit.jsonform import dump, from_json, plugin_types, to_json
+from lmkit.task import Task
+
+MANIFEST_FILE = "lmkit.json"
+SCHEMA = 1  # raised whenever an older lmkit could misread what is written
+
+
+@attrs.frozen(kw_only=True)
+class Tensor:
+    """An input or output of a graph.
+
+    Attributes:
+        name: as in the graph.
+        dtype: numpy's name for its type.
+        axes: a name for each axis that varies, a number for each that does not.
+    """
+
+    name: str
+    dtype: str
+    axes: tuple[str | int, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Graph:
+    """What the runtime must know of a causal graph.
+
+    Attributes:
+        file: the graph, relative to the bundle.
+        inputs: in the graph's order.
+        outputs: in the graph's order.
+        n_layers: how many layers keep keys and values.
+        n_kv_heads: heads of keys and values in each.
+        head_size: numbers in a head.
+        vocab_size: numbers in a row of logits.
+        context_length: the most tokens the model can hold, or None.
+    """
+
+    file: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    n_layers: int
+    n_kv_heads: int
+    head_size: int
+    vocab_size: int
+    context_length: int | None
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The inputs' names."""
+        return tuple(tensor.name for tensor in self.inputs)
+
+
+@attrs.frozen(kw_only=True)
+class Tokens:
+    """The ids with a meaning.
+
+    Attributes:
+        stop: any of these ends an answer; the EOS first.
+        pad: fills rows that are shorter than their batch.
+        bos: starts a text, or None.
+    """
+
+    stop: tuple[int, ...]
+    pad: int
+    bos: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Golden:
+    """A record whose prompt and first tokens were written down at export.
+
+    Attributes:
+        record: the record.
+        prompt_ids: what its prompt must encode to.
+        token_ids: what the model must write first, greedily.
+    """
+
+    record: dict[str, Any]
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+
+
+@attrs.frozen(kw_only=True)
+class File:
+    """A file's identity."""
+
+    sha256: str
+    size_bytes: int
+
+
+@attrs.frozen(kw_only=True)
+class Needed:
+    """A plugin that the task's classes come from."""
+
+    plugin: str
+    distribution: str | None
+    version: str | None
+
+
+@attrs.frozen(kw_only=True)
+class Manifest:
+    """The content of `lmkit.json`.
+
+    Attributes:
+        schema: the version of this file's form.
+        lmkit: the version that wrote it.
+        task: what the bundle does.
+        model: name, architecture and number of parameters, for the reader.
+        graph: how to run it.
+        tokens: the ids with a meaning.
+        plugins: what must be installed for the task to be read.
+        precisions: measured figures by precision, such as `fp32`.
+        golden: prompts that must still come out the same.
+        genai: how onnxruntime-genai fares with the bundle.
+        files: every other file of the bundle, by its name.
+    """
+
+    schema: int
+    lmkit: str
+    task: Task
+    model: dict[str, Any]
+    graph: Graph
+    tokens: Tokens
+    plugins: tuple[Needed, ...] = ()
+    precisions: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    golden: tuple[Golden, ...] = ()
+    genai: dict[str, Any] = attrs.field(factory=dict)
+    files: dict[str, File] = attrs.field(factory=dict)
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write `lmkit.json` into a folder."""
+    (folder / MANIFEST_FILE).write_text(dump(_converter().unstructure(manifest)), "utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return a bundle's manifest.
+
+    Raises:
+        BundleError: there is none, it cannot be read, or a newer lmkit wrote it.
+        PluginError: the task needs a plugin that is not installed; the text says what to install.
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise BundleError(f"'{folder}' is not a bundle: it has no {MANIFEST_FILE}")
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"'{path}' is damaged: {error}") from error
+    schema = data.get("schema") if isinstance(data, Mapping) else None
+    if not isinstance(schema, int):
+        raise BundleError(f"'{path}' has no schema version, so it is no lmkit bundle")
+    if schema > SCHEMA:
+        raise BundleError(
+            f"'{path}' has schema {schema}, written by lmkit {data.get('lmkit')}; this lmkit reads "
+            f"up to schema {SCHEMA}: pip install --upgrade lmkit-tasks"
+        )
+    if schema < SCHEMA:
+        raise BundleError(f"'{path}' has schema {schema}, which is no longer read; export it again")
+    try:
+        return _converter().structure(data, Manifest)
+    except cattrs.BaseValidationError as error:
+        _raise_plugin_error(error, data)
+        problems = "; ".join(cattrs.transform_error(error, path="$"))
+        raise BundleError(f"'{path}' does not describe a bundle: {problems}") from error
+    except SerialError as error:
+        raise BundleError(f"'{path}' does not describe a bundle: {error}") from error
+
+
+def _raise_plugin_error(error: BaseException, data: Mapping[str, Any]) -> None:
+    """Say which distributions to install, if the task names classes that are not there."""
+    from lmkit.plugins import installed
+
+    missing = [name for name in plugin_types(data.get("task")) if name not in installed().components]
+    if not missing:
+        return
+    absent = {name.partition(":")[0] for name in missing}
+    needs = [entry for entry in data.get("plugins", ()) if entry.get("plugin") in absent]
+    install = " ".join(f"'{e['distribution']}=={e['version']}'" for e in needs if e["distribution"])
+    raise PluginError(
+        f"the bundle's task needs {', '.join(missing)}, and no installed plugin offers it; "
+        + (f"pip install {install}" if install else "name its file with --plugin")
+    ) from error
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_structure_hook(Task, lambda data, _: from_json(data, Task))
+    converter.register_unstructure_hook(Task, to_json)
+    converter.register_structure_hook(str | int, lambda data, _: data)
+    converter.register_structure_hook(dict[str, Any], lambda data, _: dict(data))
+    return converter

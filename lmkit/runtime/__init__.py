@@ -1,0 +1,1 @@
+"""Answer from a bundle with numpy, onnxruntime, tokenizers and jinja2: no torch, no transformers."""

@@ -1,0 +1,71 @@
+"""Open a bundle: check that it is whole before anything in it is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+
+from lmkit.errors import BundleError
+from lmkit.files import sha256_of
+from lmkit.manifest import Manifest, read_manifest
+from lmkit.tokenizing import Tokenizer
+
+
+@attrs.frozen
+class Bundle:
+    """A bundle on disk.
+
+    Attributes:
+        path: its folder.
+        manifest: its `lmkit.json`.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, read anew."""
+        return Tokenizer.load(self.path)
+
+    @property
+    def graph_file(self) -> Path:
+        """The graph's file."""
+        return self.path / self.manifest.graph.file
+
+
+def open_bundle(path: str | Path, *, checksums: bool = True) -> Bundle:
+    """Return a bundle whose files are all there and as they were written.
+
+    Args:
+        path: its folder.
+        checksums: whether to read every byte; sizes are compared in any case.
+    Raises:
+        BundleError: a file is missing, of another size, or changed; the text names it.
+        PluginError: a plugin is missing.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise BundleError(f"there is no bundle '{path}'")
+    bundle = Bundle(folder, read_manifest(folder))
+    root = folder.resolve()
+    for name, entry in bundle.manifest.files.items():
+        file = folder / name
+        if not file.resolve().is_relative_to(root):
+            raise BundleError(f"'{path}' names the file '{name}', which is outside of it")
+        if not file.is_file():
+            raise BundleError(f"'{path}' is damaged: '{name}' is missing")
+        if file.stat().st_size != entry.size_bytes:
+            raise BundleError(
+                f"'{path}' is damaged: '{name}' has {file.stat().st_size} bytes, "
+                f"{entry.size_bytes} were written"
+            )
+        if checksums and sha256_of(file) != entry.sha256:
+            raise BundleError(
+                f"'{path}' is damaged: '{name}' is not what was written (its sha256 differs); "
+                "copy the bundle again, or export it again"
+            )
+    if bundle.manifest.graph.file not in bundle.manifest.files:
+        raise BundleError(f"'{path}' has no checksum for its graph")
+    return bundle

@@ -1,0 +1,269 @@
+"""Generate: records in, answers out, one loop over any number of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmkit.decoding import Answer, Usage
+from lmkit.encoding import IGNORE, Encoded, Ids, prompt_ids
+from lmkit.errors import BundleError, PromptTooLong
+from lmkit.evaluating import Loss
+from lmkit.family import Family
+from lmkit.formatting import Record
+from lmkit.generation import Generation
+from lmkit.manifest import Golden
+from lmkit.runtime.bundle import Bundle, open_bundle
+from lmkit.runtime.sampling import Sampler
+from lmkit.runtime.session import CausalSession
+from lmkit.streaming import IncrementalText
+from lmkit.task import Task
+from lmkit.tokenizing import Tokenizer
+
+ROWS_AT_ONCE = 8
+SCORED_FLOATS = 1 << 27  # logits held at once while scoring: half a gigabyte
+
+
+def load(
+    path: str | Path,
+    *,
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
+    verify: bool = True,
+) -> Generator:
+    """Open a bundle for answering; torch is not needed, nor imported.
+
+    Args:
+        path: the bundle's folder.
+        providers: onnxruntime's execution providers; the CPU's if None.
+        threads: how many threads to use; all cores of the process if None.
+        verify: whether to read every file's checksum and to answer the golden prompts first.
+            Without, sizes and the golden prompts' ids are still compared.
+    Raises:
+        BundleError: the bundle is damaged, from the future, or answers differently than at export.
+        PluginError: its task needs a plugin that is not installed.
+    """
+    bundle = open_bundle(path, checksums=verify)
+    if bundle.manifest.task.family is not Family.CAUSAL:
+        raise BundleError(f"'{path}' is a {bundle.manifest.task.family} bundle, which needs a "
+                          "newer lmkit: pip install --upgrade lmkit-tasks")
+    session = CausalSession(
+        bundle.graph_file, bundle.manifest.graph, providers=providers, threads=threads
+    )
+    generator = Generator(bundle, session)
+    for golden in bundle.manifest.golden:
+        problem = generator.check_golden(golden, answer=verify)
+        if problem is not None:
+            raise BundleError(f"'{path}' does not behave as it did at export: {problem}")
+    return generator
+
+
+class Generator:
+    """A bundle that answers. Calls from several threads do not disturb each other."""
+
+    def __init__(self, bundle: Bundle, session: CausalSession) -> None:
+        self.path = bundle.path
+        self.manifest = bundle.manifest
+        self._session = session
+        self._tokenizer = bundle.tokenizer
+        self._stop_ids = frozenset(bundle.manifest.tokens.stop)
+
+    def __repr__(self) -> str:
+        return f"Generator({str(self.path)!r}, {self.task!r})"
+
+    @property
+    def task(self) -> Task:
+        """What it does."""
+        return self.manifest.task
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that its prompts are made with."""
+        return self._tokenizer
+
+    def __call__(self, record: Record, **options: Any) -> Answer:
+        """Answer one record.
+
+        Args:
+            record: the task's prompt columns.
+            options: fields of `Generation`, such as `temperature=0`.
+        Raises:
+            RecordError: a column is missing or of the wrong type.
+            PromptTooLong: the prompt does not fit the model's context.
+            UnknownOption: `Generation` has no such field.
+        """
+        return self.batch([record], **options)[0]
+
+    def stream(self, record: Record, **options: Any) -> Iterator[str]:
+        """Yield the answer's text in pieces as it is written; none ends inside a character.
+
+        Joined, they are the answer's `text`. Arguments and errors are those of a call.
+        """
+        generation = self.task.generation.override(**options)
+        row = self._row(self._prompt(record), generation)
+
+        def pieces() -> Iterator[str]:
+            for _ in self._write([row]):
+                if piece := row.take():
+                    yield piece
+
+        return pieces()
+
+    def batch(
+        self, records: Sequence[Record], *, batch_size: int = ROWS_AT_ONCE, **options: Any
+    ) -> list[Answer]:
+        """Answer records, several in each step of the model; the order is kept.
+
+        Prompts may be of any lengths. Under greedy the answers are those of single calls.
+        """
+        generation = self.task.generation.override(**options)
+        rows = [self._row(self._prompt(record), generation) for record in records]
+        by_length = sorted(rows, key=lambda row: len(row.prompt))  # likes together pad little
+        for start in range(0, len(rows), batch_size):
+            for _ in self._write(by_length[start : start + batch_size]):
+                pass
+        return [self._answer(row) for row in rows]
+
+    def score(self, rows: Sequence[Encoded]) -> Loss:
+        """Return the loss over some rows' learned tokens."""
+        width = max(len(row) for row in rows)
+        at_once = max(1, SCORED_FLOATS // (width * self._session.graph.vocab_size))
+        loss = Loss()
+        for start in range(0, len(rows), at_once):
+            part = rows[start : start + at_once]
+            batch = self.task.collator.collate(part, self.manifest.tokens.pad)
+            logits = self._session.logits(batch["input_ids"], batch["attention_mask"])
+            loss += _loss(logits, batch["labels"])
+        return loss
+
+    def check_golden(self, golden: Golden, *, answer: bool) -> str | None:
+        """Return how a golden prompt now comes out differently, or None if it does not."""
+        ids = prompt_ids(self.task, golden.record, self._tokenizer)
+        if ids.tolist() != list(golden.prompt_ids):
+            return (
+                f"the prompt for {golden.record} encodes to {ids.tolist()}, "
+                f"it was {list(golden.prompt_ids)}"
+            )
+        if answer and golden.token_ids:
+            greedy = Generation(max_new_tokens=len(golden.token_ids))
+            row = self._row(ids, greedy)
+            for _ in self._write([row]):
+                pass
+            if row.token_ids != list(golden.token_ids):
+                return (
+                    f"{golden.record} is answered with the tokens {row.token_ids}, "
+                    f"it was with {list(golden.token_ids)}"
+                )
+        return None
+
+    def greedy(self, prompts: Sequence[Ids], max_new_tokens: int) -> list[list[int]]:
+        """Return the ids that follow each prompt greedily, in one batch; for checks."""
+        options = Generation(max_new_tokens=max_new_tokens)
+        rows = [self._row(prompt, options) for prompt in prompts]
+        for _ in self._write(rows):
+            pass
+        return [row.token_ids for row in rows]
+
+    def logits(self, input_ids: Ids, attention_mask: Ids) -> np.ndarray:
+        """Return the logits of a right-padded batch, float32 [B, T, V]; for checks."""
+        return self._session.logits(input_ids, attention_mask)
+
+    def _prompt(self, record: Record) -> Ids:
+        ids = prompt_ids(self.task, record, self._tokenizer)
+        most = self.manifest.graph.context_length
+        if most is not None and len(ids) >= most:
+            raise PromptTooLong(len(ids), most)
+        return ids
+
+    def _row(self, prompt: Ids, generation: Generation) -> _Row:
+        most = self.manifest.graph.context_length
+        room = generation.max_new_tokens if most is None else most - len(prompt)
+        return _Row(
+            prompt=prompt,
+            limit=min(generation.max_new_tokens, room),
+            sampler=Sampler(generation, eos_ids=sorted(self._stop_ids), seed=generation.seed),
+            text=IncrementalText(self._tokenizer.decode, stop=self.task.stop_strings(generation)),
+        )
+
+    def _write(self, rows: Sequence[_Row]) -> Iterator[None]:
+        """Write rows until all are finished; yields after every token."""
+        capacity = max(len(row.prompt) + row.limit for row in rows)
+        state, logits = self._session.begin([row.prompt for row in rows], capacity)
+        while True:
+            for row, row_logits in zip(rows, logits, strict=True):
+                if row.reason is None:
+                    row.accept(row_logits, self._stop_ids)
+            yield
+            if all(row.reason is not None for row in rows):
+                return
+            logits = state.step([row.token_ids[-1] if row.reason is None else None for row in rows])
+
+    def _answer(self, row: _Row) -> Answer:
+        text = row.text.text
+        return Answer(
+            value=self.task.decoder.read(text),
+            text=text,
+            finish_reason=row.reason or "length",
+            usage=Usage(prompt_tokens=len(row.prompt), completion_tokens=len(row.token_ids)),
+            token_ids=tuple(row.token_ids),
+        )
+
+
+class _Row:
+    """One answer while it is written."""
+
+    def __init__(
+        self, *, prompt: Ids, limit: int, sampler: Sampler, text: IncrementalText
+    ) -> None:
+        self.prompt = prompt
+        self.limit = limit
+        self.text = text
+        self.token_ids: list[int] = []
+        self.reason: str | None = None
+        self._sampler = sampler
+        self._pending = ""
+        self._history = np.empty(len(prompt) + limit, dtype=np.int64)
+        self._history[: len(prompt)] = prompt
+
+    def accept(self, logits: np.ndarray, stop_ids: frozenset[int]) -> None:
+        """Choose the next token from the logits, float32 [V]."""
+        length = len(self.prompt) + len(self.token_ids)
+        token = self._sampler.choose(logits, self._history[:length], len(self.token_ids))
+        self._history[length] = token
+        self.token_ids.append(token)
+        if token in stop_ids:
+            self.reason = "stop"
+        else:
+            self._pending += self.text.push(token)
+            if self.text.stopped:
+                self.reason = "stop"
+            elif len(self.token_ids) >= self.limit:
+                self.reason = "length"
+        if self.reason is not None:
+            self._pending += self.text.finish()
+
+    def take(self) -> str:
+        """Return the text that came since the last call."""
+        piece, self._pending = self._pending, ""
+        return piece
+
+
+def _loss(logits: np.ndarray, labels: Ids) -> Loss:
+    """Return the summed negative log-likelihood of the labels.
+
+    Args:
+        logits: float32 [B, T, V]; position t predicts the token at t + 1.
+        labels: int64 [B, T], `IGNORE` where nothing is learned.
+    """
+    total, count = 0.0, 0
+    for row, wanted in zip(logits, labels, strict=True):
+        at = np.flatnonzero(wanted[1:] != IGNORE)
+        scores = row[at].astype(np.float64)
+        scores -= scores.max(axis=1, keepdims=True)
+        picked = scores[np.arange(len(at)), wanted[1:][at]]
+        total += float((np.log(np.exp(scores).sum(axis=1)) - picked).sum())
+        count += len(at)
+    return Loss(total, count)

@@ -1,0 +1,142 @@
+"""A Task: one sentence that says how a record becomes text, ids, a batch, and an answer."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import attrs
+
+from lmkit.collating import Collator
+from lmkit.decoding import Decoder
+from lmkit.errors import TaskError, UnknownOption
+from lmkit.family import Family
+from lmkit.formatting import Formatter, Record, Template
+from lmkit.generation import Generation
+from lmkit.metrics import Metric
+from lmkit.tokenizing import Dialect
+from lmkit.values import value
+
+_NAME = re.compile(r"[^\W_][\w.-]*")
+
+
+@value
+class Task:
+    """How a record becomes text, which part of it is learned, and how an answer is read.
+
+    Attributes:
+        name: letters, digits, `-`, `_` and `.`; unique among the installed plugins.
+        formatter: record to segments.
+        collator: segments to a row, rows to a batch; it owns the family.
+        decoder: what the model produced to an answer.
+        generation: how answers are drawn unless a call says otherwise.
+        metrics: what `evaluate` measures besides perplexity.
+        description: a sentence for `lmkit tasks`.
+    Raises:
+        TaskError: two parts do not fit together; the text names both.
+    """
+
+    name: str = attrs.field()
+    formatter: Formatter = attrs.field()
+    collator: Collator = attrs.field()
+    decoder: Decoder = attrs.field()
+    generation: Generation = attrs.field(factory=Generation)
+    metrics: tuple[Metric, ...] = attrs.field(default=(), converter=tuple)
+    description: str = ""
+
+    @name.validator
+    def _check_name(self, attribute: object, name: object) -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise TaskError(
+                f"a task's name is {name!r}; expected letters, digits, '-', '_' and '.', "
+                "starting with a letter or digit"
+            )
+
+    def __attrs_post_init__(self) -> None:
+        self._check_parts()
+        _check_family(self.formatter, self.collator, self.decoder)
+
+    def _check_parts(self) -> None:
+        protocols = {"formatter": Formatter, "collator": Collator, "decoder": Decoder}
+        for part, protocol in protocols.items():
+            found = getattr(self, part)
+            if isinstance(found, type) or not isinstance(found, protocol):
+                hint = "; write its parentheses" if isinstance(found, type) else ""
+                kind = found.__name__ if isinstance(found, type) else type(found).__name__
+                raise TaskError(f"task '{self.name}': {part} is a {kind}, not a {part}{hint}")
+        for metric in self.metrics:
+            if not isinstance(metric, Metric):
+                raise TaskError(f"task '{self.name}': {metric!r} in metrics is not a metric")
+        if not isinstance(self.generation, Generation):
+            raise TaskError(f"task '{self.name}': generation is not a Generation")
+
+    def __repr__(self) -> str:
+        return f"Task({self.name!r}, {self.family})"
+
+    @property
+    def family(self) -> Family:
+        """How the model reads a row."""
+        return self.collator.family
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a training record."""
+        return self.formatter.columns
+
+    @property
+    def prompt_columns(self) -> tuple[str, ...]:
+        """The columns of a record to be answered."""
+        return self.formatter.prompt_columns
+
+    def stop_strings(self, generation: Generation) -> tuple[str, ...]:
+        """Return every text that ends an answer: the decoder's and the request's."""
+        return tuple(dict.fromkeys((*self.decoder.stop, *generation.stop)))
+
+    def reference(self, record: Record, dialect: Dialect) -> Any:
+        """Return the answer that a training record holds, read as a model's answer would be."""
+        asked = sum(len(segment.text) for segment in self.formatter.prompt(record, dialect))
+        position, text = 0, ""
+        for segment in self.formatter.segments(record, dialect):
+            if segment.learn and position >= asked:
+                text += segment.text
+            position += len(segment.text)
+        for token in dialect.control_tokens:
+            text = text.removesuffix(token)
+        return self.decoder.read(text)
+
+    def evolve(self, **changes: Any) -> Task:
+        """Return a copy with some parts replaced, checked anew.
+
+        Raises:
+            UnknownOption: a task has no such part.
+        """
+        known = [field.name for field in attrs.fields(type(self))]
+        for name in changes:
+            if name not in known:
+                raise UnknownOption("Task", name, known)
+        return attrs.evolve(self, **changes)
+
+
+def _check_family(formatter: Formatter, collator: Collator, decoder: Decoder) -> None:
+    family = collator.family
+    names = type(collator).__name__, type(decoder).__name__
+    if family not in decoder.families:
+        reads = ", ".join(sorted(decoder.families))
+        raise TaskError(
+            f"a {names[0]} makes {family} rows, and a {names[1]} reads {reads} output; "
+            "choose a collator and a decoder of one family"
+        )
+    if family is Family.MASKED and formatter.learns:
+        raise TaskError(
+            f"a {names[0]} chooses what is learned by hiding tokens, so the {formatter} "
+            "cannot have a target; use context(...)"
+        )
+    if family is not Family.MASKED and not formatter.learns:
+        raise TaskError(
+            f"the {formatter} has no target(...), so a {names[0]} would find nothing to learn"
+        )
+    if family is Family.CAUSAL and isinstance(formatter, Template) and formatter.trailing:
+        raise TaskError(
+            f"{Template(formatter.trailing)} stands after the last target, where a causal model "
+            "cannot use it; put it before, or into the target"
+        )

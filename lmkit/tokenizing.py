@@ -1,0 +1,490 @@
+"""The one tokenizer: pieces of text in, ids out, the same in training and in the runtime.
+
+It wraps the `tokenizers` library and adds what a language-model task needs to be right:
+
+- Control tokens act only in trusted text. `<|im_end|>` typed by a user is plain text.
+- A stretch that continues a text does not get the space or the start marker that some tokenizers
+  put before whatever they are given, so stretches encoded apart join without a seam.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from lmkit.errors import TokenizerError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+CONFIG_FILE = "tokenizer_config.json"
+TOKENIZER_FILE = "tokenizer.json"
+TEMPLATE_FILE = "chat_template.jinja"
+_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token", "cls_token", "sep_token")
+
+
+@attrs.frozen(kw_only=True)
+class Dialect:
+    """What a tokenizer brings to formatting: its chat template and its control tokens."""
+
+    chat_template: str | None = None
+    bos_token: str | None = None
+    eos_token: str | None = None
+    control_tokens: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class ControlToken:
+    """A token that steers the model; `lstrip` and `rstrip` say which white space it swallows."""
+
+    text: str
+    id: int
+    lstrip: bool = False
+    rstrip: bool = False
+
+
+@attrs.frozen
+class Span:
+    """A piece of a text that is about to be encoded; control tokens act where it is trusted."""
+
+    text: str
+    trusted: bool = False
+
+
+class Tokenizer:
+    """A tokenizer as data: a `tokenizer.json`, the names of its special tokens, a chat template.
+
+    Args:
+        definition: the content of a `tokenizer.json`.
+        special: `eos_token`, `bos_token`, `pad_token` and the like, each a token's text.
+        chat_template: jinja2 source, or None.
+        max_length: the most tokens the model that it belongs to can read, where that is known.
+    """
+
+    def __init__(
+        self,
+        definition: str,
+        *,
+        special: Mapping[str, str] | None = None,
+        chat_template: str | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        self.definition = definition
+        self.special = {role: text for role, text in (special or {}).items() if text}
+        self.chat_template = chat_template
+        self.max_length = max_length
+        data = json.loads(definition)
+        self._opening = _backend(data)
+        self._continuing = _backend(_without_opening_space(data))
+        self._respaces_after_control = _adds_space_everywhere(data)
+        self._respaces_words = _adds_space_to_words(data)
+        self.control = tuple(
+            ControlToken(token["content"], token["id"], token["lstrip"], token["rstrip"])
+            for token in data.get("added_tokens", ())
+            if token["special"]
+        )
+        self._control_by_text = {token.text: token for token in self.control}
+        self._control_ids = {token.id: token.text for token in self.control}
+        for role, text in self.special.items():
+            if self.token_to_id(text) is None:
+                raise TokenizerError(f"{role} is {text!r}, which the tokenizer does not contain")
+
+    @classmethod
+    def load(cls, source: Any) -> Tokenizer:
+        """Return the tokenizer that `source` names or is.
+
+        Args:
+            source: a folder with a `tokenizer.json`, such a file, a loaded `tokenizers.Tokenizer`,
+                a loaded fast transformers tokenizer, or a `Tokenizer`.
+        Raises:
+            TokenizerError: there is none, or it cannot be read.
+        """
+        if isinstance(source, cls):
+            return source
+        if isinstance(source, (str, Path)):
+            return cls._from_path(Path(source))
+        backend = getattr(source, "backend_tokenizer", None)
+        if backend is not None:
+            return cls._from_transformers(source, backend)
+        if hasattr(source, "to_str"):
+            return cls(source.to_str(), special=_guessed_special(json.loads(source.to_str())))
+        raise TokenizerError(
+            f"a {type(source).__name__} is not a tokenizer; give a folder, a tokenizer.json, "
+            "or a loaded tokenizer of tokenizers or transformers"
+        )
+
+    @classmethod
+    def _from_path(cls, path: Path) -> Tokenizer:
+        folder, file = (path, path / TOKENIZER_FILE) if path.is_dir() else (path.parent, path)
+        if not file.is_file():
+            raise TokenizerError(
+                f"'{path}' has no {TOKENIZER_FILE}; load it once with transformers' AutoTokenizer "
+                "and save it with save_pretrained to get one"
+            )
+        try:
+            definition = file.read_text("utf-8")
+            json.loads(definition)
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise TokenizerError(f"'{file}' is not a tokenizer.json: {error}") from error
+        config = _read_json(folder / CONFIG_FILE)
+        special = _special_of({**_read_json(folder / "special_tokens_map.json"), **config})
+        template_file = folder / TEMPLATE_FILE
+        template = config.get("chat_template")
+        if template_file.is_file():
+            template = template_file.read_text("utf-8")
+        return cls(
+            definition,
+            special=special or _guessed_special(json.loads(definition)),
+            chat_template=_default_template(template),
+            max_length=_sane_length(config.get("model_max_length")),
+        )
+
+    @classmethod
+    def _from_transformers(cls, source: Any, backend: Any) -> Tokenizer:
+        special = {role: getattr(source, role, None) for role in _ROLES}
+        return cls(
+            backend.to_str(),
+            special={role: str(text) for role, text in special.items() if text},
+            chat_template=_default_template(getattr(source, "chat_template", None)),
+            max_length=_sane_length(getattr(source, "model_max_length", None)),
+        )
+
+    def __repr__(self) -> str:
+        return f"Tokenizer(vocab_size={self.vocab_size}, eos_token={self.special.get('eos_token')!r})"
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens, control tokens included."""
+        return int(self._opening.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def eos_id(self) -> int | None:
+        """The id that ends a text, or None."""
+        return self._role_id("eos_token")
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id that starts a text, or None."""
+        return self._role_id("bos_token")
+
+    @property
+    def pad_id(self) -> int | None:
+        """The id that fills up a row, or None."""
+        return self._role_id("pad_token")
+
+    def _role_id(self, role: str) -> int | None:
+        text = self.special.get(role)
+        return None if text is None else self.token_to_id(text)
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """What formatters need to know of this tokenizer."""
+        return Dialect(
+            chat_template=self.chat_template,
+            bos_token=self.special.get("bos_token"),
+            eos_token=self.special.get("eos_token"),
+            control_tokens=tuple(token.text for token in self.control),
+        )
+
+    @cached_property
+    def opening_ids(self) -> tuple[int, ...]:
+        """The ids this tokenizer itself puts before any text, such as a BOS; often none."""
+        encoding = self._opening.encode("a", add_special_tokens=True)
+        mask = encoding.special_tokens_mask
+        count = mask.index(0) if 0 in mask else 0
+        return tuple(encoding.ids[:count])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over everything that decides which ids a text gets."""
+        whole = json.dumps([self.definition, self.special, self.chat_template], sort_keys=True)
+        return hashlib.sha256(whole.encode()).hexdigest()
+
+    def token_to_id(self, token: str) -> int | None:
+        """Return the id of a token's text, or None if there is no such token."""
+        found = self._opening.token_to_id(token)
+        return None if found is None else int(found)
+
+    def id_to_token(self, token_id: int) -> str:
+        """Return how the vocabulary writes a token, `<id>` for an id that it lacks."""
+        found = self._opening.id_to_token(token_id)
+        return f"<{token_id}>" if found is None else str(found)
+
+    def is_control(self, token_id: int) -> bool:
+        """Say whether an id is a control token's."""
+        return token_id in self._control_ids
+
+    def encode(self, text: str, *, trusted: bool = False, opens: bool = True) -> list[int]:
+        """Return the ids of one text; nothing is put before or after it."""
+        return self.encode_spans([Span(text, trusted)], opens=opens)
+
+    def encode_spans(self, spans: Sequence[Span], *, opens: bool) -> list[int]:
+        """Return the ids of the spans' joined text.
+
+        The text is encoded as one, so that tokens may cross from span to span; only control tokens
+        that lie wholly in trusted text are cut out first and become their own ids.
+
+        Args:
+            spans: pieces of one text, in order.
+            opens: whether this is the start of a text; if not, no opening space is added.
+        """
+        ids: list[int] = []
+        after_control = False
+        for part in self._split_control(spans):
+            if isinstance(part, ControlToken):
+                ids.append(part.id)
+            elif part:
+                fresh = (opens and not ids) or (after_control and self._respaces_after_control)
+                ids += self._encode_plain(part, opens=fresh)
+            after_control = isinstance(part, ControlToken)
+        return ids
+
+    def decode(self, ids: Iterable[int], *, skip_control: bool = True) -> str:
+        """Return the text of some ids, without control tokens unless told otherwise."""
+        return str(self._opening.decode(list(ids), skip_special_tokens=skip_control))
+
+    def with_special(self, role: str, token: str) -> Tokenizer:
+        """Return a tokenizer in which a token has a role such as `pad_token`.
+
+        A token that is not there yet is added as a control token behind all others.
+        """
+        if token not in self._control_by_text:
+            import tokenizers
+
+            backend = tokenizers.Tokenizer.from_str(self.definition)
+            backend.add_special_tokens([tokenizers.AddedToken(token, special=True)])
+            definition = backend.to_str()
+        else:
+            definition = self.definition
+        return self._evolve(definition=definition, special={**self.special, role: token})
+
+    def with_template(self, chat_template: str) -> Tokenizer:
+        """Return a tokenizer with another chat template."""
+        return self._evolve(chat_template=chat_template)
+
+    def _evolve(self, **changes: Any) -> Tokenizer:
+        parts: dict[str, Any] = {
+            "definition": self.definition,
+            "special": self.special,
+            "chat_template": self.chat_template,
+            "max_length": self.max_length,
+            **changes,
+        }
+        return Tokenizer(parts.pop("definition"), **parts)
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json`, `tokenizer_config.json` and the chat template into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / TOKENIZER_FILE).write_text(self.definition, "utf-8")
+        config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **self.special}
+        config["clean_up_tokenization_spaces"] = False
+        if self.max_length is not None:
+            config["model_max_length"] = self.max_length
+        if self.chat_template is not None:
+            (folder / TEMPLATE_FILE).write_text(self.chat_template, "utf-8")
+        text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
+        (folder / CONFIG_FILE).write_text(text, "utf-8")
+
+    @cached_property
+    def _control_pattern(self) -> re.Pattern[str] | None:
+        texts = sorted(self._control_by_text, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, texts))) if texts else None
+
+    def _split_control(self, spans: Sequence[Span]) -> list[str | ControlToken]:
+        parts: list[str | ControlToken] = []
+        for text, trusted in _runs(spans):
+            position = 0
+            if trusted and self._control_pattern is not None:
+                for match in self._control_pattern.finditer(text):
+                    parts += [text[position : match.start()], self._control_by_text[match.group()]]
+                    position = match.end()
+            parts.append(text[position:])
+        return _swallow_space(_join_plain(parts))
+
+    def _encode_plain(self, text: str, *, opens: bool) -> list[int]:
+        """Return the ids of text in which no control token acts."""
+        if not opens and self._respaces_words:
+            # Each word's space is made anew, so only the first word can lack one.
+            head = re.match(r"\S*", text)
+            assert head is not None
+            rest = text[head.end() :]
+            return self._unforged(head.group(), self._continuing) + (
+                self._unforged(rest, self._opening) if rest.strip() else []
+            )
+        return self._unforged(text, self._opening if opens else self._continuing)
+
+    def _unforged(self, text: str, backend: tokenizers.Tokenizer) -> list[int]:
+        """Return a text's ids without a control token that the text spells out.
+
+        A Unigram vocabulary holds "</s>" as a piece of its own, so text that has it is cut in the
+        middle of the word. The id of an unknown character may be a control token's too, but its
+        text is another one, so that is left alone.
+        """
+        encoding = backend.encode(text, add_special_tokens=False)
+        ids: list[int] = encoding.ids
+        if self._control_ids.keys().isdisjoint(ids):
+            return ids
+        for token_id, (start, end) in zip(ids, encoding.offsets, strict=True):
+            forged = self._control_ids.get(token_id)
+            if forged is not None and text[start:end].strip() == forged and end - start > 1:
+                head = self._unforged(text[: end - 1], backend)
+                return head + self._encode_plain(text[end - 1 :], opens=False)
+        return ids
+
+
+def _runs(spans: Sequence[Span]) -> Iterable[tuple[str, bool]]:
+    """Yield the joined text of neighbours that are equally trusted."""
+    text, trusted = "", False
+    for span in spans:
+        if span.trusted != trusted and text:
+            yield text, trusted
+            text = ""
+        text, trusted = text + span.text, span.trusted
+    if text:
+        yield text, trusted
+
+
+def _join_plain(parts: Iterable[str | ControlToken]) -> list[str | ControlToken]:
+    joined: list[str | ControlToken] = []
+    for part in parts:
+        if isinstance(part, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += part
+        else:
+            joined.append(part)
+    return joined
+
+
+def _swallow_space(parts: list[str | ControlToken]) -> list[str | ControlToken]:
+    """Drop the white space that control tokens take with them, as `tokenizers` does."""
+    for index, part in enumerate(parts):
+        if isinstance(part, ControlToken):
+            before = parts[index - 1] if index else None
+            after = parts[index + 1] if index + 1 < len(parts) else None
+            if part.lstrip and isinstance(before, str):
+                parts[index - 1] = before.rstrip()
+            if part.rstrip and isinstance(after, str):
+                parts[index + 1] = after.lstrip()
+    return parts
+
+
+def _backend(data: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    import tokenizers
+
+    data = {**data, "truncation": None, "padding": None}
+    try:
+        backend = tokenizers.Tokenizer.from_str(json.dumps(data))
+    except Exception as error:  # the library raises a bare Exception
+        raise TokenizerError(f"the tokenizer's definition cannot be used: {error}") from error
+    backend.encode_special_tokens = True  # control tokens are cut out here, never matched in text
+    return backend
+
+
+def _stages(stage: Any, key: str) -> list[dict[str, Any]]:
+    """Return a normalizer's or pre-tokenizer's steps, whether it is a sequence or a single one."""
+    if stage is None:
+        return []
+    return list(stage[key]) if stage["type"] == "Sequence" else [stage]
+
+
+def _without_opening_space(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the definition without its rule that text starts with a space."""
+    normalizers = [
+        step for step in _stages(data.get("normalizer"), "normalizers") if step["type"] != "Prepend"
+    ]
+    splitters = []
+    for step in _stages(data.get("pre_tokenizer"), "pretokenizers"):
+        if step["type"] == "Metaspace":
+            step = {**step, "prepend_scheme": "never"}
+            step.pop("add_prefix_space", None)  # the older name of the same switch
+        elif step["type"] == "ByteLevel":
+            step = {**step, "add_prefix_space": False}
+        splitters.append(step)
+    sequence = {"type": "Sequence"}
+    return {
+        **data,
+        "normalizer": {**sequence, "normalizers": normalizers} if normalizers else None,
+        "pre_tokenizer": {**sequence, "pretokenizers": splitters} if splitters else None,
+    }
+
+
+def _adds_space_everywhere(data: Mapping[str, Any]) -> bool:
+    """Say whether text after a control token gets an opening space too."""
+    if any(s["type"] == "Prepend" for s in _stages(data.get("normalizer"), "normalizers")):
+        return True
+    for step in _stages(data.get("pre_tokenizer"), "pretokenizers"):
+        if step["type"] == "Metaspace" and step.get("prepend_scheme", "always") == "always":
+            return bool(step.get("add_prefix_space", True))
+        if step["type"] == "ByteLevel" and step.get("add_prefix_space"):
+            return True
+    return False
+
+
+def _adds_space_to_words(data: Mapping[str, Any]) -> bool:
+    """Say whether a text is cut at white space before each word gets its opening space (T5)."""
+    kinds = [step["type"] for step in _stages(data.get("pre_tokenizer"), "pretokenizers")]
+    return "Metaspace" in kinds and "WhitespaceSplit" in kinds[: kinds.index("Metaspace")]
+
+
+def _special_of(config: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
+    for role in _ROLES:
+        token = config.get(role)
+        if isinstance(token, Mapping):
+            token = token.get("content")
+        if isinstance(token, str):
+            found[role] = token
+    return found
+
+
+# A bare tokenizer.json does not say which of its control tokens ends a text. These names are the
+# ones that released models use; the first that is present counts.
+# Source: the tokenizer_config.json of GPT-2, Llama 2 and 3, BERT, Gemma and ChatML models.
+_USUAL = {
+    "eos_token": ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "<|im_end|>"),
+    "pad_token": ("<pad>", "[PAD]", "<|pad|>"),
+    "unk_token": ("<unk>", "[UNK]"),
+    "mask_token": ("[MASK]", "<mask>"),
+}
+
+
+def _guessed_special(data: Mapping[str, Any]) -> dict[str, str]:
+    present = {token["content"] for token in data.get("added_tokens", ()) if token["special"]}
+    guesses = {
+        role: next((name for name in names if name in present), None)
+        for role, names in _USUAL.items()
+    }
+    return {role: name for role, name in guesses.items() if name is not None}
+
+
+def _default_template(template: Any) -> str | None:
+    """Return the template to use where a tokenizer has several (a list, or a mapping by name)."""
+    if isinstance(template, list):
+        template = {entry["name"]: entry["template"] for entry in template}
+    if isinstance(template, Mapping):
+        template = template.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _sane_length(length: Any) -> int | None:
+    """Return a length in tokens; transformers writes 1e30 where it knows none."""
+    return int(length) if isinstance(length, (int, float)) and 0 < length < 1e9 else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise TokenizerError(f"'{path}' is not valid JSON: {error}") from error
+    return data if isinstance(data, dict) else {}

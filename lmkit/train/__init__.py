@@ -1,0 +1,1 @@
+"""Train a task on transformers' Trainer, and answer with the trained model through torch."""

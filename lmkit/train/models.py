@@ -1,0 +1,257 @@
+"""Find or build the model and its tokenizer, and make their special ids agree."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from lmkit.errors import ModelError, TokenizerError, UnknownName, UnknownOption
+from lmkit.family import Family
+from lmkit.formatting import Formatter
+from lmkit.scratch import Scratch, parse_scratch
+from lmkit.tokenizing import TOKENIZER_FILE, Tokenizer
+from lmkit.train.extra import torch, transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ModelSource = "str | Path | Scratch | PreTrainedModel"
+
+_HEADS = {Family.CAUSAL: "AutoModelForCausalLM"}
+
+
+@attrs.frozen
+class Loaded:
+    """A model with the tokenizer that belongs to it.
+
+    Attributes:
+        model: the transformers model, float32 unless it was given loaded.
+        tokenizer: the tokenizer, with a pad token.
+        name: how the user named the model.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    name: str
+
+
+def load_model(
+    source: Any, *, family: Family, tokenizer: Any = None, pad: str | None = None, seed: int = 42
+) -> Loaded:
+    """Load or build a model and its tokenizer.
+
+    Args:
+        source: a hub id, a local folder, a `.gguf` file, `scratch(...)` or its text form, or a
+            loaded model.
+        family: which head the model needs.
+        tokenizer: a folder, a tokenizer.json or a loaded tokenizer; None for the model's own.
+        pad: the pad token. None keeps the tokenizer's, or reuses its EOS, which is safe because
+            labels follow lengths. A token that does not exist is added, the embeddings resized.
+        seed: for random weights.
+    Raises:
+        ModelError: the model cannot be found, read or built.
+        TokenizerError: there is no tokenizer for it.
+    """
+    if family not in _HEADS:
+        raise ModelError(f"{family} models cannot be trained yet")
+    if isinstance(source, str) and source.startswith("scratch:"):
+        source = parse_scratch(source)
+    if isinstance(source, Scratch):
+        if tokenizer is None:
+            raise TokenizerError(
+                f"{source} has no tokenizer of its own; name one with tokenizer=, a folder or "
+                "train_tokenizer(kind='bpe', data=...) (--tokenizer bpe:8000)"
+            )
+        ready = with_pad(Tokenizer.load(tokenizer), pad)
+        model = _build(source, ready, family, seed)
+        return Loaded(model, ready, str(source))
+    model, own = _open(source, family)
+    ready = with_pad(Tokenizer.load(tokenizer if tokenizer is not None else own()), pad)
+    _fit_embeddings(model, ready)
+    return Loaded(model, ready, _name(source))
+
+
+def with_pad(tokenizer: Tokenizer, pad: str | None) -> Tokenizer:
+    """Return a tokenizer that has a pad token; see `load_model`."""
+    if pad is None:
+        if tokenizer.pad_id is not None:
+            return tokenizer
+        pad = tokenizer.special.get("eos_token")
+        if pad is None:
+            raise TokenizerError(
+                "the tokenizer has neither a pad nor an EOS token; give pad='[PAD]' to add one"
+            )
+    return tokenizer.with_special("pad_token", pad)
+
+
+def align(model: Any, tokenizer: Tokenizer, formatter: Formatter) -> tuple[Tokenizer, list[int]]:
+    """Make tokenizer, config and generation config agree on what ends a text and what pads it.
+
+    A chat template may end turns with another token than the tokenizer's EOS. That token is what a
+    trained model writes at the end, so it becomes the EOS everywhere; the old one still stops.
+
+    Returns:
+        The tokenizer, and the ids that stop generation, the EOS first.
+    """
+    stops = [
+        found
+        for token in formatter.stop_tokens(tokenizer.dialect)
+        if (found := tokenizer.token_to_id(token)) is not None
+    ]
+    if tokenizer.eos_id is not None:
+        stops.append(tokenizer.eos_id)
+    stops = list(dict.fromkeys(stops))
+    if stops and stops[0] != tokenizer.eos_id:
+        tokenizer = tokenizer.with_special("eos_token", tokenizer.id_to_token(stops[0]))
+    template = formatter.chat_template(tokenizer.dialect)
+    if template is not None:
+        tokenizer = tokenizer.with_template(template)
+    ids = {
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+        "bos_token_id": tokenizer.bos_id,
+    }
+    for name, found in ids.items():
+        if found is not None:
+            setattr(model.config, name, found)
+            setattr(model.generation_config, name, found)
+    if len(stops) > 1:
+        model.generation_config.eos_token_id = stops
+    return tokenizer, stops
+
+
+def context_length(model: Any) -> int | None:
+    """Return the most tokens a model can hold, where its config says so."""
+    config = model.config.get_text_config()
+    found = getattr(config, "max_position_embeddings", None)
+    return int(found) if isinstance(found, int) and found > 0 else None
+
+
+def _build(source: Scratch, tokenizer: Tokenizer, family: Family, seed: int) -> Any:
+    transformers_ = transformers()
+    try:
+        defaults = transformers_.AutoConfig.for_model(source.model_type)
+    except ValueError as error:
+        known = transformers_.models.auto.configuration_auto.CONFIG_MAPPING.keys()
+        raise UnknownName("model type", source.model_type, known) from error
+    known = {*defaults.to_dict(), *(defaults.attribute_map or {})}
+    for name in source.config:
+        if name not in known:
+            raise UnknownOption(f"the {source.model_type} config", name, known)
+    ids = {
+        "vocab_size": tokenizer.vocab_size,
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
+    with _random_state(seed):
+        try:
+            config = type(defaults)(**{**ids, **source.config})
+            return getattr(transformers_, _HEADS[family]).from_config(config)
+        except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+            raise ModelError(f"'{source}' cannot be built: {error}") from error
+
+
+@contextlib.contextmanager
+def _random_state(seed: int) -> Iterator[None]:
+    """Draw weights from a seed and leave the caller's random state as it was."""
+    with torch().random.fork_rng(devices=[]):
+        torch().manual_seed(seed)
+        yield
+
+
+def _open(source: Any, family: Family) -> tuple[Any, Any]:
+    """Return a model and a function that finds its tokenizer."""
+    if not isinstance(source, (str, Path)):
+        if not hasattr(source, "generate"):
+            raise ModelError(f"a {type(source).__name__} is not a model that can generate")
+        return source, lambda: _missing_tokenizer(source)
+    path = Path(source)
+    if path.suffix == ".gguf":
+        return _open_gguf(path, family)
+    if not path.is_dir() and (path.is_absolute() or str(source).startswith(".")):
+        raise ModelError(f"there is no model folder '{source}'")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ModelError(f"'{source}' is not a model folder: it has no config.json")
+    model = _from_pretrained(str(source), family)
+    if (path / TOKENIZER_FILE).is_file():
+        return model, lambda: path
+    return model, lambda: _auto_tokenizer(str(source))
+
+
+def _open_gguf(path: Path, family: Family) -> tuple[Any, Any]:
+    """Load a GGUF file's weights, dequantized, into a model that can be saved again.
+
+    Workaround: transformers 5.23 keeps a quantization config on a model read from GGUF, and its
+    save_pretrained then refuses. A model built from a clean config takes the weights over.
+    Delete this when such a model can be saved.
+    """
+    if not path.is_file():
+        raise ModelError(f"there is no file '{path}'")
+    folder, file = str(path.parent), path.name
+    read = _from_pretrained(folder, family, gguf_file=file)
+    config = type(read.config).from_dict(
+        {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
+    )
+    config.dtype = "float32"
+    model = type(read)(config)
+    model.load_state_dict(read.state_dict())
+    model.tie_weights()
+    model.generation_config = read.generation_config
+    return model, lambda: _auto_tokenizer(folder, gguf_file=file)
+
+
+def _from_pretrained(source: str, family: Family, **options: Any) -> Any:
+    head = getattr(transformers(), _HEADS[family])
+    try:
+        with quiet():
+            return head.from_pretrained(source, dtype="float32", **options)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise ModelError(f"the model '{source}' cannot be loaded: {error}") from error
+
+
+def _auto_tokenizer(source: str, **options: Any) -> Any:
+    try:
+        with quiet():
+            return transformers().AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise TokenizerError(
+            f"'{source}' has no tokenizer that can be loaded ({error}); name one with tokenizer="
+        ) from error
+
+
+def _missing_tokenizer(source: Any) -> Any:
+    raise TokenizerError(f"a loaded {type(source).__name__} needs its tokenizer: give tokenizer=")
+
+
+def _fit_embeddings(model: Any, tokenizer: Tokenizer) -> None:
+    """Grow the embeddings if the tokenizer has more tokens than they have rows; never shrink."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.vocab_size > rows:
+        with quiet():
+            model.resize_token_embeddings(tokenizer.vocab_size, mean_resizing=False)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and notices out of the terminal for a while."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _name(source: Any) -> str:
+    return os.fspath(source) if isinstance(source, (str, Path)) else type(source).__name__

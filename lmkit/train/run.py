@@ -1,0 +1,292 @@
+"""Train: a task, a model and records become a Run.
+
+A Run is a folder that `AutoModelFor...from_pretrained` reads, with `task.json` (what was trained),
+`run.json` (from what, how far, with which versions) and `metrics.jsonl` beside it. The training
+itself is transformers' Trainer; what varies is passed in.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+import lmkit
+from lmkit.collating import Batch
+from lmkit.encoding import Encoded, encode_rows
+from lmkit.errors import LmkitError, ModelError, OutputExists, RecordError, UnknownOption
+from lmkit.files import write_atomically
+from lmkit.jsonform import dump, read_task, to_json
+from lmkit.records import Data, fingerprint, name_of, read
+from lmkit.registry import get_task
+from lmkit.task import Task
+from lmkit.tokenizing import Tokenizer
+from lmkit.train.extra import datasets, torch, transformers
+from lmkit.train.models import Loaded, align, context_length, load_model, quiet
+from lmkit.train.progress import MetricsLog, Progress, SaveBeside
+
+TASK_FILE, RUN_FILE, METRICS_FILE = "task.json", "run.json", "metrics.jsonl"
+
+# What lmkit prefers where the user says nothing; any of it can be set like any other argument.
+DEFAULTS: dict[str, Any] = {
+    "report_to": "none",
+    "logging_steps": 10,
+    "logging_first_step": True,
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+}
+# These belong to lmkit: the first is `output`, the others would break the labels' path.
+RESERVED = ("output_dir", "remove_unused_columns", "resume_from_checkpoint", "disable_tqdm")
+
+
+@attrs.frozen
+class Run:
+    """A trained model's folder.
+
+    Attributes:
+        path: the folder.
+        task: what it was trained to do.
+        metrics: the last figures, such as `eval_perplexity`; empty for a run opened from disk.
+    """
+
+    path: Path
+    task: Task
+    metrics: Mapping[str, float] = attrs.field(factory=dict)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Return the run in a folder.
+
+        Raises:
+            ModelError: the folder is no finished run.
+        """
+        folder = Path(path)
+        if not (folder / TASK_FILE).is_file():
+            raise ModelError(f"'{path}' is not a run: it has no {TASK_FILE}")
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                f"'{path}' holds a run that has not finished; continue it with --resume"
+            )
+        return cls(folder, read_task(folder / TASK_FILE))
+
+
+def train(
+    task: Task | str,
+    *,
+    model: Any,
+    data: Data,
+    output: str | Path,
+    eval_data: Data | None = None,
+    tokenizer: Any = None,
+    pad: str | None = None,
+    resume: bool = False,
+    **arguments: Any,
+) -> Run:
+    """Train a model on a task's records.
+
+    Args:
+        task: a task, or the name of one.
+        model: a hub id, a local folder, a `.gguf` file, or `scratch(...)`.
+        data: a file, a `datasets` folder or hub name, or records in memory.
+        output: the folder to make. It must not exist, unless `resume`.
+        eval_data: records to measure loss and perplexity on, after every epoch.
+        tokenizer: a folder or a tokenizer; None for the model's own.
+        pad: the pad token; see `lmkit.train.models.load_model`.
+        resume: continue from the output's last checkpoint, as if there had been no interruption.
+        arguments: any of transformers' TrainingArguments.
+    Returns:
+        The run; `run.metrics` has the last figures.
+    Raises:
+        UnknownOption: an argument that TrainingArguments does not have; near names are listed.
+        OutputExists: the output is there and `resume` was not asked for.
+        RecordError: the data does not fit the task.
+        ModelError: the model cannot be loaded, or the run to resume is another one.
+    """
+    task = get_task(task)
+    options = _checked(arguments)
+    folder = Path(output)
+    if folder.exists() and not resume and any(folder.iterdir()):
+        raise OutputExists(folder, remedy="choose another output, or continue it with --resume")
+    rows, eval_rows = read(data), read(eval_data) if eval_data is not None else None
+    seed = int(options.get("seed", 42))
+    loaded = load_model(model, family=task.family, tokenizer=tokenizer, pad=pad, seed=seed)
+    task = _fitted(task, loaded)
+    ready, _ = align(loaded.model, loaded.tokenizer, task.formatter)
+    task = _portable(task)
+    train_set = dataset_of(list(encode_rows(task, rows, ready)), name_of(data))
+    eval_set = None
+    if eval_rows is not None:
+        eval_set = dataset_of(list(encode_rows(task, eval_rows, ready)), name_of(eval_data or ""))
+    about = {
+        "lmkit": lmkit.__version__,
+        "model": loaded.name,
+        "tokenizer": ready.fingerprint,
+        "data": {"name": name_of(data), "rows": len(rows), "sha256": fingerprint(rows)},
+        "arguments": {key: str(content) for key, content in sorted(arguments.items())},
+        "versions": _versions(),
+        "finished": False,
+    }
+    if resume:
+        _check_same(folder, task, about)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / TASK_FILE, dump(to_json(task)))
+    write_atomically(folder / RUN_FILE, dump(about))
+    trainer = _trainer(task, loaded.model, ready, folder, options, train_set, eval_set)
+    metrics = _run_trainer(trainer, folder, resume=resume)
+    save_model(loaded.model, ready, folder)
+    write_atomically(folder / RUN_FILE, dump({**about, "finished": True, "metrics": metrics}))
+    return Run(folder, task, metrics)
+
+
+def dataset_of(rows: Sequence[Encoded], name: str) -> Any:
+    """Return encoded rows as a `datasets` table; refuse a set in which nothing can be learned."""
+    if not any(row.n_learned for row in rows):
+        raise RecordError(name, "no row has anything to learn")
+    columns = {
+        "input_ids": [row.input_ids for row in rows],
+        "labels": [row.labels for row in rows],
+        "length": [len(row) for row in rows],
+    }
+    return datasets().Dataset.from_dict(columns).with_format("numpy")
+
+
+def as_tensors(batch: Batch) -> dict[str, Any]:
+    """Return a numpy batch as torch tensors, int64 [B, T]: the only such place in lmkit."""
+    return {name: torch().from_numpy(array) for name, array in batch.items()}
+
+
+def save_model(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write weights, config, generation config and tokenizer in Hugging Face's layout."""
+    with quiet():
+        model.save_pretrained(folder)
+    tokenizer.save(folder)
+
+
+def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    known = [field.name for field in _training_fields() if field.init]
+    for name in arguments:
+        if name in RESERVED:
+            raise UnknownOption("train", name, [n for n in known if n not in RESERVED])
+        if name not in known:
+            raise UnknownOption("train", name, [*known, "eval_data", "tokenizer", "pad", "resume"])
+    return {**DEFAULTS, **arguments}
+
+
+def _training_fields() -> Any:
+    import dataclasses
+
+    return dataclasses.fields(transformers().TrainingArguments)
+
+
+def _fitted(task: Task, loaded: Loaded) -> Task:
+    """Return the task with rows no longer than the model can read."""
+    most = context_length(loaded.model)
+    if most is None or task.collator.max_length <= most:
+        return task
+    return task.evolve(collator=attrs.evolve(task.collator, max_length=most))  # type: ignore[misc]
+
+
+def _portable(task: Task) -> Task:
+    """Return the task as its JSON describes it, so that a run does not depend on other files."""
+    from lmkit.jsonform import from_json
+
+    return from_json(to_json(task), Task)
+
+
+def _check_same(folder: Path, task: Task, about: Mapping[str, Any]) -> None:
+    """Refuse to continue a run with another task, model, data or arguments."""
+    if not (folder / RUN_FILE).is_file():
+        return
+    before = json.loads((folder / RUN_FILE).read_text("utf-8"))
+    if to_json(read_task(folder / TASK_FILE)) != to_json(task):
+        raise ModelError(f"'{folder}' was started with another task than '{task.name}' is now")
+    for key in ("model", "tokenizer", "data", "arguments"):
+        was, now = before.get(key), about[key]
+        if isinstance(was, dict) and key == "data":
+            was, now = was.get("sha256"), now["sha256"]
+        if was != now:
+            raise ModelError(
+                f"'{folder}' cannot be resumed: its {key} was {was} and is {now} now; "
+                "use what it was started with, or another output"
+            )
+
+
+def _trainer(
+    task: Task,
+    model: Any,
+    tokenizer: Tokenizer,
+    folder: Path,
+    options: Mapping[str, Any],
+    train_set: Any,
+    eval_set: Any,
+) -> Any:
+    from lmkit.train.scoring import TaskTrainer
+
+    pad_id = tokenizer.pad_id
+    assert pad_id is not None
+
+    def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        encoded = [Encoded(row["input_ids"], row["labels"]) for row in rows]
+        return as_tensors(task.collator.collate(encoded, pad_id))
+
+    options = dict(options)
+    options.setdefault("dataloader_pin_memory", torch().cuda.is_available())
+    if eval_set is not None:
+        options.setdefault("eval_strategy", "epoch")
+    try:
+        arguments = transformers().TrainingArguments(
+            output_dir=str(folder), remove_unused_columns=False, disable_tqdm=True, **options
+        )
+    except (ValueError, TypeError) as error:
+        raise LmkitError(f"the training arguments do not fit together: {error}") from error
+    trainer = TaskTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_set,
+        eval_dataset=eval_set,
+        data_collator=collate,
+    )
+    trainer.remove_callback(transformers().PrinterCallback)
+    trainer.add_callback(Progress())
+    trainer.add_callback(MetricsLog(folder / METRICS_FILE))
+    trainer.add_callback(SaveBeside(tokenizer, folder / TASK_FILE))
+    return trainer
+
+
+def _run_trainer(trainer: Any, folder: Path, *, resume: bool) -> dict[str, float]:
+    checkpoint = last_checkpoint(folder) if resume else None
+    with quiet():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    figures: dict[str, float] = {}
+    for entry in trainer.state.log_history:
+        figures |= {key: value for key, value in entry.items() if isinstance(value, (int, float))}
+    wanted = ("train_loss", "eval_loss", "eval_perplexity", "train_runtime", "epoch", "step")
+    return {key: figures[key] for key in wanted if key in figures}
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that was written to its end, or None.
+
+    A kill may leave half a checkpoint; the task is put into it last, so its presence says enough.
+    """
+    found = {
+        int(path.name.rpartition("-")[2]): path
+        for path in folder.glob("checkpoint-*")
+        if path.name.rpartition("-")[2].isdigit() and (path / TASK_FILE).is_file()
+    }
+    return found[max(found)] if found else None
+
+
+def _versions() -> dict[str, str]:
+    packages = {"torch": torch(), "transformers": transformers(), "datasets": datasets()}
+    return {
+        "python": platform.python_version(),
+        **{name: str(package.__version__) for name, package in packages.items()},
+    }

@@ -1,0 +1,68 @@
+"""Loss through torch: the mean over learned tokens, however they fall into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from transformers import Trainer
+
+from lmkit.encoding import IGNORE
+from lmkit.evaluating import Loss
+from lmkit.train.extra import torch
+
+
+def batch_loss(model: Any, batch: Mapping[str, Any]) -> Loss:
+    """Return one batch's loss, summed, with the number of tokens it is over.
+
+    The model's own loss is a mean over the tokens that have a label and a token before them, so it
+    is turned back into a sum.
+
+    Args:
+        model: a causal transformers model in evaluation mode.
+        batch: tensors int64 [B, T], labels among them.
+    """
+    count = int((batch["labels"][:, 1:] != IGNORE).sum())
+    if count == 0:
+        return Loss()
+    with torch().inference_mode():
+        on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        mean = model(**on_device, use_cache=False).loss
+    return Loss(float(mean) * count, count)
+
+
+def mean_loss(model: Any, batches: Iterable[Mapping[str, Any]]) -> Loss:
+    """Return the loss over all batches; the model is left in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        total = Loss()
+        for batch in batches:
+            total += batch_loss(model, batch)
+        return total
+    finally:
+        model.train(was_training)
+
+
+class TaskTrainer(Trainer):  # type: ignore[misc]
+    """transformers' Trainer, measuring perplexity over learned tokens.
+
+    The stock evaluation averages the batches' means, which weighs a token in a short batch more.
+    """
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: Any = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Return and log `eval_loss`, `eval_perplexity` and `eval_tokens`."""
+        loss = mean_loss(self.model, self.get_eval_dataloader(eval_dataset))
+        metrics = {
+            f"{metric_key_prefix}_{name}": figure for name, figure in loss.figures().items()
+        }
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
