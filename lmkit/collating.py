@@ -17,7 +17,7 @@ from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Segment
 from lmkit.tokenizing import Tokenizer
-from lmkit.validators import at_least
+from lmkit.validators import as_int, at_least
 from lmkit.values import value
 
 Batch = dict[str, Ids]
@@ -47,7 +47,7 @@ class Collator(Protocol):
         """Return the rows as arrays of one shape, int64 [B, T]."""
 
 
-@value
+@value(kw_only=False)
 class CausalCollator:
     """Rows for a model that predicts each next token.
 
@@ -60,8 +60,8 @@ class CausalCollator:
         pad_to_multiple_of: pad a batch to a multiple of this many tokens.
     """
 
-    max_length: int = attrs.field(default=1024, validator=at_least(2))
-    pad_to_multiple_of: int = attrs.field(default=1, validator=at_least(1))
+    max_length: int = attrs.field(default=1024, converter=as_int, validator=at_least(2))
+    pad_to_multiple_of: int = attrs.field(default=1, converter=as_int, validator=at_least(1))
 
     family = Family.CAUSAL
 

@@ -13,6 +13,7 @@ import attrs
 
 from lmkit.family import Family
 from lmkit.generation import stop_strings
+from lmkit.validators import TEXTS
 from lmkit.values import value
 
 
@@ -81,7 +82,7 @@ class TextDecoder:
     '네, 맞아요.'
     """
 
-    stop: tuple[str, ...] = attrs.field(default=(), converter=stop_strings)
+    stop: tuple[str, ...] = attrs.field(default=(), converter=stop_strings, validator=TEXTS)
     strip: bool = True
 
     families = frozenset({Family.CAUSAL, Family.SEQ2SEQ})

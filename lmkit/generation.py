@@ -1,21 +1,112 @@
-"""placeholder until the real one lands"""
+"""Options: how a causal or seq2seq model writes its answer.
+
+A task carries a `Generation` as its defaults, the bundle stores it, and a call overrides fields of
+it. `lmkit.runtime.sampling` turns it into token choices.
+"""
+
 from __future__ import annotations
+
+from collections.abc import Iterable
 from typing import Any
+
 import attrs
+
+from lmkit.errors import TaskError
+from lmkit.validators import (
+    TEXTS,
+    as_float,
+    as_int,
+    at_least,
+    number,
+    optional,
+)
 from lmkit.values import value
-def stop_strings(x: Any) -> tuple[str, ...]:
-    return (x,) if isinstance(x, str) else tuple(x)
+
+
+def stop_strings(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Turn one string into a tuple of it and a list into a tuple; leave anything else as it is.
+
+    >>> stop_strings("###"), stop_strings(["a", "b"])
+    (('###',), ('a', 'b'))
+    """
+    if isinstance(given, str):
+        return (given,)
+    return tuple(given) if isinstance(given, Iterable) else given
+
+
 @value
 class Generation:
-    max_new_tokens: int = 128
-    min_new_tokens: int = 0
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    seed: int | None = None
-    stop: tuple[str, ...] = attrs.field(default=(), converter=stop_strings)
-    def override(self, **o: Any) -> Generation:
-        return attrs.evolve(self, **o)
+    """How long an answer is, how its tokens are drawn, and what ends it.
+
+    The names and meanings are those of transformers' `GenerationConfig`, with one simplification:
+    there is no `do_sample`, a temperature of 0 is greedy. The defaults are neutral.
+
+    Source: transformers.generation.configuration_utils.GenerationConfig.
+
+    Attributes:
+        max_new_tokens: the most tokens of an answer.
+        min_new_tokens: how many tokens come before an end token is allowed.
+        temperature: what the logits are divided by; 0 takes the likeliest token every time.
+        top_k: draw from the k likeliest tokens only; 0 is off.
+        top_p: draw from the likeliest tokens that hold this much probability; 1 is off.
+        min_p: draw from tokens with at least this share of the top token's probability; 0 is off.
+        repetition_penalty: above 1 makes tokens that are already there less likely; 1 is off.
+        no_repeat_ngram_size: never write an n-gram of this size twice; 0 is off.
+        seed: makes draws repeatable; None draws differently each time.
+        stop: texts that end the answer and are not part of it.
+
+    Raises:
+        TaskError: a field is out of its range.
+        UnknownOption: there is no such field.
+    """
+
+    max_new_tokens: int = attrs.field(default=128, converter=as_int, validator=at_least(1))
+    min_new_tokens: int = attrs.field(default=0, converter=as_int, validator=at_least(0))
+    temperature: float = attrs.field(
+        default=0.0,
+        converter=as_float,
+        validator=number("a number of 0 or more", lambda t: t >= 0, "where 0 is greedy"),
+    )
+    top_k: int = attrs.field(
+        default=0, converter=as_int, validator=at_least(0, "where 0 keeps every token")
+    )
+    top_p: float = attrs.field(
+        default=1.0,
+        converter=as_float,
+        validator=number("a number above 0 and up to 1", lambda p: 0 < p <= 1, "where 1 is off"),
+    )
+    min_p: float = attrs.field(
+        default=0.0,
+        converter=as_float,
+        validator=number("a number from 0 to below 1", lambda p: 0 <= p < 1, "where 0 is off"),
+    )
+    repetition_penalty: float = attrs.field(
+        default=1.0,
+        converter=as_float,
+        validator=number("a number above 0", lambda penalty: penalty > 0, "where 1 is off"),
+    )
+    no_repeat_ngram_size: int = attrs.field(
+        default=0, converter=as_int, validator=at_least(0, "where 0 is off")
+    )
+    seed: int | None = attrs.field(default=None, converter=as_int, validator=optional(at_least(0)))
+    stop: tuple[str, ...] = attrs.field(default=(), converter=stop_strings, validator=TEXTS)
+
+    def __attrs_post_init__(self) -> None:
+        if self.min_new_tokens > self.max_new_tokens:
+            raise TaskError(
+                f"min_new_tokens is {self.min_new_tokens}; expected at most max_new_tokens, "
+                f"which is {self.max_new_tokens}"
+            )
+
+    def override(self, **options: Any) -> Generation:
+        """Return a copy with some fields replaced.
+
+        Raises:
+            TaskError: a field is out of its range.
+            UnknownOption: there is no such field.
+
+        >>> Generation(top_k=5).override(temperature=1)
+        Generation(temperature=1.0, top_k=5)
+        """
+        changed: Generation = attrs.evolve(self, **options)  # type: ignore[misc]
+        return changed

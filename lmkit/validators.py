@@ -1,7 +1,15 @@
-"""Checks of single fields; each says the field, the value, and what is expected."""
+"""Checks that fields of values share, with one wording: what it is, and what was expected.
+
+They are attrs validators, and the converters that go with them. A boolean is no number here,
+although Python says so: `top_k=True` is a mistake. An int is a float, and a numpy scalar is the
+Python number it holds, so that every value can become JSON.
+"""
 
 from __future__ import annotations
 
+import math
+import numbers
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -10,16 +18,80 @@ from lmkit.errors import TaskError
 
 
 @attrs.frozen
-class _AtLeast:
-    least: int
+class Check:
+    """An attrs validator that raises `TaskError` with the field, its value and the expectation.
 
-    def __call__(self, instance: Any, attribute: attrs.Attribute[Any], content: Any) -> None:
-        if isinstance(content, bool) or not isinstance(content, int) or content < self.least:
-            raise TaskError(
-                f"{attribute.name} is {content!r}; expected a whole number of {self.least} or more"
-            )
+    Attributes:
+        expected: completes the sentence "top_k is -1; expected ...".
+        holds: says whether a value is fit; it is called with anything.
+        shows: puts an unfit value into words.
+    """
+
+    expected: str
+    holds: Callable[[Any], bool]
+    shows: Callable[[Any], str] = repr
+
+    def __call__(self, instance: Any, attribute: Any, given: Any) -> None:
+        """Raise `TaskError` unless `given` is fit."""
+        if not self.holds(given):
+            raise TaskError(f"{attribute.name} is {self.shows(given)}; expected {self.expected}")
 
 
-def at_least(least: int) -> _AtLeast:
-    """Accept whole numbers from `least` up."""
-    return _AtLeast(least)
+def _plainly(given: object) -> str:
+    """Return a number as its author wrote it: `as_float` made -1.0 of a -1."""
+    return repr(given).removesuffix(".0") if isinstance(given, float) else repr(given)
+
+
+def at_least(least: int, note: str = "") -> Check:
+    """Check for an int of `least` or more; `note` says what a special value means."""
+    return Check(
+        f"a whole number of {least} or more" + (f", {note}" if note else ""),
+        lambda given: _is_whole(given) and given >= least,
+    )
+
+
+def number(kind: str, within: Callable[[float], bool], note: str = "") -> Check:
+    """Check for a finite number that is `within` its range; `kind` puts the range into words."""
+    return Check(
+        kind + (f", {note}" if note else ""),
+        lambda given: _is_number(given) and math.isfinite(given) and within(given),
+        _plainly,
+    )
+
+
+def optional(check: Check) -> Check:
+    """Allow None besides what `check` allows."""
+    return Check(f"{check.expected}, or None", lambda given: given is None or check.holds(given))
+
+
+FLAG = Check("True or False", lambda given: isinstance(given, bool))
+FRACTION = number("a number from 0 to 1", lambda given: 0 <= given <= 1)
+POSITIVE = number("a number above 0", lambda given: given > 0)
+TEXT = Check("a string that is not empty", lambda given: isinstance(given, str) and given != "")
+TEXTS = Check(
+    "strings, none of them empty",
+    lambda given: (
+        isinstance(given, tuple) and all(isinstance(text, str) and text for text in given)
+    ),
+)
+
+
+def as_int(given: Any) -> Any:
+    """Turn a numpy integer into an int; leave anything else for the validator to judge.
+
+    A converter runs before the validator, so it must neither fail nor mend what is wrong.
+    """
+    return int(given) if _is_whole(given) else given
+
+
+def as_float(given: Any) -> Any:
+    """Turn an int or a numpy number into a float; leave anything else for the validator."""
+    return float(given) if _is_number(given) else given
+
+
+def _is_whole(given: object) -> bool:
+    return isinstance(given, numbers.Integral) and not isinstance(given, bool)
+
+
+def _is_number(given: object) -> bool:
+    return isinstance(given, numbers.Real) and not isinstance(given, bool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar, dataclass_transform, overload
+from typing import Any, TypeVar, cast, dataclass_transform, overload
 
 import attrs
 
@@ -17,35 +17,50 @@ T = TypeVar("T")
 def value(cls: type[T], /) -> type[T]: ...
 @overload
 def value(*, kw_only: bool = ...) -> Callable[[type[T]], type[T]]: ...
-@dataclass_transform(
-    frozen_default=True, kw_only_default=True, field_specifiers=(attrs.field,)
-)
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(attrs.field,))
 def value(cls: Any = None, /, *, kw_only: bool = True) -> Any:
     """Make a class a frozen attrs class that refuses unknown keywords with the near name.
+
+    attrs alone would raise a bare TypeError. `repr` leaves out what equals its default. A class's
+    own `__init__` or `__repr__` stays as it is.
 
     Args:
         cls: the class to decorate.
         kw_only: whether its fields are given by keyword only.
+
+    >>> @value
+    ... class Paper:
+    ...     size: str = "a4"
+    ...     sheets: int = 1
+    >>> Paper(sheets=3)
+    Paper(sheets=3)
+    >>> Paper(sheet=3)
+    Traceback (most recent call last):
+    lmkit.errors.UnknownOption: no option of Paper named 'sheet'
+      close to: sheets
+      known: sheets, size
     """
 
     def decorate(plain: type[T]) -> type[T]:
-        own_repr = "__repr__" in vars(plain)
-        made = attrs.frozen(plain, kw_only=kw_only, repr=False)
-        if not own_repr:
-            made.__repr__ = _short_repr  # type: ignore[method-assign, assignment]
-        made.__init__ = _strict(made, made.__init__)  # type: ignore[misc]
-        return made
+        own = vars(plain)
+        made: Any = attrs.frozen(plain, kw_only=kw_only, repr=False)
+        if "__repr__" not in own:
+            made.__repr__ = _short_repr
+        if "__init__" not in own:
+            made.__init__ = _strict(made, made.__init__)
+        return cast("type[T]", made)
 
     return decorate if cls is None else decorate(cls)
 
 
 def _strict(cls: type, init: Callable[..., None]) -> Callable[..., None]:
+    known = frozenset(str(field.alias) for field in attrs.fields(cls) if field.init)
+
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **options: Any) -> None:
-        known = [field.alias for field in attrs.fields(cls) if field.init]
         for name in options:
             if name not in known:
-                raise UnknownOption(cls.__name__, name, filter(None, known))
+                raise UnknownOption(cls.__name__, name, known)
         init(self, *args, **options)
 
     return checked
@@ -56,9 +71,10 @@ def _short_repr(self: Any) -> str:
     parts = []
     for field in attrs.fields(type(self)):
         content = getattr(self, field.name)
-        default = field.default
-        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
-            default = default.factory()  # type: ignore[union-attr]
-        if field.default is attrs.NOTHING or content != default:
-            parts.append(f"{field.name}={content!r}")
+        default: Any = field.default
+        if hasattr(default, "takes_self"):  # an attrs.Factory, which mypy knows as a function only
+            default = default.factory(self) if default.takes_self else default.factory()
+        if field.repr and content != default:
+            text = field.repr(content) if callable(field.repr) else repr(content)
+            parts.append(f"{field.alias}={text}")
     return f"{type(self).__name__}({', '.join(parts)})"

@@ -97,7 +97,7 @@ def _char(texts: Iterator[str], vocab_size: int) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer as Backend
 
     backend = Backend(models.WordLevel(unk_token=UNKNOWN))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?s)."), behavior="isolated")
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     backend.decoder = decoders.Fuse()
     trainer = trainers.WordLevelTrainer(
         vocab_size=vocab_size, special_tokens=list(CONTROL), show_progress=False

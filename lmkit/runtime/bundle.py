@@ -24,6 +24,9 @@ class Bundle:
     path: Path
     manifest: Manifest
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, read anew."""

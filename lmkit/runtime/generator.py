@@ -61,6 +61,28 @@ def load(
     return generator
 
 
+def verify(path: str | Path) -> dict[str, str]:
+    """Check everything that a bundle claims of itself.
+
+    Returns:
+        What was checked, in words, by name.
+    Raises:
+        BundleError: something does not hold; the text says what.
+    """
+    generator = load(path, verify=True)
+    manifest = generator.manifest
+    answered = sum(len(golden.token_ids) for golden in manifest.golden)
+    size = sum(file.size_bytes for file in manifest.files.values())
+    return {
+        "schema": f"{manifest.schema}, written by lmkit {manifest.lmkit}",
+        "files": f"{len(manifest.files)} files, {size:,} bytes, every sha256 as written",
+        "graph": f"{len(manifest.graph.inputs)} inputs and {len(manifest.graph.outputs)} outputs "
+        "as written down",
+        "golden prompts": f"{len(manifest.golden)} encode to the same ids, and {answered} greedy "
+        "tokens are the same",
+    }
+
+
 class Generator:
     """A bundle that answers. Calls from several threads do not disturb each other."""
 

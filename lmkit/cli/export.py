@@ -1,0 +1,94 @@
+"""Verbs about bundles: export, verify."""
+
+from __future__ import annotations
+
+import click
+
+from lmkit.cli.printing import json_option, print_json, print_table
+
+
+@click.command(epilog="Example: lmkit export runs/qa --output bundles/qa --data test.jsonl")
+@click.argument("run")
+@click.option("--output", required=True, type=click.Path(), help="The bundle's folder, to be made.")
+@click.option("--task", help="The task, for a model that was not trained here.")
+@click.option("--tokenizer", help="A folder or tokenizer.json; the model's own if not given.")
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    help="How weights are stored: fp32.",
+)
+@click.option("--data", help="Records for the parity check and the golden prompts, and to measure.")
+@click.option("--force", is_flag=True, help="Replace what is at the output.")
+@json_option
+def export(
+    run: str,
+    output: str,
+    task: str | None,
+    tokenizer: str | None,
+    precision: str,
+    data: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write RUN as a bundle that answers without torch.
+
+    RUN is a run's folder; or, with --task, a hub id, a model's folder or a .gguf file. The bundle
+    is checked against torch on real prompts before it is put in place, and refused, with the
+    figures, if it would answer differently.
+    """
+    from lmkit.export.bundle import export as export_bundle
+
+    bundle = export_bundle(
+        run,
+        output=output,
+        task=task,
+        tokenizer=tokenizer,
+        precision=precision,
+        data=data,
+        force=force,
+        on_stage=lambda stage: click.echo(f"{stage} ...", err=True),
+    )
+    path, manifest = bundle.path, bundle.manifest
+    if as_json:
+        print_json(
+            {
+                "bundle": str(path),
+                "task": manifest.task.name,
+                "model": manifest.model,
+                "precisions": manifest.precisions,
+                "genai": manifest.genai,
+                "size_bytes": sum(file.size_bytes for file in manifest.files.values()),
+            }
+        )
+        return
+    figures = manifest.precisions["fp32"]
+    click.echo(f"wrote {path}: '{manifest.task.name}' on {manifest.model['architecture']}")
+    print_table(("checked", "result"), [(k.replace("_", " "), v) for k, v in _flat(figures)])
+    click.echo(f"next: lmkit generate {path} --help")
+
+
+@click.command(epilog="Example: lmkit verify bundles/qa")
+@click.argument("bundle")
+@json_option
+def verify(bundle: str, as_json: bool) -> None:
+    """Check BUNDLE: every file's checksum, the graph's contract, the golden prompts' answers."""
+    from lmkit.runtime.generator import verify as verify_bundle
+
+    checks = verify_bundle(bundle)
+    if as_json:
+        print_json({"bundle": bundle, "ok": True, "checks": checks})
+        return
+    print_table(("check", "result"), [(name, text) for name, text in checks.items()])
+    click.echo(f"{bundle} is whole and answers as it did at export")
+
+
+def _flat(figures: object, prefix: str = "") -> list[tuple[str, object]]:
+    """Return nested figures as rows."""
+    if not isinstance(figures, dict):
+        shown = f"{figures:.3g}" if isinstance(figures, float) else figures
+        return [(prefix, shown)]
+    rows = []
+    for key, inner in figures.items():
+        rows += _flat(inner, f"{prefix} {key}".strip())
+    return rows

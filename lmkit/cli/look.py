@@ -1,0 +1,242 @@
+"""Verbs that only look: tasks, show, plugins, env."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmkit.cli.printing import json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from lmkit.formatting import Segment
+    from lmkit.task import Task
+    from lmkit.tokenizing import Tokenizer
+
+
+@click.command(epilog="Example: lmkit tasks --json")
+@json_option
+def tasks(as_json: bool) -> None:
+    """List the tasks that can be trained: name, family, columns, plugin, description."""
+    from lmkit.plugins import installed
+
+    found = installed()
+    rows = [
+        {
+            "name": task.name,
+            "family": str(task.family),
+            "columns": list(task.columns),
+            "prompt_columns": list(task.prompt_columns),
+            "plugin": _source(found.plugin_of(task.name)),
+            "description": task.description,
+        }
+        for task in found.tasks.values()
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        titles = ("name", "family", "columns", "plugin", "description")
+        print_table(
+            titles, [[_joined(row[title]) for title in titles] for row in rows]
+        )
+
+
+@click.command(epilog="Example: lmkit show qa --tokenizer path/to/model")
+@click.argument("task")
+@click.option("--data", metavar="FILE", help="Show the first record of this data.")
+@click.option(
+    "--tokenizer",
+    metavar="DIR",
+    help="A model's folder or a tokenizer.json; without one, each character is a token.",
+)
+@json_option
+def show(task: str, data: str | None, tokenizer: str | None, as_json: bool) -> None:
+    """Show TASK as JSON, and one record at every stage: text, ids, labels, answer.
+
+    TASK is a registered name, path/to/file.py:attribute, or a task.json.
+    """
+    from lmkit.errors import RecordError
+    from lmkit.jsonform import to_json
+    from lmkit.records import read
+    from lmkit.registry import get_task
+    from lmkit.testing import sample_record, toy_tokenizer
+    from lmkit.tokenizing import Tokenizer
+
+    found = get_task(task)
+    record = dict(read(data)[0]) if data else sample_record(found)
+    tok = Tokenizer.load(tokenizer) if tokenizer else toy_tokenizer()
+    try:
+        stages = _stages(found, record, tok)
+    except RecordError as error:
+        raise (error if error.where else RecordError(data or "sample", error.problem)) from error
+    if as_json:
+        print_json({"task": to_json(found), **stages})
+        return
+    _print_stages(found, stages, tok)
+
+
+def _stages(task: Task, record: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    from lmkit.encoding import IGNORE, encode, prompt_ids
+
+    segments = task.formatter.segments(record, tokenizer.dialect)
+    row = encode(task, [record], tokenizer)[0]
+    prompt = prompt_ids(task, record, tokenizer)
+    return {
+        "record": record,
+        "segments": [_segment(segment) for segment in segments if segment.text],
+        "prompt": tokenizer.decode(prompt.tolist(), skip_control=False),
+        "prompt_ids": prompt.tolist(),
+        "input_ids": row.input_ids.tolist(),
+        "labels": row.labels.tolist(),
+        "tokens": [tokenizer.id_to_token(token) for token in row.input_ids.tolist()],
+        "n_learned": int((row.labels != IGNORE).sum()),
+        "reference": task.reference(record, tokenizer.dialect),
+    }
+
+
+def _segment(segment: Segment) -> dict[str, Any]:
+    return {"text": segment.text, "learn": segment.learn, "trusted": segment.trusted}
+
+
+def _print_stages(task: Task, stages: dict[str, Any], tokenizer: Tokenizer) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from lmkit.encoding import IGNORE
+    from lmkit.jsonform import dump, to_json
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(dump(to_json(task)).rstrip(), markup=False)
+    console.print("\n[bold]record[/bold]")
+    console.print(dump(stages["record"]).rstrip(), markup=False)
+    console.print("\n[bold]text[/bold]  (learned text in «»; the rest is only read)")
+    text = Text()
+    for segment in stages["segments"]:
+        if segment["learn"]:
+            text.append(f"«{segment['text']}»", style="green")
+        else:
+            text.append(segment["text"], style="" if segment["trusted"] else "cyan")
+    console.print(text)
+    console.print("\n[bold]prompt[/bold]  (what the model is given at inference)")
+    console.print(stages["prompt"], markup=False)
+    console.print(
+        f"\n[bold]row[/bold]  {len(stages['input_ids'])} tokens, {stages['n_learned']} learned, "
+        f"{len(stages['prompt_ids'])} in the prompt"
+    )
+    cells = zip(stages["tokens"], stages["input_ids"], stages["labels"], strict=True)
+    rows = [
+        [
+            place,
+            repr(tokenizer.decode([token_id], skip_control=False)),
+            token_id,
+            "learned" if label != IGNORE else "read",
+        ]
+        for place, (token, token_id, label) in enumerate(cells)
+    ]
+    print_table(("at", "token", "id", "label"), rows)
+    console.print(f"\n[bold]answer[/bold]  {stages['reference']!r}", markup=True)
+
+
+@click.command(epilog="Example: LMKIT_DISABLE_PLUGINS=haiku lmkit plugins")
+@json_option
+def plugins(as_json: bool) -> None:
+    """List the plugins, where they come from, what they offer, and what is wrong with them.
+
+    LMKIT_PLUGINS=a,b loads only those (empty: none), LMKIT_DISABLE_PLUGINS=a leaves some out, and
+    LMKIT_PLUGIN_FILES=x.py or --plugin x.py adds local files.
+    """
+    from lmkit.plugins import installed
+
+    found = installed()
+    rows = [
+        {
+            "name": plugin.name,
+            "distribution": plugin.distribution,
+            "version": plugin.version,
+            "path": plugin.path,
+            "builtin": plugin.builtin,
+            "tasks": list(plugin.tasks),
+            "components": list(plugin.components),
+            "commands": list(plugin.commands),
+            "error": plugin.error,
+        }
+        for plugin in found.plugins
+    ]
+    if as_json:
+        print_json({"plugins": rows, "conflicts": list(found.conflicts)})
+        return
+    titles = ("name", "distribution", "version", "tasks", "components", "commands", "path", "error")
+    print_table(titles, [[_joined(row[title]) for title in titles] for row in rows])
+    for conflict in found.conflicts:
+        click.echo(f"\n{conflict}")
+
+
+PACKAGES = (
+    "lmkit-tasks",
+    "attrs",
+    "cattrs",
+    "click",
+    "jinja2",
+    "numpy",
+    "onnxruntime",
+    "pluggy",
+    "rich",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "onnx",
+    "onnxscript",
+    "onnxruntime-genai",
+    "peft",
+)
+SWITCHES = (
+    "LMKIT_PLUGINS",
+    "LMKIT_DISABLE_PLUGINS",
+    "LMKIT_PLUGIN_FILES",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "OMP_NUM_THREADS",
+    "NO_COLOR",
+)
+
+
+@click.command(epilog="Example: lmkit env --json")
+@json_option
+def env(as_json: bool) -> None:
+    """Print the versions and switches that matter in a bug report; nothing heavy is imported."""
+    facts = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "packages": {name: _version(name) for name in PACKAGES},
+        "switches": {name: os.environ[name] for name in SWITCHES if name in os.environ},
+    }
+    if as_json:
+        print_json(facts)
+        return
+    rows = [(key, facts[key]) for key in ("python", "platform", "cores")]
+    rows += [(name, version or "not installed") for name, version in facts["packages"].items()]
+    rows += list(facts["switches"].items())
+    print_table(("what", "is"), rows)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _joined(content: Any) -> str:
+    if isinstance(content, list):
+        return ", ".join(map(str, content))
+    return "" if content is None else str(content)
+
+
+def _source(plugin: Any) -> str | None:
+    return None if plugin is None else str(plugin.source)

@@ -1,0 +1,135 @@
+"""The `lmkit` command: finds the verb, imports only what it needs, and turns errors into words.
+
+Each verb's module is imported when the verb is called, so `lmkit --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from lmkit.errors import LmkitError, near
+
+# verb -> (module in lmkit.cli, what it does, in a few words)
+VERBS = {
+    "tasks": ("look", "List the tasks that can be trained."),
+    "show": ("look", "Show a task, and one record at every stage."),
+    "train": ("train", "Train a model on a task."),
+    "evaluate": ("train", "Measure a run or a bundle on records."),
+    "export": ("export", "Write a bundle that answers without torch."),
+    "verify": ("export", "Check that a bundle is whole and answers as it did."),
+    "generate": ("generate", "Answer records with a run or a bundle."),
+    "plugins": ("look", "List the plugins, where they come from, and what is wrong with them."),
+    "demo": ("demo", "See the whole path, offline, on packaged Korean data."),
+    "env": ("look", "Print the versions and switches that matter in a bug report."),
+}
+
+
+class Verbs(click.Group):
+    """The built-in verbs, and those that plugins add."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the built-in verbs, in the order of the work."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import the verb; a name that is not built in is looked for among the plugins."""
+        if name in VERBS:
+            module = importlib.import_module(f"lmkit.cli.{VERBS[name][0]}")
+            command: click.Command = getattr(module, name)
+            return command
+        from lmkit.plugins import installed
+
+        return installed().commands.get(name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb; say which are close to a misspelt one."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if close := near(args[0], VERBS):
+                error.message += f" Close to: {', '.join(close)}."
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb, help_) for verb, (_, help_) in VERBS.items()])
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with 'lmkit demo', or 'lmkit show qa'. Each verb has a --help with an example.",
+)
+@click.version_option(package_name="lmkit-tasks", prog_name="lmkit")
+@click.option(
+    "--plugin",
+    "plugin_files",
+    multiple=True,
+    metavar="FILE",
+    help="Load a Python file as a plugin; may be repeated.",
+)
+def cli(plugin_files: Sequence[str]) -> None:
+    """Tasks for language models: from a record to a deployed answer.
+
+    A task says once how a record becomes text and which part of it the model must learn. Training,
+    the prompt, the exported bundle and the answer follow from it.
+    """
+    if plugin_files:
+        from lmkit.plugins import FILES
+
+        before = os.environ.get(FILES)
+        os.environ[FILES] = os.pathsep.join([*([before] if before else []), *plugin_files])
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 a user's error, 2 usage, 130 Ctrl-C."""
+    sys.exit(run(args))
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    warnings.showwarning = _show_warning
+    # Threads of a tokenizer and forks of a data loader do not mix; the libraries say so at length.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        result = cli.main(args=args, prog_name="lmkit", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except LmkitError as error:
+        _print_error(str(error))
+        return 1
+    except (click.Abort, KeyboardInterrupt):
+        _print_error("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader has gone, as in 'lmkit tasks | head': nothing more to say, and nothing wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _print_error(text: str) -> None:
+    click.echo(click.style("error: ", fg="red", bold=True) + text, err=True, color=_colour())
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], *place: Any, **named: Any
+) -> None:
+    """Print lmkit's own warnings as one line; a library's are not the user's to mend."""
+    if category.__module__.partition(".")[0] == "lmkit":
+        click.echo(click.style("warning: ", fg="yellow") + str(message), err=True, color=_colour())
+
+
+def _colour() -> bool | None:
+    return False if os.environ.get("NO_COLOR") else None

@@ -1,0 +1,43 @@
+"""How verbs print: facts on standard output, as tables or as one JSON document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document on standard output."
+)
+
+
+def print_json(data: Any) -> None:
+    """Print one JSON document."""
+    click.echo(json.dumps(data, ensure_ascii=False, indent=2, default=str))
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows under titles, as wide as the terminal allows."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    console.print(table)
+
+
+def print_figures(figures: dict[str, float]) -> None:
+    """Print named numbers, one a line."""
+    width = max(map(len, figures))
+    for name, figure in figures.items():
+        shown = f"{figure:,.4f}" if isinstance(figure, float) else f"{figure:,}"
+        click.echo(f"{name:<{width}}  {shown}")

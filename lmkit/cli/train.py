@@ -1,0 +1,132 @@
+"""Verbs that need the data: train, evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from lmkit.cli.printing import json_option, print_figures, print_json
+
+
+@click.command(
+    epilog="Example: lmkit train qa --model scratch:gpt2,n_layer=4,n_embd=256,n_head=4 "
+    "--tokenizer bpe:8000 --data train.jsonl --output runs/qa --set num_train_epochs=3"
+)
+@click.argument("task")
+@click.option(
+    "--model",
+    required=True,
+    help="A hub id, a local folder, a .gguf file, or scratch:TYPE,name=value,... for random "
+    "weights in any transformers architecture.",
+)
+@click.option("--data", required=True, help="Records to learn from: .jsonl, .json, .csv, .parquet, "
+              ".txt, a datasets folder or hub name, or - for JSON lines on standard input.")
+@click.option("--eval-data", help="Records to measure perplexity on, after every epoch.")
+@click.option("--output", required=True, type=click.Path(), help="The run's folder, to be made.")
+@click.option(
+    "--tokenizer",
+    help="A folder or tokenizer.json; or bpe:8000 or char, learned from the data.",
+)
+@click.option(
+    "--pad",
+    metavar="TOKEN",
+    help="The pad token, such as [PAD]; added if new. Without, the tokenizer's own or its EOS.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any of transformers' TrainingArguments, such as learning_rate=3e-5; may be repeated.",
+)
+@click.option(
+    "--resume", is_flag=True, help="Continue an interrupted run in the output folder; the result "
+    "is that of a run that was never interrupted."
+)
+@json_option
+def train(
+    task: str,
+    model: str,
+    data: str,
+    eval_data: str | None,
+    output: str,
+    tokenizer: str | None,
+    pad: str | None,
+    settings: Sequence[str],
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Train a model on TASK and write a run.
+
+    TASK is a registered name, path/to/file.py:attribute, or a task.json. The run is a folder that
+    transformers can load, with task.json and metrics.jsonl in it.
+    """
+    from lmkit.records import read
+    from lmkit.registry import get_task
+    from lmkit.train.run import train as train_run
+    from lmkit.vocabulary import parse_tokenizer
+
+    found = get_task(task)
+    arguments = parse_settings(settings)
+    rows: Any = read(data) if data == "-" else data  # standard input can be read once only
+    run = train_run(
+        found,
+        model=model,
+        data=rows,
+        eval_data=eval_data,
+        output=output,
+        tokenizer=None if tokenizer is None else parse_tokenizer(tokenizer, rows),
+        pad=pad,
+        resume=resume,
+        **arguments,
+    )
+    if as_json:
+        print_json({"run": str(run.path), "task": run.task.name, "metrics": dict(run.metrics)})
+        return
+    click.echo(f"trained '{run.task.name}' into {run.path}")
+    print_figures(dict(run.metrics))
+    click.echo(f"next: lmkit export {run.path} --output bundles/{run.path.name}")
+
+
+@click.command(epilog="Example: lmkit evaluate bundles/qa --data test.jsonl --json")
+@click.argument("run_or_bundle")
+@click.option("--data", required=True, help="Records with their answers; see 'lmkit train --help'.")
+@click.option("--batch-size", default=8, show_default=True, help="Rows in one forward pass.")
+@json_option
+def evaluate(run_or_bundle: str, data: str, batch_size: int, as_json: bool) -> None:
+    """Measure RUN_OR_BUNDLE: perplexity over learned tokens, and the task's own metrics.
+
+    A run is measured through torch, a bundle without it.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from lmkit.evaluating import evaluate as measure
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        job = progress.add_task("evaluating", total=None)
+        figures = measure(
+            run_or_bundle,
+            data=data,
+            batch_size=batch_size,
+            on_progress=lambda done, total: progress.update(job, completed=done, total=total),
+        )
+    if as_json:
+        print_json(figures)
+    else:
+        print_figures(figures)
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Return what `--set name=value` options say."""
+    from lmkit.scratch import parse_value
+
+    parsed = {}
+    for setting in settings:
+        name, equals, content = setting.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set {setting}: expected NAME=VALUE, such as max_steps=100")
+        parsed[name.strip()] = parse_value(content)
+    return parsed

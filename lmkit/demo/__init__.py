@@ -1,0 +1,1 @@
+"""The whole path on packaged Korean data: train, evaluate, export, and answer without torch."""

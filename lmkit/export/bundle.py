@@ -1,0 +1,262 @@
+"""Export: a run, or any model with a task, becomes a folder that answers without torch.
+
+The folder is filled beside its place and renamed into it when everything in it has been checked
+against torch, so what stands at the output is whole, or nothing is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+import lmkit
+from lmkit.encoding import encode_rows
+from lmkit.errors import ExportError, MissingExtra, RecordError, UnknownName
+from lmkit.evaluating import EVAL_BATCH, Loss
+from lmkit.export.card import write_card
+from lmkit.export.genai import write_genai_config
+from lmkit.export.parity import check_parity
+from lmkit.export.probes import probe_records
+from lmkit.family import Family
+from lmkit.files import check_free, new_folder, sha256_of
+from lmkit.jsonform import plugin_types, to_json
+from lmkit.manifest import (
+    MANIFEST_FILE,
+    SCHEMA,
+    File,
+    Graph,
+    Manifest,
+    Needed,
+    Tensor,
+    Tokens,
+    write_manifest,
+)
+from lmkit.plugins import distributions_of
+from lmkit.records import Data, Row, read
+from lmkit.registry import get_task
+from lmkit.runtime.bundle import Bundle
+from lmkit.runtime.generator import Generator
+from lmkit.runtime.session import CausalSession
+from lmkit.task import Task
+from lmkit.tokenizing import Tokenizer
+
+GRAPH_FILE = "model.onnx"
+PRECISIONS = ("fp32",)
+SCORED_ROWS = 200  # rows of the data on which both sides' perplexity is measured
+
+
+def export(
+    run: Any,
+    *,
+    output: str | Path,
+    task: Task | str | None = None,
+    tokenizer: Any = None,
+    precision: str = "fp32",
+    data: Data | None = None,
+    force: bool = False,
+    on_stage: Callable[[str], None] | None = None,
+) -> Bundle:
+    """Write a bundle, checked against torch on real prompts.
+
+    Args:
+        run: a Run or its folder; with `task`, also a hub id, a model's folder, a `.gguf` file or a
+            loaded transformers model.
+        output: the folder to make.
+        task: what the model does, where that is not in the run.
+        tokenizer: a folder or a tokenizer; None for the model's own.
+        precision: how weights are stored: `fp32`.
+        data: records for the check and the golden prompts, and to measure perplexity on.
+        force: whether an existing output may be replaced.
+        on_stage: called with a few words as each stage begins.
+    Returns:
+        The bundle.
+    Raises:
+        OutputExists: something is at the output already.
+        ExportError: the architecture cannot be exported; the text says why.
+        ParityError: the bundle would answer differently; nothing was written.
+    """
+    say = on_stage or (lambda stage: None)
+    if precision not in PRECISIONS:
+        raise UnknownName("precision", precision, PRECISIONS)
+    folder = Path(output)
+    check_free(folder, force=force)
+    rows = read(data) if data is not None else []
+    found = _task_of(run, task)
+    say("loading the model")
+    graph_module, models = _heavy()
+    loaded = models.load_model(_source(run), family=found.family, tokenizer=tokenizer)
+    graph_module.check_exportable(loaded.model)
+    ready, stops = models.align(loaded.model, loaded.tokenizer, found.formatter)
+    if not stops:
+        raise ExportError("the tokenizer has no EOS token, so no answer would ever end")
+    stops = list(dict.fromkeys([*stops, *_own_stops(loaded.model)]))
+    records: Sequence[dict[str, Any]] = probe_records(found, rows)
+    # The task's prompts must be renderable before minutes are spent on the graph.
+    _check_prompts(found, records, ready)
+    with new_folder(folder, force=force) as part:
+        say("tracing the graph")
+        contract = graph_module.export_causal(loaded.model, part / GRAPH_FILE)
+        ready.save(part)
+        manifest = Manifest(
+            schema=SCHEMA,
+            lmkit=lmkit.__version__,
+            task=found,
+            model=_about(loaded),
+            graph=_graph(contract),
+            tokens=Tokens(stop=tuple(stops), pad=_pad(ready), bos=ready.bos_id),
+            plugins=_needed(found),
+            genai=write_genai_config(part, contract, found, ready, stops),
+        )
+        say("comparing with torch")
+        generator = _generator(part, manifest)
+        parity, golden = check_parity(loaded.model, generator, records)
+        figures: dict[str, Any] = {"parity": parity, "size_bytes": _graph_size(part)}
+        if rows:
+            say("measuring perplexity")
+            figures["perplexity"] = _perplexity(loaded.model, generator, rows)
+        manifest = attrs.evolve(manifest, golden=golden, precisions={precision: figures})
+        write_card(part, manifest)
+        manifest = attrs.evolve(manifest, files=_files(part))
+        write_manifest(manifest, part)
+        say("putting the bundle in place")
+    return Bundle(folder, manifest)
+
+
+def _task_of(run: Any, task: Task | str | None) -> Task:
+    if task is not None:
+        found = get_task(task)
+    else:
+        try:
+            has_task = (Path(run) / "task.json").is_file()
+        except TypeError:
+            has_task = False
+        if not has_task:
+            raise ExportError(
+                f"'{run}' has no task.json, so it is not known what it does; name a task with "
+                "task= (--task), such as chat"
+            )
+        found = get_task(Path(run) / "task.json")
+    if found.family is not Family.CAUSAL:
+        raise ExportError(f"task '{found.name}' is {found.family}; only causal models export yet")
+    to_json(found)  # what cannot become JSON is told before any work
+    return found
+
+
+def _heavy() -> tuple[Any, Any]:
+    """Import what needs torch and onnx; they are an extra."""
+    try:
+        import onnxscript  # noqa: F401 - torch's exporter needs it
+
+        from lmkit.export import graph
+    except ModuleNotFoundError as error:
+        raise MissingExtra("export", "export", error.name) from error
+    from lmkit.train import models
+
+    return graph, models
+
+
+def _source(run: Any) -> Any:
+    path = getattr(run, "path", None)
+    return str(path) if path is not None else run
+
+
+def _own_stops(model: Any) -> list[int]:
+    """Return the ids at which the model's authors let it stop."""
+    found = model.generation_config.eos_token_id
+    return [int(token) for token in (found if isinstance(found, list) else [found]) if token is not None]
+
+
+def _pad(tokenizer: Tokenizer) -> int:
+    assert tokenizer.pad_id is not None  # load_model saw to it
+    return tokenizer.pad_id
+
+
+def _check_prompts(task: Task, records: Sequence[dict[str, Any]], tokenizer: Tokenizer) -> None:
+    from lmkit.encoding import prompt_ids
+
+    for record in records:
+        prompt_ids(task, record, tokenizer)
+
+
+def _about(loaded: Any) -> dict[str, Any]:
+    model = loaded.model
+    return {
+        "name": Path(loaded.name).name,
+        "architecture": type(model).__name__,
+        "model_type": model.config.model_type,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+def _graph(contract: Any) -> Graph:
+    ports = {
+        side: tuple(
+            Tensor(name=port.name, dtype=port.dtype, axes=tuple(port.axes))
+            for port in getattr(contract, side)
+        )
+        for side in ("inputs", "outputs")
+    }
+    return Graph(
+        file=GRAPH_FILE,
+        inputs=ports["inputs"],
+        outputs=ports["outputs"],
+        n_layers=contract.n_layers,
+        n_kv_heads=contract.kv_heads,
+        head_size=contract.head_size,
+        vocab_size=contract.vocab_size,
+        context_length=contract.context_length,
+    )
+
+
+def _needed(task: Task) -> tuple[Needed, ...]:
+    names = [name.partition(":")[0] for name in plugin_types(to_json(task))]
+    return tuple(
+        Needed(plugin=str(p["plugin"]), distribution=p["distribution"], version=p["version"])
+        for p in distributions_of(names)
+    )
+
+
+def _generator(part: Path, manifest: Manifest) -> Generator:
+    session = CausalSession(part / manifest.graph.file, manifest.graph)
+    return Generator(Bundle(part, manifest), session)
+
+
+def _graph_size(part: Path) -> int:
+    return sum(file.stat().st_size for file in part.glob(f"{GRAPH_FILE}*"))
+
+
+def _perplexity(model: Any, generator: Generator, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return both sides' perplexity on the first rows of the data."""
+    from lmkit.train.run import as_tensors
+    from lmkit.train.scoring import mean_loss
+
+    task, pad = generator.task, generator.manifest.tokens.pad
+    some = rows[:SCORED_ROWS]
+    try:
+        encoded = sorted(encode_rows(task, some, generator.tokenizer), key=len)
+    except RecordError as error:
+        return {"not_measured": f"the data has no answers to score: {error}"}
+    ours, torchs = Loss(), Loss()
+    for start in range(0, len(encoded), EVAL_BATCH):
+        part = encoded[start : start + EVAL_BATCH]
+        ours += generator.score(part)
+        torchs += mean_loss(model, [as_tensors(task.collator.collate(part, pad))])
+    return {
+        "bundle": ours.figures()["perplexity"],
+        "torch": torchs.figures()["perplexity"],
+        "tokens": ours.count,
+        "records": len(some),
+    }
+
+
+def _files(part: Path) -> dict[str, File]:
+    return {
+        path.relative_to(part).as_posix(): File(
+            sha256=sha256_of(path), size_bytes=path.stat().st_size
+        )
+        for path in sorted(part.rglob("*"))
+        if path.is_file() and path.name != MANIFEST_FILE
+    }

@@ -1,0 +1,84 @@
+"""The bundle's README.md: what it does, how to ask it, and what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lmkit.chat import Chat
+from lmkit.manifest import Manifest
+
+CARD_FILE = "README.md"
+
+_CARD = """\
+# {name}
+
+{description}
+
+`{architecture}`, {parameters:,} parameters, as an ONNX graph with its tokenizer and its task
+(`lmkit.json`). It needs no torch: `pip install lmkit-tasks`.
+
+## Ask it
+
+```python
+import lmkit as lk
+
+ask = lk.load("{folder}")
+answer = ask({record})
+print(answer.value, answer.finish_reason, answer.usage)
+```
+
+```sh
+lmkit generate {folder} --set {column}='...' --stream
+lmkit verify {folder}
+```
+
+## Measured at export
+
+| what | figure |
+|---|---|
+{figures}
+
+Greedy tokens and logits were compared with torch's on single prompts, on the same prompts as one
+ragged batch, and behind a long past. The figures are also in `lmkit.json`.
+"""
+
+
+def write_card(part: Path, manifest: Manifest) -> None:
+    """Write the card into a bundle that is being made."""
+    task = manifest.task
+    columns = task.prompt_columns
+    record: dict[str, Any] = dict.fromkeys(columns, "...")
+    if isinstance(task.formatter, Chat) and not task.formatter.turns:
+        record = {columns[0]: [{"role": "user", "content": "..."}]}
+    card = _CARD.format(
+        name=f"{task.name} on {manifest.model['name']}",
+        description=task.description or f"The task `{task.name}`.",
+        architecture=manifest.model["architecture"],
+        parameters=manifest.model["parameters"],
+        folder="path/to/this/folder",
+        record=json.dumps(record, ensure_ascii=False),
+        column=columns[0] if columns else "column",
+        figures="\n".join(_rows(manifest.precisions)),
+    )
+    (part / CARD_FILE).write_text(card, "utf-8")
+
+
+def _rows(figures: dict[str, Any], prefix: str = "") -> list[str]:
+    rows = []
+    for key, content in figures.items():
+        name = f"{prefix} {key}".strip().replace("_", " ")
+        if isinstance(content, dict):
+            rows += _rows(content, name)
+        else:
+            rows.append(f"| {name} | {_shown(content)} |")
+    return rows
+
+
+def _shown(content: Any) -> str:
+    if isinstance(content, bool):
+        return "yes" if content else "no"
+    if isinstance(content, float):
+        return f"{content:.3g}" if content < 1e-2 else f"{content:,.3f}"
+    return f"{content:,}" if isinstance(content, int) else str(content)

@@ -1,0 +1,64 @@
+"""`genai_config.json`: what onnxruntime-genai needs to load a bundle unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmkit.jsonform import dump
+from lmkit.task import Task
+from lmkit.tokenizing import Tokenizer
+
+CONFIG_FILE = "genai_config.json"
+
+
+def write_genai_config(
+    part: Path, contract: Any, task: Task, tokenizer: Tokenizer, stops: Sequence[int]
+) -> dict[str, Any]:
+    """Write the file and return what the manifest says about onnxruntime-genai."""
+    decoder = {
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "filename": "model.onnx",
+        "head_size": contract.head_size,
+        "hidden_size": contract.hidden_size,
+        "num_attention_heads": contract.heads,
+        "num_hidden_layers": contract.n_layers,
+        "num_key_value_heads": contract.kv_heads,
+        "inputs": {
+            "input_ids": "input_ids",
+            "attention_mask": "attention_mask",
+            "position_ids": "position_ids",
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+        },
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+    }
+    options = task.generation
+    length = contract.context_length or 2048
+    config = {
+        "model": {
+            "type": "llama",
+            "bos_token_id": tokenizer.bos_id if tokenizer.bos_id is not None else stops[0],
+            "eos_token_id": list(stops) if len(stops) > 1 else stops[0],
+            "pad_token_id": tokenizer.pad_id,
+            "context_length": length,
+            "vocab_size": contract.vocab_size,
+            "decoder": decoder,
+        },
+        "search": {
+            "max_length": length,
+            "do_sample": options.temperature > 0,
+            "temperature": options.temperature or 1.0,
+            "top_k": options.top_k or 0,
+            "top_p": options.top_p,
+            "repetition_penalty": options.repetition_penalty,
+            "past_present_share_buffer": True,
+        },
+    }
+    (part / CONFIG_FILE).write_text(dump(config), "utf-8")
+    return {"config": CONFIG_FILE, "loads": True}

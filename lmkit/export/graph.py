@@ -1,0 +1,360 @@
+"""A causal model becomes one ONNX graph for prefill and decode.
+
+In comes a transformers model whose attention can be replaced; out go `model.onnx` and `model.onnx.data`
+and a `GraphContract` that says what the runtime may rely on. The names are those of ONNX Runtime GenAI,
+transformers.js and optimum:
+
+    input_ids        int64 [B, S]         new tokens, rows padded on the right
+    attention_mask   int64 [B, T]         ones where a row has a token, all at the start; T = longest row
+    position_ids     int64 [B, S]         declared even where a model ignores it
+    past_key_values.N.key / .value        float32 [B, KV, P, D]
+    logits           float32 [B, S, V]
+    present.N.key / .value                float32 [B, KV, max(P, T), D]
+
+A runtime binds one buffer of P >= T as both past and present, so that nothing is copied as it grows.
+Where S = T the past is not read (a prefill); where S = 1 any batch may be ragged (a decode); in between
+(a chunk of a long prompt) B must be 1, which is the operator's rule.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from attrs import frozen
+from transformers import PreTrainedModel
+
+from lmkit.errors import ExportError
+from lmkit.export.attention import (
+    AttentionLayer,
+    FusedAttention,
+    HandingCache,
+    attention_through,
+    probe,
+)
+from lmkit.export.fusing import fuse
+
+OPSET = 20
+IR_VERSION = 10  # the lowest that knows this opset; onnxruntime 1.31 reads up to 13, onnx 1.23 writes 14
+
+
+@frozen(kw_only=True)
+class Port:
+    """One input or output of a graph.
+
+    Attributes:
+        name: its name in the graph.
+        dtype: `int64` or `float32`.
+        axes: a size, or the name of an axis whose size the caller chooses.
+    """
+
+    name: str
+    dtype: str
+    axes: tuple[int | str, ...]
+
+
+@frozen(kw_only=True)
+class GraphContract:
+    """What the runtime must know of the graph.
+
+    Attributes:
+        inputs: in the graph's order; the past's keys and values come last, by layer.
+        outputs: logits first, then the present's keys and values by layer.
+        n_layers: layers that hold keys and values.
+        heads: query heads of each layer.
+        kv_heads: key and value heads of each layer.
+        head_size: numbers in one head.
+        cache_dtype: of the keys and values.
+        hidden_size: width of the model.
+        vocab_size: last axis of the logits.
+        context_length: the most tokens the model was made for; None where it names no limit.
+        opset: version of ONNX's own operators.
+    """
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    n_layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    cache_dtype: str
+    hidden_size: int
+    vocab_size: int
+    context_length: int | None
+    opset: int
+
+
+def check_exportable(model: PreTrainedModel) -> None:
+    """Refuse a model that cannot become one fused causal graph, before any work.
+
+    The facts come from the classes and the config first, then from one real step over six tokens in
+    which every layer's attention is asked what it needs (`lmkit.export.attention.probe`).
+
+    Raises:
+        ExportError: the architecture and the reason, in one sentence.
+    """
+    _layers(model)
+
+
+def _layers(model: PreTrainedModel) -> tuple[AttentionLayer, ...]:
+    architecture = type(model).__name__
+    reason = _static_reason(model)
+    if reason:
+        raise ExportError(f"{architecture} cannot be exported as a causal model: it {reason}")
+    try:
+        with _inference(model):
+            layers = probe(model)
+    except ExportError as error:
+        raise ExportError(f"{architecture} cannot be exported as a causal model: it {error}") from error
+    except Exception as error:
+        raise ExportError(
+            f"{architecture} cannot be exported as a causal model: it does not run on a cache "
+            f"of keys and values alone ({type(error).__name__}: {error})"
+        ) from error
+    if len({(layer.heads, layer.kv_heads, layer.head_size) for layer in layers}) != 1:
+        raise ExportError(
+            f"{architecture} cannot be exported as a causal model: its layers differ in the number "
+            "or size of their heads, and runtimes expect one shape"
+        )
+    return layers
+
+
+def _static_reason(model: PreTrainedModel) -> str:
+    """Return what the classes and the config say against an export, or nothing."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    ropes = _rope_types(getattr(config, "rope_parameters", None)) & {"dynamic", "longrope"}
+    checks = (
+        (model.config.is_encoder_decoder, "is an encoder-decoder"),
+        (model.get_output_embeddings() is None, "has no head that predicts the next token"),
+        (getattr(model, "_is_stateful", False), "keeps a state other than keys and values"),
+        (kinds, f"has layers of another kind than attention over all or recent tokens ({', '.join(sorted(kinds))})"),
+        (
+            not model._supports_attention_backend,
+            "computes its attention in code of its own, which cannot be replaced",
+        ),
+        (
+            not getattr(config, "is_causal", True)
+            or getattr(config, "use_bidirectional_attention", None) in (True, "all"),
+            "lets tokens see the ones after them",
+        ),
+        (ropes, f"rescales its positions with the length of the text (rope type {', '.join(sorted(ropes))})"),
+    )
+    return next((reason for refused, reason in checks if refused), "")
+
+
+def _rope_types(parameters: object) -> set[str]:
+    """Return the rope types in a config's parameters, which may be nested by layer type."""
+    if not isinstance(parameters, dict):
+        return set()
+    nested = [_rope_types(value) for value in parameters.values()]
+    own = parameters.get("rope_type")
+    return set().union(*nested) | ({own} if isinstance(own, str) else set())
+
+
+def export_causal(model: PreTrainedModel, path: Path) -> GraphContract:
+    """Write `model` to `path` with its weights beside it, in `path` + ".data".
+
+    Args:
+        model: a causal model; it is as it was when this returns or raises. Other dtypes than float32
+            are widened, because the CPU's operators compute in float32.
+        path: the graph's file; its folder exists.
+    Returns:
+        what a runtime may rely on.
+    Raises:
+        ExportError: the model is refused, cannot be traced, or lost an input in the trace.
+    """
+    layers = _layers(model)
+    with _inference(model), _quiet():
+        graph = _trace(model, layers)
+        fuse(graph)
+        contract = _contract(model, layers, graph)
+        data = path.name + ".data"
+        path.with_name(data).unlink(missing_ok=True)  # onnx would append to it
+        ir.save(graph, path, external_data=data)
+    return contract
+
+
+class _Step(torch.nn.Module):
+    """The model as the graph sees it: flat tensors in, logits and presents out."""
+
+    def __init__(self, model: PreTrainedModel, layers: tuple[AttentionLayer, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self._layers = layers
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        past_key_values: list[tuple[torch.Tensor, torch.Tensor]],
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        cache = HandingCache(seen=attention_mask.shape[1] - input_ids.shape[1])
+        attender = FusedAttention(self._layers, cache, past_key_values, attention_mask)
+        with attention_through(self.model, attender):
+            logits = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=True,
+            ).logits
+        return logits, [attender.presents[index] for index in range(len(self._layers))]
+
+
+def _trace(model: PreTrainedModel, layers: tuple[AttentionLayer, ...]) -> ir.Model:
+    """Trace one step over two rows of unequal length that already have a past."""
+    past_names = [f"{index}.{part}" for index in range(len(layers)) for part in ("key", "value")]
+    new = {0: "batch_size", 1: "sequence_length"}
+    past = {0: "batch_size", 2: "past_sequence_length"}
+    mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1]], device=model.device)
+    position_ids = torch.tensor([[2, 3, 4], [4, 5, 6]], device=model.device)
+    capacity = 11  # unlike any other size here, so that no axis is taken for another one
+    caches = [
+        tuple(
+            torch.zeros(2, layer.kv_heads, capacity, layer.head_size, device=model.device)
+            for _ in ("key", "value")
+        )
+        for layer in layers
+    ]
+    try:
+        program = torch.onnx.export(
+            _Step(model, layers).eval(),
+            (position_ids % model.config.get_text_config().vocab_size, mask, position_ids, caches),
+            dynamo=True,
+            input_names=[
+                "input_ids",
+                "attention_mask",
+                "position_ids",
+                *(f"past_key_values.{name}" for name in past_names),
+            ],
+            output_names=["logits", *(f"present.{name}" for name in past_names)],
+            dynamic_shapes=(new, {0: "batch_size", 1: "total_sequence_length"}, new, [(past, past)] * len(layers)),
+            opset_version=OPSET,
+            optimize=False,
+            verbose=False,
+        )
+    except Exception as error:
+        cause = _root(error)
+        raise ExportError(
+            f"{type(model).__name__} cannot be traced into a graph: {type(cause).__name__}: {cause}"
+        ) from error
+    assert program is not None
+    graph: ir.Model = program.model
+    graph.ir_version = IR_VERSION
+    return graph
+
+
+def _contract(
+    model: PreTrainedModel, layers: tuple[AttentionLayer, ...], graph: ir.Model
+) -> GraphContract:
+    """Read the graph's ports, and refuse a graph whose axes a caller could not choose."""
+    first = layers[0]
+    config = model.config.get_text_config()
+    for value in graph.graph.outputs[1:]:
+        # The operator returns a longer buffer than it got where the past is not the present's buffer.
+        assert value.shape is not None
+        value.shape = ir.Shape([value.shape[0], value.shape[1], "present_sequence_length", value.shape[3]])
+    inputs = tuple(_port(value) for value in graph.graph.inputs)
+    outputs = tuple(_port(value) for value in graph.graph.outputs)
+    names = [f"{index}.{part}" for index in range(len(layers)) for part in ("key", "value")]
+    new = ("batch_size", "sequence_length")
+    kept = ("batch_size", first.kv_heads)
+    wanted = {
+        "input_ids": new,
+        "attention_mask": ("batch_size", "total_sequence_length"),
+        "position_ids": new,
+        **{f"past_key_values.{n}": (*kept, "past_sequence_length", first.head_size) for n in names},
+        "logits": (*new, outputs[0].axes[-1]),
+        **{f"present.{n}": (*kept, "present_sequence_length", first.head_size) for n in names},
+    }
+    found = {port.name: port.axes for port in (*inputs, *outputs)}
+    if found != wanted:
+        lost = next(name for name in (*wanted, *found) if found.get(name) != wanted.get(name))
+        raise ExportError(
+            f"{type(model).__name__} cannot be exported: in its graph '{lost}' is "
+            f"{found.get(lost, 'missing')} where {wanted.get(lost, 'nothing')} was expected"
+        )
+    return GraphContract(
+        inputs=inputs,
+        outputs=outputs,
+        n_layers=len(layers),
+        heads=first.heads,
+        kv_heads=first.kv_heads,
+        head_size=first.head_size,
+        cache_dtype="float32",
+        hidden_size=config.hidden_size,
+        vocab_size=int(outputs[0].axes[-1]),
+        context_length=getattr(config, "max_position_embeddings", None),
+        opset=OPSET,
+    )
+
+
+def _port(value: ir.Value) -> Port:
+    assert value.name is not None
+    assert value.dtype is not None
+    assert value.shape is not None
+    axes = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
+    return Port(name=value.name, dtype=str(value.dtype.numpy()), axes=axes)
+
+
+@contextmanager
+def _inference(model: PreTrainedModel) -> Iterator[None]:
+    """Put the model into float32 evaluation, and back into what it was."""
+    training = [module for module in model.modules() if module.training]
+    tensors = [*model.parameters(), *model.buffers()]
+    narrow = [
+        (tensor, tensor.data)
+        for tensor in tensors
+        if tensor.is_floating_point() and tensor.dtype != torch.float32
+    ]
+    try:
+        model.eval()
+        for tensor, data in narrow:
+            tensor.data = data.float()
+        yield
+    finally:
+        for tensor, data in narrow:
+            tensor.data = data
+        for module in training:
+            module.training = True
+
+
+# What torch 2.13 warns about inside its own exporter; drop a line once its cause is gone upstream.
+_KNOWN_WARNINGS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # copy.deepcopy of torch's own tree specs
+    r"# The axis name: \w+ will not be used",  # said of every input that shares an axis by intent
+)
+_CHATTY_LOGGERS = (
+    "torch.onnx._internal.exporter._registration",  # one line for each torchvision operator it lacks
+)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporter says about itself."""
+    loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for message in _KNOWN_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return the first error of a chain, which names the cause; torch wraps it in its own report."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

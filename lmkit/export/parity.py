@@ -1,0 +1,175 @@
+"""Compare a bundle with torch on real prompts, and refuse it if they disagree.
+
+Checked are single prompts, the same prompts as one ragged batch, and a long past. Torch reads each
+prompt alone and unpadded, so whatever padding or position might do wrong in the graph shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lmkit.encoding import Ids, prompt_ids
+from lmkit.errors import ParityError
+from lmkit.manifest import Golden
+from lmkit.runtime.generator import Generator
+from lmkit.train.extra import torch
+
+# float32 sums in another order differ by about 1e-6 of their size, and thirty layers let that grow
+# tenfold or so. Wrong masks, positions or caches change logits by whole units.
+ABSOLUTE, RELATIVE = 1e-3, 1e-4
+
+GREEDY_TOKENS = 24  # compared behind each prompt
+LONG_PAST = 384  # tokens of the long past, where the context has room
+GOLDEN_TOKENS = 8  # written down behind each golden prompt
+CLEAR_LEAD = 0.05  # logits by which a golden token must lead, so that another CPU agrees
+
+
+def check_parity(
+    model: Any, generator: Generator, records: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], tuple[Golden, ...]]:
+    """Compare greedy tokens and logits.
+
+    Args:
+        model: the torch model.
+        generator: the bundle.
+        records: real records; their prompts are used.
+    Returns:
+        The figures for the manifest, and the golden prompts.
+    Raises:
+        ParityError: a token or a logit differs beyond rounding; the text has the figures.
+    """
+    prompts = _short_enough(
+        [prompt_ids(generator.task, record, generator.tokenizer) for record in records], generator
+    )
+    torchs = [_greedy(model, prompt, generator) for prompt in prompts]
+    worst = 0.0
+    ties = 0
+    for prompt, wanted in zip(prompts, torchs, strict=True):
+        found = generator.greedy([prompt], GREEDY_TOKENS)[0]
+        difference, tied = _compare(model, generator, prompt, wanted, found, "a single prompt")
+        worst, ties = max(worst, difference), ties + tied
+    batch = generator.greedy(prompts, GREEDY_TOKENS)
+    for prompt, wanted, found in zip(prompts, torchs, batch, strict=True):
+        ties += _compare(model, generator, prompt, wanted, found, "a ragged batch")[1]
+    long = _long_prompt(prompts, generator)
+    wanted = _greedy(model, long, generator)
+    found = generator.greedy([long], GREEDY_TOKENS)[0]
+    difference, tied = _compare(model, generator, long, wanted, found, "a long past")
+    figures = {
+        "greedy_tokens_equal": True,
+        "greedy_tokens_compared": 2 * sum(map(len, torchs)) + len(wanted),
+        "ties": ties + tied,
+        "max_logit_difference": max(worst, difference),
+        "prompts": len(prompts),
+        "longest_past": len(long) + len(wanted),
+    }
+    return figures, _golden(model, records, prompts, torchs)
+
+
+def _short_enough(prompts: Sequence[Ids], generator: Generator) -> list[Ids]:
+    """Return the prompts, those that would leave no room for an answer cut from the left."""
+    most = generator.manifest.graph.context_length
+    if most is None:
+        return list(prompts)
+    room = max(1, most - GREEDY_TOKENS)
+    return [prompt[-room:] for prompt in prompts]
+
+
+def _long_prompt(prompts: Sequence[Ids], generator: Generator) -> Ids:
+    """Return the prompts' ids repeated to a long past."""
+    most = generator.manifest.graph.context_length or LONG_PAST + GREEDY_TOKENS
+    length = max(1, min(LONG_PAST, most - GREEDY_TOKENS))
+    joined = np.concatenate(prompts)
+    return np.resize(joined, length)
+
+
+def _greedy(model: Any, prompt: Ids, generator: Generator) -> list[int]:
+    """Return what torch's `generate()` writes behind one prompt."""
+    from transformers import GenerationConfig
+
+    tokens = generator.manifest.tokens
+    config = GenerationConfig(
+        max_new_tokens=GREEDY_TOKENS,
+        do_sample=False,
+        eos_token_id=list(tokens.stop),
+        pad_token_id=tokens.pad,
+    )
+    ids = torch().from_numpy(prompt)[None]
+    model.eval()
+    with torch().inference_mode():
+        found = model.generate(
+            ids, attention_mask=torch().ones_like(ids), generation_config=config
+        )
+    return [int(token) for token in found[0, len(prompt) :]]
+
+
+def _compare(
+    model: Any,
+    generator: Generator,
+    prompt: Ids,
+    wanted: Sequence[int],
+    found: Sequence[int],
+    case: str,
+) -> tuple[float, int]:
+    """Return the largest difference of a logit, and how many times torch itself was undecided."""
+    whole = np.concatenate([prompt, np.asarray(wanted, dtype=np.int64)])
+    theirs = _logits(model, whole)
+    ours = generator.logits(whole[None], np.ones_like(whole)[None])[0]
+    difference = float(np.abs(theirs - ours).max())
+    tolerance = ABSOLUTE + RELATIVE * float(np.abs(theirs).max())
+    if not difference <= tolerance:  # a NaN is no agreement either
+        raise ParityError(
+            f"{case}: a logit differs by {difference:.2e} from torch's, where rounding explains "
+            f"{tolerance:.2e}; no bundle was written"
+        )
+    if list(found) == list(wanted):
+        return difference, 0
+    at = next(
+        (i for i, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b),
+        min(len(wanted), len(found)),
+    )
+    if _lead(theirs[len(prompt) + at - 1]) <= 2 * tolerance:
+        return difference, 1
+    raise ParityError(
+        f"{case}: greedy token {at + 1} is {list(found)[at : at + 1]}, torch's generate() has "
+        f"{list(wanted)[at : at + 1]}, behind a prompt of {len(prompt)} tokens; no bundle was written"
+    )
+
+
+def _logits(model: Any, ids: Ids) -> np.ndarray:
+    """Return torch's logits at every position, float32 [T, V]."""
+    with torch().inference_mode():
+        found = model(torch().from_numpy(ids)[None], use_cache=False).logits[0]
+    return np.asarray(found.float().numpy())
+
+
+def _lead(logits: np.ndarray) -> float:
+    """Return by how much the likeliest token leads the next."""
+    first, second = np.partition(logits, -2)[-2:][::-1]
+    return float(first - second)
+
+
+def _golden(
+    model: Any,
+    records: Sequence[Mapping[str, Any]],
+    prompts: Sequence[Ids],
+    torchs: Sequence[Sequence[int]],
+) -> tuple[Golden, ...]:
+    """Return the prompts with the tokens that lead so clearly that any machine will agree."""
+    golden = []
+    for record, prompt, wanted in zip(records, prompts, torchs, strict=True):
+        whole = np.concatenate([prompt, np.asarray(wanted, dtype=np.int64)])
+        logits = _logits(model, whole)[len(prompt) - 1 :]
+        clear = [_lead(row) > CLEAR_LEAD for row in logits[: min(len(wanted), GOLDEN_TOKENS)]]
+        count = clear.index(False) if False in clear else len(clear)
+        golden.append(
+            Golden(
+                record=dict(record),
+                prompt_ids=tuple(prompt.tolist()),
+                token_ids=tuple(wanted[:count]),
+            )
+        )
+    return tuple(golden)

@@ -1,0 +1,44 @@
+"""Records to check a bundle with: the user's own, or ones with Korean, emoji and long text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lmkit.chat import Chat
+from lmkit.task import Task
+
+N_PROBES = 4
+
+# Unlike in script and length, so that a ragged batch of them is ragged indeed.
+TEXTS = (
+    "안녕하세요? 오늘 날씨가 어때요?",
+    "What is the capital of France?",
+    "👩‍👩‍👧‍👦 emoji와 한글이 섞인 文章, and a bit of English: 12,345.67 원!",
+    "Write one sentence about the sea. " * 6,
+)
+
+
+def probe_records(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a few records with the task's prompt columns.
+
+    Args:
+        task: the task.
+        rows: the user's records; spread picks of them are used if there are enough.
+    """
+    if len(rows) >= N_PROBES:
+        step = len(rows) // N_PROBES
+        picked = [rows[index * step] for index in range(N_PROBES)]
+        return [{column: row[column] for column in _present(task, row)} for row in picked]
+    return [_record(task, text) for text in TEXTS]
+
+
+def _present(task: Task, row: Mapping[str, Any]) -> list[str]:
+    return [column for column in task.prompt_columns if column in row]
+
+
+def _record(task: Task, text: str) -> dict[str, Any]:
+    formatter = task.formatter
+    if isinstance(formatter, Chat) and not formatter.turns:
+        return {formatter.messages: [{"role": "user", "content": text}]}
+    return dict.fromkeys(task.prompt_columns, text)

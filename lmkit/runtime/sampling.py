@@ -1,0 +1,295 @@
+"""Sample: one row of logits becomes the next token, in numpy alone.
+
+The loop hands over a row of logits, which it reads in place from the runtime's buffer, and the
+ids so far; `Sampler.choose` returns the token. Every step does what transformers' processor of the
+same name does, in transformers' order, so an answer is drawn as `generate()` would draw it.
+
+Source: transformers.generation.logits_process (5.23), and its order from
+`GenerationMixin._get_logits_processor`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import attrs
+import numpy as np
+
+from lmkit.errors import LmkitError, ModelError, TaskError
+from lmkit.generation import Generation
+
+Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+Ids: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+Penalty: TypeAlias = Callable[[Floats, Ids, int], None]
+Filter: TypeAlias = Callable[[Floats], Ids | None]
+
+_BLOCK = 1024  # weights summed at once in a draw
+
+
+@attrs.frozen
+class RepetitionPenalty:
+    """Make what is already in the history less likely.
+
+    Source: Keskar et al. 2019, "CTRL", section 4.1, made safe for negative logits by transformers:
+    a logit below 0 is multiplied by the penalty, others are divided by it.
+    """
+
+    penalty: float
+
+    def __call__(self, scores: Floats, history: Ids, n_new: int) -> None:
+        """Change `scores`, float32 [V], in place; an id that repeats counts once."""
+        seen = history[history < len(scores)]  # a head may be smaller than its vocabulary
+        picked = scores[seen]
+        scores[seen] = np.where(picked < 0, picked * self.penalty, picked / self.penalty)
+
+
+@attrs.frozen
+class NoRepeatNgram:
+    """Forbid every token that would complete an n-gram for the second time."""
+
+    size: int
+
+    def __call__(self, scores: Floats, history: Ids, n_new: int) -> None:
+        """Change `scores`, float32 [V], in place."""
+        if len(history) < self.size:
+            return
+        prefix = history[len(history) - self.size + 1 :]
+        starts = np.arange(len(history) - self.size + 1)
+        for offset, wanted in enumerate(prefix):
+            starts = starts[history[starts + offset] == wanted]
+        banned = history[starts + self.size - 1]
+        scores[banned[banned < len(scores)]] = -np.inf
+
+
+@attrs.frozen
+class MinNewTokens:
+    """Forbid the end tokens until the answer has `least` tokens."""
+
+    least: int
+    eos_ids: Ids = attrs.field(eq=False)
+
+    def __call__(self, scores: Floats, history: Ids, n_new: int) -> None:
+        """Change `scores`, float32 [V], in place."""
+        if n_new < self.least:
+            scores[self.eos_ids[self.eos_ids < len(scores)]] = -np.inf
+
+
+@attrs.frozen
+class TopK:
+    """Keep the `k` best, and whatever ties with the last of them."""
+
+    k: int
+
+    def __call__(self, scores: Floats) -> Ids | None:
+        """Return the positions to keep in ascending order, None for all; float32 [K] in."""
+        if self.k >= len(scores):
+            return None
+        return np.flatnonzero(scores >= np.partition(scores, -self.k)[-self.k])
+
+
+@attrs.frozen
+class TopP:
+    """Keep the smallest set of best tokens whose probability exceeds `p`; at least one.
+
+    Source: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1.
+    """
+
+    p: float
+
+    def __call__(self, scores: Floats) -> Ids | None:
+        """Return the positions to keep in ascending order; float32 [K] in.
+
+        Like transformers it drops from the bottom while the dropped probability is at most 1 - p.
+        Of equal scores at the edge the later ids stay.
+        """
+        weights = np.exp(scores - scores.max())
+        weights /= weights.sum()
+        droppable = np.float32(1 - self.p)
+        # What weighs less than an even share of the droppable mass goes in any case, so only the
+        # rest is sorted: hundreds instead of the vocabulary. Half, for the sake of rounding.
+        rest = np.flatnonzero(weights > 0.5 * droppable / len(weights))
+        dropped = weights.sum(dtype=np.float64) - weights[rest].sum(dtype=np.float64)
+        ascending = np.sort(weights[rest])
+        # torch sums in float64 and rounds each sum to float32, which decides ties at the edge.
+        mass = (dropped + np.cumsum(ascending, dtype=np.float64)).astype(np.float32)
+        n_dropped = min(int(np.count_nonzero(mass <= droppable)), len(rest) - 1)
+        edge = ascending[n_dropped]
+        above = weights[rest]
+        kept = above >= edge
+        n_tied = int(np.count_nonzero(ascending[:n_dropped] == edge))  # these fall all the same
+        kept[np.flatnonzero(above == edge)[:n_tied]] = False
+        return rest[kept]
+
+
+@attrs.frozen
+class MinP:
+    """Keep what has at least `p` times the best token's probability.
+
+    Source: Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling", section 3. The test is
+    made on logits, where probabilities' ratios are differences: no exponential is needed.
+    """
+
+    p: float
+
+    def __call__(self, scores: Floats) -> Ids | None:
+        """Return the positions to keep in ascending order; float32 [K] in."""
+        return np.flatnonzero(scores >= scores.max() + np.float32(math.log(self.p)))
+
+
+def penalties(options: Generation, *, eos_ids: Iterable[int] = ()) -> tuple[Penalty, ...]:
+    """Return the steps that greedy decoding has too, in transformers' order; often none."""
+    ends = np.array(sorted(set(eos_ids)), dtype=np.int64)
+    steps: list[Penalty] = []
+    if options.repetition_penalty != 1:
+        steps.append(RepetitionPenalty(options.repetition_penalty))
+    if options.no_repeat_ngram_size > 0:
+        steps.append(NoRepeatNgram(options.no_repeat_ngram_size))
+    if options.min_new_tokens > 0 and len(ends):
+        steps.append(MinNewTokens(options.min_new_tokens, ends))
+    return tuple(steps)
+
+
+def filters(options: Generation) -> tuple[Filter, ...]:
+    """Return the steps that narrow a draw, in transformers' order; none when greedy."""
+    steps: list[Filter] = []
+    if options.temperature > 0:
+        if options.top_k > 0:
+            steps.append(TopK(options.top_k))
+        if options.top_p < 1:
+            steps.append(TopP(options.top_p))
+        if options.min_p > 0:
+            steps.append(MinP(options.min_p))
+    return tuple(steps)
+
+
+class Sampler:
+    """Chooses one row's tokens. It holds the row's random state, so every row has its own.
+
+    A row with a seed gets the same tokens alone and in a batch, since it draws exactly one number
+    a token.
+
+    Args:
+        options: how to choose.
+        eos_ids: ids that end an answer; needed for `min_new_tokens`.
+        seed: for the draws; `options.seed` if None, and if that is None too, the system's entropy.
+    """
+
+    def __init__(
+        self, options: Generation, *, eos_ids: Iterable[int] = (), seed: int | None = None
+    ) -> None:
+        self.options = options
+        self._penalties = penalties(options, eos_ids=eos_ids)
+        self._filters = filters(options)
+        self._rng = np.random.default_rng(options.seed if seed is None else seed)
+        self._scratch: Floats = np.empty(0, dtype=np.float32)
+
+    @property
+    def is_argmax(self) -> bool:
+        """Whether the choice is the raw logits' argmax, whatever the history."""
+        return self.options.temperature == 0 and not self._penalties
+
+    def choose(self, logits: Floats, history: Ids, n_new: int) -> int:
+        """Return the next token.
+
+        Args:
+            logits: float32 [V]; only read, and not kept.
+            history: int64 [T], the ids so far, those of the prompt included.
+            n_new: how many of them the answer has.
+
+        Raises:
+            ModelError: the logits are not numbers.
+            TaskError: the options forbid every token. transformers raises in torch when it
+                samples, and takes token 0 when it is greedy; here both are an error.
+        """
+        if self.is_argmax:
+            best = int(logits.argmax())
+            self._check(logits[best], logits)
+            return best
+        with np.errstate(all="ignore"):  # infinities are looked at below
+            scores = self._scores(logits, history, n_new)
+            best = int(scores.argmax())
+            self._check(scores[best], logits)
+            if self.options.temperature == 0:
+                return best
+            kept = self._keep(scores)
+            picked = scores if kept is None else scores[kept]
+            index = draw(picked, self._rng)
+        return index if kept is None else int(kept[index])
+
+    def process(self, logits: Floats, history: Ids, n_new: int) -> Floats:
+        """Return what is drawn from: fresh float32 [V], -inf where a token was ruled out.
+
+        It is for looking and for tests; `choose` does not build it.
+        """
+        with np.errstate(all="ignore"):
+            scores = self._scores(logits, history, n_new).copy()
+            kept = self._keep(scores)
+        if kept is None:
+            return scores
+        whole = np.full_like(scores, -np.inf)
+        whole[kept] = scores[kept]
+        return whole
+
+    def _scores(self, logits: Floats, history: Ids, n_new: int) -> Floats:
+        """Return the penalised, tempered logits in a buffer that the next call overwrites."""
+        if len(self._scratch) != len(logits):
+            self._scratch = np.empty(len(logits), dtype=np.float32)
+        scores = self._scratch
+        np.copyto(scores, logits)
+        for penalise in self._penalties:
+            penalise(scores, history, n_new)
+        if self.options.temperature not in (0, 1):
+            scores /= np.float32(self.options.temperature)
+        return scores
+
+    def _keep(self, scores: Floats) -> Ids | None:
+        """Return the ids that may be drawn, ascending; None for all of them."""
+        kept: Ids | None = None
+        for narrow in self._filters:
+            positions = narrow(scores if kept is None else scores[kept])
+            if positions is not None:
+                kept = positions if kept is None else kept[positions]
+        return kept
+
+    def _check(self, top: np.float32, logits: Floats) -> None:
+        # argmax prefers NaN to any number, so the top one tells about them all. Greedy accepts +inf
+        # as torch's argmax does; a draw cannot, since inf - inf is no number.
+        if not np.isfinite(top) and not (top > 0 and self.options.temperature == 0):
+            raise self._no_choice(logits)
+
+    def _no_choice(self, logits: Floats) -> LmkitError:
+        if not np.isfinite(logits.max()):
+            return ModelError(
+                f"the model's logits have no finite maximum (it is {logits.max()}), so no token "
+                "can be chosen; its weights or its precision are broken"
+            )
+        return TaskError(
+            f"{self.options!r} leaves no token to choose; expected options that allow one, such as "
+            "a larger no_repeat_ngram_size, fewer min_new_tokens or a higher temperature"
+        )
+
+
+def draw(scores: Floats, rng: np.random.Generator) -> int:
+    """Return a position drawn with the softmax of `scores`, using one number of `rng`.
+
+    Args:
+        scores: float32 [K], not all -inf; what is -inf is never drawn.
+        rng: advanced by one double.
+    """
+    weights = np.exp(scores - scores.max())
+    # First the block, then the place in it: summing 256k weights one by one takes milliseconds.
+    starts = np.arange(0, len(weights), _BLOCK)
+    blocks = np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64))
+    aim = rng.random() * blocks[-1]
+    # side="right" steps over what has no probability, also when the number drawn is 0.
+    block = int(np.searchsorted(blocks, aim, side="right"))
+    inside = weights[block * _BLOCK : (block + 1) * _BLOCK]
+    if block:
+        aim -= blocks[block - 1]
+    within = np.cumsum(inside, dtype=np.float64)
+    index = int(np.searchsorted(within, aim, side="right"))
+    # The block was summed in another order, so rounding may leave the aim just past its end.
+    last = int(np.flatnonzero(inside)[-1])
+    return block * _BLOCK + min(index, last)
