@@ -71,7 +71,7 @@ _HOMES = {
     "train_tokenizer": "vocabulary",
 }
 
-__all__ = [*sorted(_HOMES)]  # noqa: PLE0604 - names, listed once in the table above
+__all__ = [*sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ Two questions are answered without asking the template's author:
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -52,7 +53,7 @@ _ESCAPES = range(0xF0100, 0xFFFFD)
 _OPEN, _CLOSE = chr(0xF0000), chr(0xF0001)  # where a {% generation %} block begins and ends
 
 
-@value(kw_only=False)
+@value
 class Turn:
     """One message built from columns: a role, and a template for its content."""
 
@@ -83,7 +84,7 @@ class Turn:
         return {"role": self.role, "content": content}
 
 
-@value
+@value(kw_only=True)
 class Chat:
     """A conversation, rendered with a chat template.
 
@@ -100,7 +101,7 @@ class Chat:
     system: str | None = None
     learn: str = attrs.field(default="assistant")
     template: str | None = attrs.field(default=None)
-    turns: tuple[Turn, ...] = attrs.field(default=(), converter=tuple)
+    turns: tuple[Turn, ...] = ()
 
     delimited = True
     learns = True
@@ -246,9 +247,7 @@ def check_messages(record: Record, column: str) -> list[Message]:
             raise RecordError("", f"{place} is {_kind(message)}, expected a role and a content")
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
-            raise RecordError(
-                "", f"{place}.role is {role!r}, expected one of {', '.join(ROLES)}"
-            )
+            raise RecordError("", f"{place}.role is {role!r}, expected one of {', '.join(ROLES)}")
         if not isinstance(content, str):
             raise RecordError("", f"{place}.content is {_kind(content)}, expected text")
         # Arrow gives a key that other rows have as None: to a template, that is an absent key.
@@ -275,7 +274,7 @@ class _Rendering:
         if learn == "all":
             # The answers' starts are seams, so that the prompt's ids stay a prefix.
             edges = [0, *(start for start, _ in spans), len(text)]
-            spans = list(zip(edges[:-1], edges[1:], strict=True))
+            spans = list(itertools.pairwise(edges))
         return escape.segments(text, spans)
 
     def prompt(
@@ -284,13 +283,10 @@ class _Rendering:
         escape = _Escape(self.dialect.control_tokens)
         messages = escape.messages(messages)
         text, marked = _without_marks(self._render(messages, ask=True))
-        if learn == "last":
-            spans = []
-        else:
-            spans = marked or self._spans(messages, answers, text)
+        spans = [] if learn == "last" else marked or self._spans(messages, answers, text)
         if learn == "all":
             edges = [0, *(start for start, _ in spans), len(text)]
-            spans = list(zip(edges[:-1], edges[1:], strict=True))
+            spans = list(itertools.pairwise(edges))
         return escape.segments(text, spans)
 
     def _spans(

@@ -47,7 +47,7 @@ class Collator(Protocol):
         """Return the rows as arrays of one shape, int64 [B, T]."""
 
 
-@value(kw_only=False)
+@value
 class CausalCollator:
     """Rows for a model that predicts each next token.
 
@@ -79,9 +79,7 @@ class CausalCollator:
             raise RecordError("", "nothing in it is learned: it has no answer")
         _end_answer(body, tokenizer, delimited=delimited)
         ids = [token for stretch in body for token in stretch.ids]
-        labels = [
-            token if stretch.learn else IGNORE for stretch in body for token in stretch.ids
-        ]
+        labels = [token if stretch.learn else IGNORE for stretch in body for token in stretch.ids]
         n_cut = max(0, len(opening) + len(ids) - self.max_length)
         if n_cut:
             while labels[-1] == IGNORE:  # what follows the answer goes first

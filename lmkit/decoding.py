@@ -17,7 +17,7 @@ from lmkit.validators import TEXTS
 from lmkit.values import value
 
 
-@value
+@value(kw_only=True)
 class Usage:
     """What a request cost, in tokens.
 
@@ -35,7 +35,7 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
-@value
+@value(kw_only=True)
 class Answer:
     """What a model answered.
 
@@ -70,15 +70,15 @@ class Decoder(Protocol):
         """Return the answer's value."""
 
 
-@value
+@value(kw_only=True)
 class TextDecoder:
-    """The answer is the text itself.
+    r"""The answer is the text itself.
 
     Attributes:
         stop: texts that end the answer wherever they appear in it; they are cut off.
         strip: whether to drop white space around the answer.
 
-    >>> TextDecoder().read(" 네, 맞아요.\\n")
+    >>> TextDecoder().read(" 네, 맞아요.\n")
     '네, 맞아요.'
     """
 

@@ -27,8 +27,10 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise LmkitError(f"'{path}' cannot be written: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -54,7 +56,10 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         yield part
         os.chmod(part, 0o777 & ~_umask())
+        check_free(path, force=force)  # another process may have taken the place meanwhile
         _swap(part, path)
+    except LmkitError:
+        raise
     except OSError as error:
         raise LmkitError(f"'{path}' cannot be written: {error.strerror or error}") from error
     finally:
@@ -75,19 +80,21 @@ def sha256_of(path: Path) -> str:
 
 def _swap(part: Path, path: Path) -> None:
     """Put `part` at `path`; an old folder steps aside first and is removed last."""
-    old = None
-    if path.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-        os.replace(path, old / path.name)
-    try:
+    if not path.exists():
         os.replace(part, path)
-    except OSError:
-        if old is not None:
-            os.replace(old / path.name, path)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    old = aside / path.name
+    try:
+        os.replace(path, old)
+        os.replace(part, path)
+    except BaseException:  # Ctrl-C, too, must not cost the old folder
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         raise
     finally:
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _umask() -> int:

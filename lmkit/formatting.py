@@ -22,7 +22,7 @@ Record = Mapping[str, Any]
 PLAIN = Dialect()
 
 
-@value(kw_only=False)
+@value
 class Segment:
     """A piece of text.
 
@@ -133,13 +133,13 @@ def parse_template(template: str) -> tuple[Literal | Column, ...]:
     return tuple(parts)
 
 
-@value(kw_only=False)
+@value
 class Piece:
     """One template with the choice whether it is learned, and the columns it depends on."""
 
     template: str = attrs.field()
     learn: bool = False
-    when: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    when: tuple[str, ...] = ()
 
     @template.validator
     def _check(self, attribute: object, template: str) -> None:
@@ -165,18 +165,18 @@ class Piece:
         ]
 
 
-@value(kw_only=False)
+@value
 class Template:
-    """Pieces of text in order: the formatter that `context(...) + target(...)` builds.
+    r"""Pieces of text in order: the formatter that `context(...) + target(...)` builds.
 
-    >>> qa = context("Q: {question}\\nA:") + target(" {answer}")
+    >>> qa = context("Q: {question}\nA:") + target(" {answer}")
     >>> qa.prompt_columns
     ('question',)
     >>> [segment.text for segment in qa.segments({"question": "1+1?", "answer": "2"})]
-    ['Q: ', '1+1?', '\\nA:', ' ', '2']
+    ['Q: ', '1+1?', '\nA:', ' ', '2']
     """
 
-    pieces: tuple[Piece, ...] = attrs.field(converter=tuple)
+    pieces: tuple[Piece, ...]
 
     delimited = False
 
@@ -281,7 +281,9 @@ def _blank(content: Any) -> bool:
 
 
 def _render(pieces: Iterable[Piece], record: Record) -> list[Segment]:
-    return [segment for piece in pieces if piece.applies(record) for segment in piece.render(record)]
+    return [
+        segment for piece in pieces if piece.applies(record) for segment in piece.render(record)
+    ]
 
 
 def _columns(pieces: Iterable[Piece]) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ def stop_strings(given: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(given) if isinstance(given, Iterable) else given
 
 
-@value
+@value(kw_only=True)
 class Generation:
     """How long an answer is, how its tokens are drawn, and what ends it.
 

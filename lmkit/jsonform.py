@@ -129,7 +129,7 @@ def _components_named(data: Any) -> dict[str, type]:
 def _plugin_components() -> dict[str, type]:
     from lmkit.plugins import installed
 
-    return installed().components
+    return dict(installed().components)
 
 
 def _converter(components: Mapping[str, type]) -> cattrs.Converter:
@@ -140,9 +140,9 @@ def _converter(components: Mapping[str, type]) -> cattrs.Converter:
         )
         converter.register_unstructure_hook(role, functools.partial(_write_any, converter))
     for name, cls in sorted(components.items(), key=lambda item: item[1] is Task):
-        write = make_dict_unstructure_fn(cls, converter)
+        write: Any = make_dict_unstructure_fn(cls, converter)
         converter.register_unstructure_hook(cls, functools.partial(_write, name, write))
-        read = make_dict_structure_fn(cls, converter)
+        read: Any = make_dict_structure_fn(cls, converter)
         converter.register_structure_hook(cls, functools.partial(_read_one, name, read))
     return converter
 
@@ -157,9 +157,9 @@ def _write_any(converter: cattrs.Converter, part: Any) -> Any:
 
 def _read_one(name: str, read: Callable[[Any, Any], Any], data: Any, cls: Any) -> Any:
     if not isinstance(data, Mapping):
-        raise SerialError(f"expected an object with \"type\": \"{name}\", found {data!r}")
+        raise SerialError(f'expected an object with "type": "{name}", found {data!r}')
     if data.get("type") != name:
-        raise SerialError(f"expected \"type\": \"{name}\", found {data.get('type')!r}")
+        raise SerialError(f'expected "type": "{name}", found {data.get("type")!r}')
     return read({key: part for key, part in data.items() if key != "type"}, cls)
 
 
@@ -168,14 +168,14 @@ def _read_any(
 ) -> Any:
     kind = role.__name__.lower()
     if not isinstance(data, Mapping) or not isinstance(data.get("type"), str):
-        raise SerialError(f"expected a {kind}, an object with a \"type\", found {data!r}")
+        raise SerialError(f'expected a {kind}, an object with a "type", found {data!r}')
     name = data["type"]
     found = components.get(name)
     if found is None:
         raise _unknown_type(name, components)
-    part = converter.structure(data, found)
+    part: Any = converter.structure(data, found)
     if not isinstance(part, role):
-        raise SerialError(f"\"type\": \"{name}\" is no {kind}")
+        raise SerialError(f'"type": "{name}" is no {kind}')
     return part
 
 
@@ -188,7 +188,7 @@ def _unknown_type(name: str, components: Mapping[str, type]) -> Exception:
         )
     close = near(name, components)
     hint = f"; close to: {', '.join(close)}" if close else ""
-    return SerialError(f"no class is known by \"type\": \"{name}\"{hint}")
+    return SerialError(f'no class is known by "type": "{name}"{hint}')
 
 
 def _problems(error: BaseException, path: str) -> Iterator[str]:
@@ -203,12 +203,18 @@ def _problems(error: BaseException, path: str) -> Iterator[str]:
         else:
             yield f"{path}: {error}"
         return
-    placed, loose = error.group_exceptions()
-    for inner, note in placed:
-        step = f".{note.name}" if hasattr(note, "name") else f"[{note.index}]"
-        yield from _problems(inner, path + step)
-    for inner in loose:
-        yield from _problems(inner, path)
+    for inner in error.exceptions:
+        yield from _problems(inner, path + _step(inner))
+
+
+def _step(error: BaseException) -> str:
+    """Return the step of the path that cattrs noted on an error: a field, an index, or nothing."""
+    for note in getattr(error, "__notes__", ()):
+        if isinstance(note, cattrs.AttributeValidationNote):
+            return f".{note.name}"
+        if isinstance(note, cattrs.IterableValidationNote):
+            return f"[{note.index}]"
+    return ""
 
 
 def _check_plain(data: Any, path: str) -> None:

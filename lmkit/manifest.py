@@ -187,7 +187,9 @@ def _raise_plugin_error(error: BaseException, data: Mapping[str, Any]) -> None:
     """Say which distributions to install, if the task names classes that are not there."""
     from lmkit.plugins import installed
 
-    missing = [name for name in plugin_types(data.get("task")) if name not in installed().components]
+    missing = [
+        name for name in plugin_types(data.get("task")) if name not in installed().components
+    ]
     if not missing:
         return
     absent = {name.partition(":")[0] for name in missing}
@@ -203,6 +205,6 @@ def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_structure_hook(Task, lambda data, _: from_json(data, Task))
     converter.register_unstructure_hook(Task, to_json)
-    converter.register_structure_hook(str | int, lambda data, _: data)
-    converter.register_structure_hook(dict[str, Any], lambda data, _: dict(data))
+    as_it_is = (str | int, dict[str, Any], dict[str, dict[str, Any]])
+    converter.register_structure_hook_func(lambda kind: kind in as_it_is, lambda data, _: data)
     return converter

@@ -17,7 +17,7 @@ class Metric(Protocol):
         """Return named numbers for N answers and their N references, in order."""
 
 
-@value
+@value(kw_only=True)
 class ExactMatch:
     """The share of answers that equal the reference, between 0 and 1.
 

@@ -184,7 +184,7 @@ class _Loader:
         )
         try:
             plugin = self._register(plugin, entry_point.load)
-        except Exception as error:  # a plugin may raise anything; it must not stop the others
+        except (Exception, SystemExit) as error:  # nothing a plugin raises may stop the others
             plugin = attrs.evolve(plugin, error=_reason(error))
             warnings.warn(
                 f"the plugin '{plugin.name}' ({plugin.source}) is left out: {plugin.error}; "
@@ -196,11 +196,10 @@ class _Loader:
 
     def add_file(self, path: Path) -> None:
         plugin = Plugin(name=path.stem, path=str(path))
+        module = module_from_file(path)
         try:
-            plugin = self._register(plugin, lambda: module_from_file(path))
-        except PluginError:
-            raise
-        except Exception as error:
+            plugin = self._register(plugin, lambda: module)
+        except (Exception, SystemExit) as error:
             raise PluginError(f"the plugin file '{path}' is broken: {_reason(error)}") from error
         self._plugins.append(plugin)
 
@@ -211,22 +210,29 @@ class _Loader:
         if self._manager.has_plugin(plugin.name):
             other = next(p for p in self._plugins if p.name == plugin.name)
             raise PluginError(f"{other.source} has a plugin of the same name")
-        self._manager.register(module, name=plugin.name)
+        if self._manager.is_registered(module):
+            raise PluginError(
+                f"its module is the plugin '{self._manager.get_name(module)}' already"
+            )
         try:
+            self._manager.register(module, name=plugin.name)
             return self._collect(plugin, module)
         except BaseException:
-            self._manager.unregister(module)
+            if self._manager.is_registered(module):
+                self._manager.unregister(module)
             raise
 
     def _collect(self, plugin: Plugin, module: Any) -> Plugin:
         self._check_hook_names(module)
         tasks = self._results(plugin, "lmkit_tasks")
         components = {
-            f"{plugin.name}:{cls.__name__}": _checked_component(cls)
-            for cls in self._results(plugin, "lmkit_components")
+            f"{plugin.name}:{cls.__name__}": cls
+            for cls in map(_checked_component, self._results(plugin, "lmkit_components"))
         }
         commands = {command.name: command for command in self._results(plugin, "lmkit_commands")}
         names = [_checked_task(task).name for task in tasks]
+        _refuse_twice("task", names)
+        _refuse_twice("command", [*self._commands, *commands])
         for task in tasks:
             self._add_task(plugin, task)
         self._components |= components
@@ -238,7 +244,11 @@ class _Loader:
     def _check_hook_names(self, module: Any) -> None:
         """Refuse misspelt hooks, one plugin at a time, before pluggy would refuse them all."""
         known = [name for name in vars(Hooks) if name.startswith(f"{PROJECT}_")]
-        for caller in self._manager.get_hookcallers(module) or ():
+        callers = self._manager.get_hookcallers(module) or []
+        for name in known:
+            if callable(getattr(module, name, None)) and name not in [c.name for c in callers]:
+                raise PluginError(f"its '{name}' is not marked with @hookimpl")
+        for caller in callers:
             if not caller.has_spec():
                 close = near(caller.name, known)
                 hint = f"; close to: {', '.join(close)}" if close else ""
@@ -277,7 +287,13 @@ def _checked_component(cls: Any) -> type:
     return cls
 
 
-def _reason(error: Exception) -> str:
+def _refuse_twice(kind: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise PluginError(f"there are two {kind}s named '{name}'")
+
+
+def _reason(error: BaseException) -> str:
     text = str(error).strip().partition("\n")[0]
     return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"
 
@@ -290,15 +306,16 @@ def module_from_file(path: Path) -> ModuleType:
     """
     if not path.is_file():
         raise PluginError(f"there is no plugin file '{path}'")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # A name of its own, so that a file called json.py does not stand in for the json module.
+    spec = importlib.util.spec_from_file_location(f"lmkit_file_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise PluginError(f"'{path}' is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[path.stem]
+    except (Exception, SystemExit) as error:
+        del sys.modules[spec.name]
         raise PluginError(f"'{path}' cannot be imported: {_reason(error)}") from error
     return module
 

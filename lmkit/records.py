@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any, TextIO
 from lmkit.errors import MissingExtra, RecordError, RecordErrors
 
 MOST_ERRORS = 10  # bad rows shown together before reading stops
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Data = str | Path | Iterable[Mapping[str, Any]]
 
@@ -96,7 +99,7 @@ def _located(data: Data) -> Iterator[Row | RecordError]:
     if not isinstance(data, (str, Path)):
         return (_row(record, f"rows:{index}") for index, record in enumerate(data))
     if str(data) == "-":
-        return _json_lines(sys.stdin, "standard input")
+        return _json_lines(_decoded(sys.stdin.buffer.read(), "standard input"), "standard input")
     path = Path(data)
     if path.is_dir():
         return _datasets_folder(path)
@@ -104,7 +107,9 @@ def _located(data: Data) -> Iterator[Row | RecordError]:
         reader = _READERS.get(path.suffix.lower())
         if reader is None:
             kinds = ", ".join(sorted(_READERS))
-            raise RecordError(str(path), f"'{path.suffix}' is no known kind of data; known: {kinds}")
+            raise RecordError(
+                str(path), f"'{path.suffix}' is no known kind of data; known: {kinds}"
+            )
         return reader(path)
     if path.suffix.lower() in _READERS or path.is_absolute() or str(data).startswith("."):
         raise RecordError(str(data), "there is no such file")
@@ -113,8 +118,23 @@ def _located(data: Data) -> Iterator[Row | RecordError]:
 
 def _row(record: Any, where: str) -> Row | RecordError:
     if not isinstance(record, Mapping):
-        return RecordError(where, f"a record is a mapping from column to value, not {_kind(record)}")
+        return RecordError(
+            where, f"a record is a mapping from column to value, not {_kind(record)}"
+        )
+    if _has_half_character(record):
+        return RecordError(
+            where, "has half of a surrogate pair, such as \\ud83d without its partner"
+        )
     return Row(record, where)
+
+
+def _has_half_character(part: Any) -> bool:
+    """Say whether a text in a record is cut inside a character, so that no tokenizer takes it."""
+    if isinstance(part, str):
+        return _SURROGATE.search(part) is not None
+    if isinstance(part, Mapping):
+        return any(map(_has_half_character, part.values()))
+    return isinstance(part, (list, tuple)) and any(map(_has_half_character, part))
 
 
 def _kind(found: Any) -> str:
@@ -122,14 +142,21 @@ def _kind(found: Any) -> str:
 
 
 def _open_text(path: Path) -> TextIO:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise RecordError(str(path), f"cannot be read: {error.strerror}") from error
+    return _decoded(raw, str(path))
+
+
+def _decoded(raw: bytes, name: str) -> TextIO:
     """Decode a whole file, so that an error can name the line."""
-    raw = path.read_bytes()
     try:
         return io.StringIO(raw.decode("utf-8-sig"), newline="")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise RecordError(
-            f"{path}:{line}",
+            f"{name}:{line}",
             f"byte 0x{raw[error.start]:02x} is not UTF-8; convert the file, for example with "
             f"'iconv -f CP949 -t UTF-8'",
         ) from error
@@ -145,17 +172,19 @@ def _json_lines(lines: Iterable[str], name: str) -> Iterator[Row | RecordError]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            yield RecordError(f"{name}:{number}", f"not valid JSON: {error.msg} at column {error.colno}")
+        except (ValueError, RecursionError) as error:
+            yield RecordError(f"{name}:{number}", f"not valid JSON: {_json_problem(error)}")
         else:
             yield _row(record, f"{name}:{number}")
 
 
 def _json_file(path: Path) -> Iterator[Row | RecordError]:
+    text = _open_text(path).read()
     try:
-        records = json.loads(_open_text(path).read())
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{path}:{error.lineno}", f"not valid JSON: {error.msg}") from error
+        records = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise RecordError(f"{path}{line}", f"not valid JSON: {_json_problem(error)}") from error
     if isinstance(records, dict) and isinstance(records.get("data"), list):
         records = records["data"]
     if not isinstance(records, list):
@@ -163,9 +192,21 @@ def _json_file(path: Path) -> Iterator[Row | RecordError]:
     return (_row(record, f"{path}[{index}]") for index, record in enumerate(records))
 
 
+def _json_problem(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return str(error)  # too deep, or a number with thousands of digits
+
+
 def _csv_file(path: Path) -> Iterator[Row | RecordError]:
-    reader = csv.DictReader(_open_text(path), delimiter="\t" if path.suffix == ".tsv" else ",")
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    # Without `strict`, a quote that is never closed swallows the rest of the file in silence.
+    reader = csv.DictReader(_open_text(path), delimiter=delimiter, strict=True)
     try:
+        names = list(reader.fieldnames or ())
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise RecordError(f"{path}:1", f"has two columns named '{twice}'")
         for record in reader:
             where = f"{path}:{reader.line_num}"
             if None in record:

@@ -23,7 +23,9 @@ class Scratch:
     config: Mapping[str, Any] = attrs.field(factory=dict)
 
     def __str__(self) -> str:
-        return ",".join([f"scratch:{self.model_type}", *(f"{k}={v}" for k, v in self.config.items())])
+        return ",".join(
+            [f"scratch:{self.model_type}", *(f"{k}={v}" for k, v in self.config.items())]
+        )
 
 
 def scratch(model_type: str, **config: Any) -> Scratch:

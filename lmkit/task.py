@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -20,7 +21,11 @@ from lmkit.values import value
 _NAME = re.compile(r"[^\W_][\w.-]*")
 
 
-@value
+def _as_tuple(metrics: Iterable[Metric]) -> tuple[Metric, ...]:
+    return tuple(metrics)
+
+
+@value(kw_only=True)
 class Task:
     """How a record becomes text, which part of it is learned, and how an answer is read.
 
@@ -41,7 +46,7 @@ class Task:
     collator: Collator = attrs.field()
     decoder: Decoder = attrs.field()
     generation: Generation = attrs.field(factory=Generation)
-    metrics: tuple[Metric, ...] = attrs.field(default=(), converter=tuple)
+    metrics: tuple[Metric, ...] = attrs.field(default=(), converter=_as_tuple)
     description: str = ""
 
     @name.validator

@@ -55,9 +55,7 @@ def sample_record(task: Task) -> dict[str, Any]:
     return {column: f"<{column}>" for column in formatter.columns}
 
 
-def check_task(
-    task: Task, records: Iterable[Record], tokenizer: Any = None
-) -> None:
+def check_task(task: Task, records: Iterable[Record], tokenizer: Any = None) -> None:
     """Check what every causal task must have, on some records.
 
     The JSON form describes the same task; the prompt's ids are the first ids of the training row;

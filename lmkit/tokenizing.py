@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
-_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token", "cls_token", "sep_token")
+_ROLES = (
+    "bos_token",
+    "eos_token",
+    "pad_token",
+    "unk_token",
+    "mask_token",
+    "cls_token",
+    "sep_token",
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -157,7 +165,9 @@ class Tokenizer:
         )
 
     def __repr__(self) -> str:
-        return f"Tokenizer(vocab_size={self.vocab_size}, eos_token={self.special.get('eos_token')!r})"
+        return (
+            f"Tokenizer(vocab_size={self.vocab_size}, eos_token={self.special.get('eos_token')!r})"
+        )
 
     def __len__(self) -> int:
         return self.vocab_size

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar, cast, dataclass_transform, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 
 from lmkit.errors import UnknownOption
 
+__all__ = ["value"]
+
 T = TypeVar("T")
 
 
-@overload
-def value(cls: type[T], /) -> type[T]: ...
-@overload
-def value(*, kw_only: bool = ...) -> Callable[[type[T]], type[T]]: ...
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(attrs.field,))
-def value(cls: Any = None, /, *, kw_only: bool = True) -> Any:
+def _value(cls: Any = None, /, *, kw_only: bool = False) -> Any:
     """Make a class a frozen attrs class that refuses unknown keywords with the near name.
 
     attrs alone would raise a bare TypeError. `repr` leaves out what equals its default. A class's
@@ -28,7 +25,7 @@ def value(cls: Any = None, /, *, kw_only: bool = True) -> Any:
         cls: the class to decorate.
         kw_only: whether its fields are given by keyword only.
 
-    >>> @value
+    >>> @value(kw_only=True)
     ... class Paper:
     ...     size: str = "a4"
     ...     sheets: int = 1
@@ -51,6 +48,13 @@ def value(cls: Any = None, /, *, kw_only: bool = True) -> Any:
         return cast("type[T]", made)
 
     return decorate if cls is None else decorate(cls)
+
+
+if TYPE_CHECKING:
+    # To a type checker a value is what attrs.frozen makes; only attrs' own name tells it so.
+    from attrs import frozen as value
+else:
+    value = _value
 
 
 def _strict(cls: type, init: Callable[..., None]) -> Callable[..., None]:

@@ -9,14 +9,14 @@ from lmkit.validators import FLAG, FRACTION, POSITIVE, TEXT, TEXTS, at_least, nu
 from lmkit.values import value
 
 
-@value
+@value(kw_only=True)
 class Paper:
     name: str = "a4"
     sheets: int = 1
     tags: list[str] = attrs.field(factory=list)
 
 
-@value(kw_only=False)
+@value
 class Point:
     x: int
     y: int = 0
@@ -68,7 +68,7 @@ def test_repr_keeps_what_has_no_default():
 
 
 def test_repr_leaves_out_a_default_that_depends_on_another_field():
-    @value
+    @value(kw_only=True)
     class Sized:
         width: int
         height: int = attrs.field()
@@ -82,7 +82,7 @@ def test_repr_leaves_out_a_default_that_depends_on_another_field():
 
 
 def test_a_class_keeps_its_own_repr_and_init():
-    @value
+    @value(kw_only=True)
     class Own:
         x: int
 
@@ -97,7 +97,7 @@ def test_a_class_keeps_its_own_repr_and_init():
 
 
 def test_a_subclass_takes_its_parents_fields_and_names_itself_in_errors():
-    @value
+    @value(kw_only=True)
     class Card(Paper):
         weight: int = 300
 
@@ -112,7 +112,7 @@ def test_values_survive_copy_and_pickle():
 
 
 def checked(check, given):
-    @value
+    @value(kw_only=True)
     class Holder:
         field: object = attrs.field(validator=check)
 

@@ -51,8 +51,12 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="A column of the record to answer; repeatable. A chat takes messages=TEXT, one user turn.",
 )
 @click.option("--input", "input_", metavar="FILE", help="Records to answer; - is standard input.")
-@click.option("--output", type=click.Path(), help="Where the answers go, as JSON lines; without, "
-              "to standard output. A file that is there already is continued where it stopped.")
+@click.option(
+    "--output",
+    type=click.Path(),
+    help="Where the answers go, as JSON lines; without, "
+    "to standard output. A file that is there already is continued where it stopped.",
+)
 @click.option("--batch-size", default=8, show_default=True, help="Records answered at once.")
 @click.option("--stream", is_flag=True, help="Print the answer as it is written.")
 @click.option("--threads", type=int, help="Threads to use; all cores if not given.")
@@ -153,8 +157,9 @@ def _answer_file(
         from lmkit.errors import RecordError
 
         raise RecordError(
-            str(output), f"has {done} answers, and '{source}' has {len(rows)} records; "
-            "it belongs to another input: choose another --output"
+            str(output),
+            f"has {done} answers, and '{source}' has {len(rows)} records; "
+            "it belongs to another input: choose another --output",
         )
     # Every record is checked before the first is answered: a bad row late in the file costs nothing.
     gather(_checked(row, lambda row: prompt_ids(model.task, row, model.tokenizer)) for row in rows)
@@ -166,11 +171,17 @@ def _answer_file(
         for start in range(done, len(rows), batch_size):
             part = rows[start : start + batch_size]
             answers = model.batch(part, **options)
-            write([{**row, "answer": _line(answer)} for row, answer in zip(part, answers, strict=True)])
+            write(
+                [
+                    {**row, "answer": _line(answer)}
+                    for row, answer in zip(part, answers, strict=True)
+                ]
+            )
             progress.update(job, completed=start + len(part))
     if output:
-        click.echo(f"{len(rows)} answers in {output}" + (f" ({done} were there)" if done else ""),
-                   err=True)
+        click.echo(
+            f"{len(rows)} answers in {output}" + (f" ({done} were there)" if done else ""), err=True
+        )
 
 
 def _checked(row: Any, check: Callable[[Any], Any]) -> Any:
@@ -219,5 +230,3 @@ class _writer:  # noqa: N801 - reads as a function at its one use
     def __exit__(self, *failure: object) -> None:
         if self._file is not None:
             self._file.close()
-
-

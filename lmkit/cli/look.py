@@ -39,9 +39,7 @@ def tasks(as_json: bool) -> None:
         print_json(rows)
     else:
         titles = ("name", "family", "columns", "plugin", "description")
-        print_table(
-            titles, [[_joined(row[title]) for title in titles] for row in rows]
-        )
+        print_table(titles, [[_joined(row[title]) for title in titles] for row in rows])
 
 
 @click.command(epilog="Example: lmkit show qa --tokenizer path/to/model")
@@ -209,19 +207,21 @@ SWITCHES = (
 @json_option
 def env(as_json: bool) -> None:
     """Print the versions and switches that matter in a bug report; nothing heavy is imported."""
-    facts = {
+    packages = {name: _version(name) for name in PACKAGES}
+    switches = {name: os.environ[name] for name in SWITCHES if name in os.environ}
+    facts: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "packages": {name: _version(name) for name in PACKAGES},
-        "switches": {name: os.environ[name] for name in SWITCHES if name in os.environ},
+        "packages": packages,
+        "switches": switches,
     }
     if as_json:
         print_json(facts)
         return
     rows = [(key, facts[key]) for key in ("python", "platform", "cores")]
-    rows += [(name, version or "not installed") for name, version in facts["packages"].items()]
-    rows += list(facts["switches"].items())
+    rows += [(name, version or "not installed") for name, version in packages.items()]
+    rows += list(switches.items())
     print_table(("what", "is"), rows)
 
 

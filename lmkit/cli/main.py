@@ -56,7 +56,9 @@ class Verbs(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             if close := near(args[0], VERBS):
-                error.message += f" Close to: {', '.join(close)}."
+                raise click.UsageError(
+                    f"{error.message} Close to: {', '.join(close)}.", ctx=ctx
+                ) from error
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

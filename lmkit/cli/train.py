@@ -21,8 +21,12 @@ from lmkit.cli.printing import json_option, print_figures, print_json
     help="A hub id, a local folder, a .gguf file, or scratch:TYPE,name=value,... for random "
     "weights in any transformers architecture.",
 )
-@click.option("--data", required=True, help="Records to learn from: .jsonl, .json, .csv, .parquet, "
-              ".txt, a datasets folder or hub name, or - for JSON lines on standard input.")
+@click.option(
+    "--data",
+    required=True,
+    help="Records to learn from: .jsonl, .json, .csv, .parquet, "
+    ".txt, a datasets folder or hub name, or - for JSON lines on standard input.",
+)
 @click.option("--eval-data", help="Records to measure perplexity on, after every epoch.")
 @click.option("--output", required=True, type=click.Path(), help="The run's folder, to be made.")
 @click.option(
@@ -42,8 +46,10 @@ from lmkit.cli.printing import json_option, print_figures, print_json
     help="Any of transformers' TrainingArguments, such as learning_rate=3e-5; may be repeated.",
 )
 @click.option(
-    "--resume", is_flag=True, help="Continue an interrupted run in the output folder; the result "
-    "is that of a run that was never interrupted."
+    "--resume",
+    is_flag=True,
+    help="Continue an interrupted run in the output folder; the result "
+    "is that of a run that was never interrupted.",
 )
 @json_option
 def train(

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,17 @@ ASKED = ("배고파", "너무 졸려", "날씨 좋은데", "심심한데 뭐하�
 
 # Small enough for two cores and two minutes, large enough to answer what it was trained on.
 MODEL = scratch(
-    "gpt2", n_layer=4, n_head=4, n_embd=192, n_positions=128, resid_pdrop=0.0, embd_pdrop=0.0,
+    "gpt2",
+    n_layer=4,
+    n_head=4,
+    n_embd=192,
+    n_positions=128,
+    resid_pdrop=0.0,
+    embd_pdrop=0.0,
     attn_pdrop=0.0,
 )
 VOCAB_SIZE = 4000
-TRAINING = {
+TRAINING: dict[str, Any] = {
     "num_train_epochs": 12,
     "learning_rate": 2e-3,
     "lr_scheduler_type": "cosine",
@@ -106,9 +112,10 @@ def speeds(run: Run, bundle: Path) -> dict[str, float]:
     rates: dict[str, list[float]] = {name: [] for name in models}
     for timed in range(TIMED_RUNS + 1):  # the first turn warms both up
         for name, model in models.items():
-            rate = _rate(lambda model=model: _write(model))
+            start = time.perf_counter()
+            count = _write(model)
             if timed:
-                rates[name].append(rate)
+                rates[name].append(count / (time.perf_counter() - start))
     return {name: statistics.median(found) for name, found in rates.items()}
 
 
@@ -120,9 +127,3 @@ def _write(model: Answerer) -> int:
         max_new_tokens=TIMED_TOKENS,
     )
     return answer.usage.completion_tokens
-
-
-def _rate(write: Callable[[], int]) -> float:
-    start = time.perf_counter()
-    count = write()
-    return count / (time.perf_counter() - start)

@@ -16,8 +16,13 @@ from typing import Any, Protocol
 
 import torch
 from attrs import frozen
-from transformers import AttentionInterface, AttentionMaskInterface, Cache, PretrainedConfig
-from transformers import PreTrainedModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    Cache,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from lmkit.errors import ExportError
 
@@ -124,7 +129,12 @@ class HandingCache(Cache):  # type: ignore[misc]
         self._handed: tuple[int, torch.Tensor, torch.Tensor] | None = None
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *_: Any,
+        **__: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Remember whose keys and values [B, KV, S, D] these are and return them."""
         self._handed = (layer_idx, key_states, value_states)

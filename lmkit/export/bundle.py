@@ -166,7 +166,9 @@ def _source(run: Any) -> Any:
 def _own_stops(model: Any) -> list[int]:
     """Return the ids at which the model's authors let it stop."""
     found = model.generation_config.eos_token_id
-    return [int(token) for token in (found if isinstance(found, list) else [found]) if token is not None]
+    return [
+        int(token) for token in (found if isinstance(found, list) else [found]) if token is not None
+    ]
 
 
 def _pad(tokenizer: Tokenizer) -> int:

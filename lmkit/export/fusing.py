@@ -7,11 +7,10 @@ the products read them. Every step here is exact, or it is not taken.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
+from onnxscript.optimizer import optimize
 from transformers.exporters.onnxruntime_fusions import fuse_for_onnxruntime
 
 MICROSOFT = "com.microsoft"
@@ -21,6 +20,8 @@ def fuse(model: ir.Model) -> None:
     """Rewrite `model` in place; its inputs, outputs and numbers stay."""
     _share_equal_weights(model.graph)
     _lay_out_weights(model.graph)
+    # The rotations are recognised in folded form only. One round suffices and costs half of the default.
+    optimize(model, num_iterations=1, onnx_shape_inference=False)
     fuse_for_onnxruntime(model, "cpu")
     _drop_reshapes(model.graph)
     _add_biases_before_splits(model.graph)
@@ -72,7 +73,7 @@ def _stored_transposed(graph: ir.Graph, value: ir.Value) -> ir.Value:
 
 
 def _transposed_product(graph: ir.Graph, transpose: ir.Node) -> None:
-    """placeholder."""
+    """Placeholder."""
     for node, index in list(transpose.outputs[0].uses()):
         if node.op_type != "MatMul" or index != 1:
             continue

@@ -40,7 +40,9 @@ from lmkit.export.attention import (
 from lmkit.export.fusing import fuse
 
 OPSET = 20
-IR_VERSION = 10  # the lowest that knows this opset; onnxruntime 1.31 reads up to 13, onnx 1.23 writes 14
+IR_VERSION = (
+    10  # the lowest that knows this opset; onnxruntime 1.31 reads up to 13, onnx 1.23 writes 14
+)
 
 
 @frozen(kw_only=True)
@@ -110,7 +112,9 @@ def _layers(model: PreTrainedModel) -> tuple[AttentionLayer, ...]:
         with _inference(model):
             layers = probe(model)
     except ExportError as error:
-        raise ExportError(f"{architecture} cannot be exported as a causal model: it {error}") from error
+        raise ExportError(
+            f"{architecture} cannot be exported as a causal model: it {error}"
+        ) from error
     except Exception as error:
         raise ExportError(
             f"{architecture} cannot be exported as a causal model: it does not run on a cache "
@@ -127,13 +131,19 @@ def _layers(model: PreTrainedModel) -> tuple[AttentionLayer, ...]:
 def _static_reason(model: PreTrainedModel) -> str:
     """Return what the classes and the config say against an export, or nothing."""
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    kinds = set(getattr(config, "layer_types", None) or ()) - {
+        "full_attention",
+        "sliding_attention",
+    }
     ropes = _rope_types(getattr(config, "rope_parameters", None)) & {"dynamic", "longrope"}
     checks = (
         (model.config.is_encoder_decoder, "is an encoder-decoder"),
         (model.get_output_embeddings() is None, "has no head that predicts the next token"),
         (getattr(model, "_is_stateful", False), "keeps a state other than keys and values"),
-        (kinds, f"has layers of another kind than attention over all or recent tokens ({', '.join(sorted(kinds))})"),
+        (
+            kinds,
+            f"has layers of another kind than attention over all or recent tokens ({', '.join(sorted(kinds))})",
+        ),
         (
             not model._supports_attention_backend,
             "computes its attention in code of its own, which cannot be replaced",
@@ -143,7 +153,10 @@ def _static_reason(model: PreTrainedModel) -> str:
             or getattr(config, "use_bidirectional_attention", None) in (True, "all"),
             "lets tokens see the ones after them",
         ),
-        (ropes, f"rescales its positions with the length of the text (rope type {', '.join(sorted(ropes))})"),
+        (
+            ropes,
+            f"rescales its positions with the length of the text (rope type {', '.join(sorted(ropes))})",
+        ),
     )
     return next((reason for refused, reason in checks if refused), "")
 
@@ -235,7 +248,12 @@ def _trace(model: PreTrainedModel, layers: tuple[AttentionLayer, ...]) -> ir.Mod
                 *(f"past_key_values.{name}" for name in past_names),
             ],
             output_names=["logits", *(f"present.{name}" for name in past_names)],
-            dynamic_shapes=(new, {0: "batch_size", 1: "total_sequence_length"}, new, [(past, past)] * len(layers)),
+            dynamic_shapes=(
+                new,
+                {0: "batch_size", 1: "total_sequence_length"},
+                new,
+                [(past, past)] * len(layers),
+            ),
             opset_version=OPSET,
             optimize=False,
             verbose=False,
@@ -260,7 +278,9 @@ def _contract(
     for value in graph.graph.outputs[1:]:
         # The operator returns a longer buffer than it got where the past is not the present's buffer.
         assert value.shape is not None
-        value.shape = ir.Shape([value.shape[0], value.shape[1], "present_sequence_length", value.shape[3]])
+        value.shape = ir.Shape(
+            [value.shape[0], value.shape[1], "present_sequence_length", value.shape[3]]
+        )
     inputs = tuple(_port(value) for value in graph.graph.inputs)
     outputs = tuple(_port(value) for value in graph.graph.outputs)
     names = [f"{index}.{part}" for index in range(len(layers)) for part in ("key", "value")]

@@ -48,8 +48,10 @@ def load(
     """
     bundle = open_bundle(path, checksums=verify)
     if bundle.manifest.task.family is not Family.CAUSAL:
-        raise BundleError(f"'{path}' is a {bundle.manifest.task.family} bundle, which needs a "
-                          "newer lmkit: pip install --upgrade lmkit-tasks")
+        raise BundleError(
+            f"'{path}' is a {bundle.manifest.task.family} bundle, which needs a "
+            "newer lmkit: pip install --upgrade lmkit-tasks"
+        )
     session = CausalSession(
         bundle.graph_file, bundle.manifest.graph, providers=providers, threads=threads
     )
@@ -237,9 +239,7 @@ class Generator:
 class _Row:
     """One answer while it is written."""
 
-    def __init__(
-        self, *, prompt: Ids, limit: int, sampler: Sampler, text: IncrementalText
-    ) -> None:
+    def __init__(self, *, prompt: Ids, limit: int, sampler: Sampler, text: IncrementalText) -> None:
         self.prompt = prompt
         self.limit = limit
         self.text = text

@@ -120,7 +120,8 @@ class TopP:
         kept = above >= edge
         n_tied = int(np.count_nonzero(ascending[:n_dropped] == edge))  # these fall all the same
         kept[np.flatnonzero(above == edge)[:n_tied]] = False
-        return rest[kept]
+        survivors: Ids = rest[kept]
+        return survivors
 
 
 @attrs.frozen

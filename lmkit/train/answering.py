@@ -63,7 +63,10 @@ class TorchAnswerer:
         prompts = [self._prompt(record) for record in records]
         answers: list[Answer] = []
         for start in range(0, len(prompts), batch_size):
-            answers += self._answer(prompts[start : start + batch_size], generation)
+            some = prompts[start : start + batch_size]
+            # Beside a long prompt a short one would lose room for its answer.
+            for part in [some] if self._fits(some, generation) else [[one] for one in some]:
+                answers += self._answer(part, generation)
         return answers
 
     def stream(self, record: Record, **options: Any) -> Iterator[str]:
@@ -101,6 +104,10 @@ class TorchAnswerer:
         if most is not None and len(ids) >= most:
             raise PromptTooLong(len(ids), most)
         return ids
+
+    def _fits(self, prompts: Sequence[Ids], generation: Generation) -> bool:
+        most = context_length(self.model)
+        return most is None or max(map(len, prompts)) + generation.max_new_tokens <= most
 
     def _answer(self, prompts: Sequence[Ids], generation: Generation) -> list[Answer]:
         written = self._generate(prompts, generation)
@@ -198,5 +205,3 @@ def _generation_config(model: Any, options: Generation, room: int) -> Any:
         pad_token_id=model.generation_config.pad_token_id,
         bos_token_id=model.generation_config.bos_token_id,
     )
-
-

@@ -69,10 +69,11 @@ def load_model(
             )
         ready = with_pad(Tokenizer.load(tokenizer), pad)
         model = _build(source, ready, family, seed)
+        _check_embeddings(model, ready, str(source))
         return Loaded(model, ready, str(source))
     model, own = _open(source, family)
     ready = with_pad(Tokenizer.load(tokenizer if tokenizer is not None else own()), pad)
-    _fit_embeddings(model, ready)
+    _fit_embeddings(model, ready, seed)
     return Loaded(model, ready, _name(source))
 
 
@@ -229,11 +230,20 @@ def _missing_tokenizer(source: Any) -> Any:
     raise TokenizerError(f"a loaded {type(source).__name__} needs its tokenizer: give tokenizer=")
 
 
-def _fit_embeddings(model: Any, tokenizer: Tokenizer) -> None:
+def _check_embeddings(model: Any, tokenizer: Tokenizer, name: str) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.vocab_size > rows:
+        raise ModelError(
+            f"'{name}' has room for {rows} tokens and the tokenizer has {tokenizer.vocab_size}; "
+            "leave vocab_size out"
+        )
+
+
+def _fit_embeddings(model: Any, tokenizer: Tokenizer, seed: int) -> None:
     """Grow the embeddings if the tokenizer has more tokens than they have rows; never shrink."""
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
-        with quiet():
+        with quiet(), _random_state(seed):
             model.resize_token_embeddings(tokenizer.vocab_size, mean_resizing=False)
 
 

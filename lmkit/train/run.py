@@ -60,6 +60,9 @@ class Run:
     def __fspath__(self) -> str:
         return str(self.path)
 
+    def __str__(self) -> str:  # what transformers' from_pretrained(run) reads
+        return str(self.path)
+
     @classmethod
     def open(cls, path: str | Path) -> Run:
         """Return the run in a folder.
@@ -70,7 +73,7 @@ class Run:
         folder = Path(path)
         if not (folder / TASK_FILE).is_file():
             raise ModelError(f"'{path}' is not a run: it has no {TASK_FILE}")
-        if not (folder / "config.json").is_file():
+        if not (folder / "config.json").is_file() or _is_unfinished(folder):
             raise ModelError(
                 f"'{path}' holds a run that has not finished; continue it with --resume"
             )
@@ -112,7 +115,7 @@ def train(
     task = get_task(task)
     options = _checked(arguments)
     folder = Path(output)
-    if folder.exists() and not resume and any(folder.iterdir()):
+    if folder.is_file() or (folder.is_dir() and not resume and any(folder.iterdir())):
         raise OutputExists(folder, remedy="choose another output, or continue it with --resume")
     rows, eval_rows = read(data), read(eval_data) if eval_data is not None else None
     seed = int(options.get("seed", 42))
@@ -135,14 +138,20 @@ def train(
     }
     if resume:
         _check_same(folder, task, about)
+    trainer = _trainer(task, loaded.model, ready, folder, options, train_set, eval_set)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TASK_FILE, dump(to_json(task)))
     write_atomically(folder / RUN_FILE, dump(about))
-    trainer = _trainer(task, loaded.model, ready, folder, options, train_set, eval_set)
     metrics = _run_trainer(trainer, folder, resume=resume)
     save_model(loaded.model, ready, folder)
     write_atomically(folder / RUN_FILE, dump({**about, "finished": True, "metrics": metrics}))
     return Run(folder, task, metrics)
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Say whether a training began here and has not ended; a checkpoint keeps no such record."""
+    file = folder / RUN_FILE
+    return file.is_file() and not json.loads(file.read_text("utf-8")).get("finished")
 
 
 def dataset_of(rows: Sequence[Encoded], name: str) -> Any:
@@ -244,15 +253,15 @@ def _trainer(
         arguments = transformers().TrainingArguments(
             output_dir=str(folder), remove_unused_columns=False, disable_tqdm=True, **options
         )
+        trainer = TaskTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=train_set,
+            eval_dataset=eval_set,
+            data_collator=collate,
+        )
     except (ValueError, TypeError) as error:
         raise LmkitError(f"the training arguments do not fit together: {error}") from error
-    trainer = TaskTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=train_set,
-        eval_dataset=eval_set,
-        data_collator=collate,
-    )
     trainer.remove_callback(transformers().PrinterCallback)
     trainer.add_callback(Progress())
     trainer.add_callback(MetricsLog(folder / METRICS_FILE))

@@ -10,6 +10,7 @@ from transformers import Trainer
 from lmkit.encoding import IGNORE
 from lmkit.evaluating import Loss
 from lmkit.train.extra import torch
+from lmkit.train.models import quiet
 
 
 def batch_loss(model: Any, batch: Mapping[str, Any]) -> Loss:
@@ -36,10 +37,8 @@ def mean_loss(model: Any, batches: Iterable[Mapping[str, Any]]) -> Loss:
     was_training = model.training
     model.eval()
     try:
-        total = Loss()
-        for batch in batches:
-            total += batch_loss(model, batch)
-        return total
+        with quiet():
+            return sum((batch_loss(model, batch) for batch in batches), Loss())
     finally:
         model.train(was_training)
 
@@ -58,11 +57,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
     ) -> dict[str, float]:
         """Return and log `eval_loss`, `eval_perplexity` and `eval_tokens`."""
         loss = mean_loss(self.model, self.get_eval_dataloader(eval_dataset))
-        metrics = {
-            f"{metric_key_prefix}_{name}": figure for name, figure in loss.figures().items()
-        }
+        metrics = {f"{metric_key_prefix}_{name}": figure for name, figure in loss.figures().items()}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
