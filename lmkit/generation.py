@@ -108,5 +108,4 @@ class Generation:
         >>> Generation(top_k=5).override(temperature=1)
         Generation(temperature=1.0, top_k=5)
         """
-        changed: Generation = attrs.evolve(self, **options)  # type: ignore[misc]
-        return changed
+        return attrs.evolve(self, **options)

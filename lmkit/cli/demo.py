@@ -47,7 +47,7 @@ def demo(output: str, force: bool, as_json: bool) -> None:
     before = steps.untrained(learn)
     answers_before = steps.answers(before)
     perplexity_before = steps.perplexity(before, held_out)
-    _say("2/5  training a small GPT-2 from random weights")
+    _say("2/5  training a small Llama from random weights, one character a token")
     run = steps.train_run(learn, run_folder, before.tokenizer)
     _say("3/5  exporting to ONNX, and comparing with torch")
     bundle = steps.export_run(run, held_out, bundle_folder)
@@ -58,6 +58,7 @@ def demo(output: str, force: bool, as_json: bool) -> None:
     speeds = steps.speeds(run, bundle.path)
     facts: dict[str, Any] = {
         "questions": list(steps.ASKED),
+        "learned": [question in {row["prompt"] for row in learn} for question in steps.ASKED],
         "answers_before": answers_before,
         "answers_after": asked["answers"],
         "heavy_packages_in_the_answering_process": asked["heavy"],
@@ -78,10 +79,11 @@ def demo(output: str, force: bool, as_json: bool) -> None:
 
 def _tell(facts: dict[str, Any]) -> None:
     click.echo()
-    rows = zip(facts["questions"], facts["answers_before"], facts["answers_after"], strict=True)
+    columns = ("questions", "learned", "answers_before", "answers_after")
+    rows = zip(*(facts[column] for column in columns), strict=True)
     print_table(
-        ("question", "before training", "after, from the bundle"),
-        [(question, before[:40], after) for question, before, after in rows],
+        ("question", "in the training data", "before training", "after, from the bundle"),
+        [(asked, "yes" if known else "no", was[:24], now) for asked, known, was, now in rows],
     )
     parity, speeds = facts["parity"], facts["tokens_per_second"]
     heavy = ", ".join(facts["heavy_packages_in_the_answering_process"]) or "none"
@@ -110,7 +112,7 @@ def _tell(facts: dict[str, Any]) -> None:
         ],
     )
     click.echo(f"\nThe run is in {facts['run']}, the bundle in {facts['bundle']}. Try:")
-    click.echo(f"  lmkit generate {facts['bundle']} --set prompt='배고파' --stream")
+    click.echo(f"  lmkit generate {facts['bundle']} --set prompt='너무 졸려' --stream")
     click.echo(f"  lmkit show qa --tokenizer {facts['bundle']}")
 
 

@@ -67,6 +67,17 @@ class Verbs(click.Group):
             formatter.write_dl([(verb, help_) for verb, (_, help_) in VERBS.items()])
 
 
+def _name_plugin_files(
+    ctx: click.Context, parameter: click.Parameter, files: Sequence[str]
+) -> None:
+    """Add to the files that are plugins; click calls this before it looks for the verb in them."""
+    if files:
+        from lmkit.plugins import FILES
+
+        before = os.environ.get(FILES)
+        os.environ[FILES] = os.pathsep.join([*([before] if before else []), *files])
+
+
 @click.group(
     cls=Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -75,22 +86,19 @@ class Verbs(click.Group):
 @click.version_option(package_name="lmkit-tasks", prog_name="lmkit")
 @click.option(
     "--plugin",
-    "plugin_files",
     multiple=True,
     metavar="FILE",
+    is_eager=True,
+    expose_value=False,
+    callback=_name_plugin_files,
     help="Load a Python file as a plugin; may be repeated.",
 )
-def cli(plugin_files: Sequence[str]) -> None:
+def cli() -> None:
     """Tasks for language models: from a record to a deployed answer.
 
     A task says once how a record becomes text and which part of it the model must learn. Training,
     the prompt, the exported bundle and the answer follow from it.
     """
-    if plugin_files:
-        from lmkit.plugins import FILES
-
-        before = os.environ.get(FILES)
-        os.environ[FILES] = os.pathsep.join([*([before] if before else []), *plugin_files])
 
 
 def main(args: Sequence[str] | None = None) -> None:

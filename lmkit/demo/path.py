@@ -25,28 +25,28 @@ from lmkit.vocabulary import train_tokenizer
 
 DATA = Path(__file__).with_name("ko_chat_qa.jsonl")
 N_HELD_OUT = 150
-ASKED = ("배고파", "너무 졸려", "날씨 좋은데", "심심한데 뭐하면 좋을까", "안녕하세요")
+# The last one is not among the records that the model learns from.
+ASKED = ("너무 졸려", "날씨 좋은데", "맞는 선택일까", "건강하게 다이어트 하는 방법", "오늘 너무 더워")
 
 # Small enough for two cores and two minutes, large enough to answer what it was trained on.
 MODEL = scratch(
-    "gpt2",
-    n_layer=4,
-    n_head=4,
-    n_embd=192,
-    n_positions=128,
-    resid_pdrop=0.0,
-    embd_pdrop=0.0,
-    attn_pdrop=0.0,
+    "llama",
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    hidden_size=160,
+    intermediate_size=480,
+    max_position_embeddings=128,
+    tie_word_embeddings=True,
 )
-VOCAB_SIZE = 4000
 TRAINING: dict[str, Any] = {
-    "num_train_epochs": 12,
-    "learning_rate": 2e-3,
+    "num_train_epochs": 25,
+    "learning_rate": 3e-3,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 40,
-    "per_device_train_batch_size": 32,
+    "per_device_train_batch_size": 16,
     "save_strategy": "no",
-    "logging_steps": 25,
+    "logging_steps": 50,
     "seed": 0,
 }
 GREEDY = {"temperature": 0.0, "max_new_tokens": 32}
@@ -62,7 +62,7 @@ def split() -> tuple[list[Row], list[Row]]:
 
 def untrained(rows: Sequence[Row]) -> TorchAnswerer:
     """Return the model as it is before training."""
-    tokenizer = train_tokenizer(kind="bpe", vocab_size=VOCAB_SIZE, data=rows)
+    tokenizer = train_tokenizer(kind="char", data=rows)
     task = get_task("qa")
     loaded = load_model(MODEL, family=task.family, tokenizer=tokenizer, seed=0)
     return TorchAnswerer(task=task, model=loaded.model, tokenizer=loaded.tokenizer)

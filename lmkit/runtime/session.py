@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from lmkit.encoding import Ids
 from lmkit.errors import BundleError
-from lmkit.manifest import Graph
+from lmkit.manifest import Graph, Tensor
 
 Logits = NDArray[np.float32]
 
@@ -58,10 +59,13 @@ class CausalSession:
         except Exception as error:  # onnxruntime raises its own kinds, without a common base
             raise BundleError(f"onnxruntime cannot load '{file}': {error}") from error
         self.graph = graph
-        missing = set(graph.input_names) ^ {tensor.name for tensor in self.onnx.get_inputs()}
-        if missing:
-            names = ", ".join(sorted(missing))
-            raise BundleError(f"'{file}' does not have the inputs that are written down: {names}")
+        written = (*graph.inputs, *graph.outputs)
+        found = {port.name: port for port in (*self.onnx.get_inputs(), *self.onnx.get_outputs())}
+        for tensor in written:
+            _check_port(file, tensor, found.pop(tensor.name, None))
+        if found:
+            raise BundleError(f"'{file}' has '{min(found)}', which is not written down")
+        _check_sizes(file, graph)
 
     def begin(self, prompts: Sequence[Ids], capacity: int) -> tuple[CausalState, Logits]:
         """Read prompts into fresh buffers.
@@ -162,3 +166,38 @@ class CausalState:
 
     def _run(self, bound: tuple[ort.IOBinding, list[np.ndarray]]) -> None:
         self._session.onnx.run_with_iobinding(bound[0])
+
+
+# What onnxruntime calls numpy's types.
+_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
+
+
+def _check_port(file: Path, tensor: Tensor, found: Any) -> None:
+    """Refuse a graph whose input or output is not the one that is written down."""
+    if found is None:
+        raise BundleError(f"'{file}' does not have '{tensor.name}', which is written down")
+    axes = tuple(axis if isinstance(axis, int) else None for axis in found.shape)
+    wanted = tuple(axis if isinstance(axis, int) else None for axis in tensor.axes)
+    if axes != wanted or found.type != _TYPES.get(tensor.dtype):
+        raise BundleError(
+            f"in '{file}' '{tensor.name}' is a {found.type} {list(found.shape)}; written down is "
+            f"{tensor.dtype} {list(tensor.axes)}"
+        )
+
+
+def _check_sizes(file: Path, graph: Graph) -> None:
+    """Refuse sizes that contradict the ports, before a buffer is made of them."""
+    axes = {tensor.name: tensor.axes for tensor in (*graph.inputs, *graph.outputs)}
+    layers = {name for name in axes if name.startswith("past_key_values.")}
+    kept = next((axes[name] for name in sorted(layers)), (None,) * 4)
+    facts = {
+        "n_layers": len(layers) / 2,
+        "n_kv_heads": kept[1],
+        "head_size": kept[3],
+        "vocab_size": axes.get("logits", (None,))[-1],
+    }
+    for name, fact in facts.items():
+        if getattr(graph, name) != fact:
+            raise BundleError(
+                f"{name} is written down as {getattr(graph, name)}, and '{file}' has {fact}"
+            )

@@ -102,7 +102,8 @@ def train(
         eval_data: records to measure loss and perplexity on, after every epoch.
         tokenizer: a folder or a tokenizer; None for the model's own.
         pad: the pad token; see `lmkit.train.models.load_model`.
-        resume: continue from the output's last checkpoint, as if there had been no interruption.
+        resume: continue from the output's last checkpoint, as if there had been no interruption;
+            a run that has finished is returned as it is.
         arguments: any of transformers' TrainingArguments.
     Returns:
         The run; `run.metrics` has the last figures.
@@ -138,6 +139,8 @@ def train(
     }
     if resume:
         _check_same(folder, task, about)
+        if _read_about(folder).get("finished"):
+            return Run(folder, task, _read_about(folder)["metrics"])
     trainer = _trainer(task, loaded.model, ready, folder, options, train_set, eval_set)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TASK_FILE, dump(to_json(task)))
@@ -150,8 +153,17 @@ def train(
 
 def _is_unfinished(folder: Path) -> bool:
     """Say whether a training began here and has not ended; a checkpoint keeps no such record."""
+    about = _read_about(folder)
+    return bool(about) and not about.get("finished")
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    """Return what a run's folder says of its making; empty if nothing was begun in it."""
     file = folder / RUN_FILE
-    return file.is_file() and not json.loads(file.read_text("utf-8")).get("finished")
+    if not file.is_file():
+        return {}
+    about: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return about
 
 
 def dataset_of(rows: Sequence[Encoded], name: str) -> Any:
@@ -211,9 +223,9 @@ def _portable(task: Task) -> Task:
 
 def _check_same(folder: Path, task: Task, about: Mapping[str, Any]) -> None:
     """Refuse to continue a run with another task, model, data or arguments."""
-    if not (folder / RUN_FILE).is_file():
+    before = _read_about(folder)
+    if not before:
         return
-    before = json.loads((folder / RUN_FILE).read_text("utf-8"))
     if to_json(read_task(folder / TASK_FILE)) != to_json(task):
         raise ModelError(f"'{folder}' was started with another task than '{task.name}' is now")
     for key in ("model", "tokenizer", "data", "arguments"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,11 +65,25 @@ CASES: dict[str, dict[str, object]] = {
 }
 
 
+class Dense(torch.nn.Module):
+    """Stands where gpt-oss has experts, with their two results."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(width, width)
+
+    def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return self.linear(hidden), None
+
+
 def toy(kind: str) -> transformers.PreTrainedModel:
     """Build a small model whose every parameter matters: norms off one, biases off zero, sharp logits."""
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(kind, **CASES[kind])
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    if kind == "gpt_oss":  # its experts cannot be exported, its attention sinks can
+        for layer in model.model.layers:
+            layer.mlp = Dense(config.hidden_size)
     with torch.no_grad():
         for parameter in model.parameters():
             spread = 0.25 if parameter.ndim > 1 else 0.1
@@ -205,3 +219,295 @@ def test_a_prompt_may_be_fed_in_chunks(exported: Exported, sizes: tuple[int, ...
 
     reference = torch_logits(exported.model, prompt)
     np.testing.assert_allclose(np.concatenate(parts), reference, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_buffers_need_not_be_shared(exported: Exported) -> None:
+    """A caller without shared buffers feeds an empty past first and gets a longer present back."""
+    prompt = some_prompt(12)
+    runner = exported.runner()
+    names = [port.name for port in exported.contract.inputs[3:]]
+    shape = (1, exported.contract.kv_heads, 0, exported.contract.head_size)
+    past = [np.zeros(shape, np.float32) for _ in names]
+
+    parts = []
+    for start, stop in ((0, 10), (10, 11), (11, 12)):
+        ids = np.array([prompt[start:stop]])
+        feeds = {
+            "input_ids": ids,
+            "attention_mask": np.ones((1, stop), np.int64),
+            "position_ids": np.arange(start, stop)[None],
+        }
+        logits, *past = runner.session.run(None, feeds | dict(zip(names, past, strict=True)))
+        parts.append(logits[0])
+
+    assert past[0].shape[2] == 12
+    reference = torch_logits(exported.model, prompt)
+    np.testing.assert_allclose(np.concatenate(parts), reference, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_positions_come_from_position_ids_alone(exported: Exported) -> None:
+    prompt, shift = some_prompt(9), 7
+    positions = torch.arange(9)[None] + shift
+    with torch.no_grad():
+        reference = exported.model(
+            input_ids=torch.tensor([prompt]), position_ids=positions, use_cache=False
+        ).logits[0].numpy()
+    runner = exported.runner()
+    session_feeds = {
+        "input_ids": np.array([prompt]),
+        "attention_mask": np.ones((1, 9), np.int64),
+        "position_ids": positions.numpy(),
+    }
+    past = {
+        port.name: np.zeros((1, exported.contract.kv_heads, 0, exported.contract.head_size), np.float32)
+        for port in exported.contract.inputs[3:]
+    }
+
+    logits = runner.session.run(["logits"], session_feeds | past)[0][0]
+
+    np.testing.assert_allclose(logits, reference, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_the_graph_loads_unchanged_in_onnxruntime_genai(exported: Exported) -> None:
+    genai = pytest.importorskip("onnxruntime_genai")
+    prompt = some_prompt(13)
+    expected = torch_greedy(exported.model, prompt)
+    never_drawn = next(token for token in range(VOCAB) if token not in expected)
+    config = minimal_genai_config(exported.contract, end=never_drawn)
+    (exported.path.parent / "genai_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+    model = genai.Model(str(exported.path.parent))
+    params = genai.GeneratorParams(model)
+    params.set_search_options(max_length=len(expected), do_sample=False)
+    generator = genai.Generator(model, params)
+    generator.append_tokens([prompt])
+    while not generator.is_done():
+        generator.generate_next_token()
+
+    assert [int(token) for token in generator.get_sequence(0)] == expected
+
+
+def minimal_genai_config(contract: GraphContract, *, end: int) -> Mapping[str, object]:
+    """Return the least that onnxruntime-genai 0.18 needs beside the graph."""
+    return {
+        "model": {
+            "type": "llama",
+            "bos_token_id": 1,
+            "eos_token_id": end,
+            "pad_token_id": end,
+            "vocab_size": contract.vocab_size,
+            "context_length": contract.context_length,
+            "decoder": {
+                "filename": "model.onnx",
+                "session_options": {"provider_options": []},
+                "num_hidden_layers": contract.n_layers,
+                "num_attention_heads": contract.heads,
+                "num_key_value_heads": contract.kv_heads,
+                "head_size": contract.head_size,
+                "hidden_size": contract.hidden_size,
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "position_ids": "position_ids",
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+        },
+        "search": {"max_length": contract.context_length, "past_present_share_buffer": True},
+    }
+
+
+TINY_MAMBA = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
+REFUSED: dict[str, tuple[dict[str, object], str]] = {
+    "bloom": ({"vocab_size": VOCAB, "hidden_size": 16, "n_layer": 1, "n_head": 2}, "code of its own"),
+    "mpt": ({"vocab_size": VOCAB, "d_model": 16, "n_layers": 1, "n_heads": 2}, "code of its own"),
+    "falcon": (
+        {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+         "alibi": True},
+        "code of its own",
+    ),
+    "gptj": ({"vocab_size": VOCAB, "n_embd": 16, "n_layer": 1, "n_head": 2, "rotary_dim": 4}, "own"),
+    "mamba": (TINY_MAMBA, "state other than keys and values"),
+    "qwen3_next": (
+        {**SMALL, "head_dim": 16, "layer_types": ["linear_attention", "full_attention"],
+         "num_experts": 2, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8},
+        "state other than keys and values",
+    ),
+    "lfm2": (
+        {**SMALL, "layer_types": ["conv", "full_attention"]},
+        "layers of another kind than attention over all or recent tokens (conv)",
+    ),
+    "mixtral": ({**SMALL, "num_local_experts": 2}, "some of its experts"),
+    "deepseek_v3": (
+        {**SMALL, "num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4,
+         "qk_nope_head_dim": 4, "v_head_dim": 4, "first_k_dense_replace": 2, "n_routed_experts": 8,
+         "n_group": 1, "topk_group": 1},
+        "keys and values that its cache does not hold",
+    ),
+}
+
+
+def from_config(kind: str, settings: Mapping[str, object]) -> transformers.PreTrainedModel:
+    config = transformers.AutoConfig.for_model(kind, **settings)
+    return transformers.AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_the_operator_cannot_express_is_refused_by_name_and_reason(kind: str) -> None:
+    settings, reason = REFUSED[kind]
+    model = from_config(kind, settings)
+
+    with pytest.raises(ExportError) as refusal:
+        check_exportable(model)
+
+    text = str(refusal.value)
+    assert text.startswith(f"{type(model).__name__} cannot be exported as a causal model: it ")
+    assert reason in text
+    assert "\n" not in text
+
+
+def test_an_encoder_decoder_is_refused() -> None:
+    config = transformers.T5Config(
+        vocab_size=VOCAB, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2
+    )
+
+    with pytest.raises(ExportError, match="T5ForConditionalGeneration .* is an encoder-decoder"):
+        check_exportable(transformers.T5ForConditionalGeneration(config))
+
+
+def test_a_model_without_a_head_is_refused() -> None:
+    model = transformers.LlamaModel(transformers.LlamaConfig(**SMALL))
+
+    with pytest.raises(ExportError, match="no head that predicts the next token"):
+        check_exportable(model)
+
+
+@pytest.mark.parametrize("rope", ["dynamic", "longrope"])
+def test_positions_that_depend_on_the_length_are_refused(rope: str) -> None:
+    parameters: dict[str, object] = {"rope_type": rope, "rope_theta": 1e4, "factor": 2.0}
+    if rope == "longrope":
+        parameters |= {
+            "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 64
+        }
+    model = from_config("llama", {**SMALL, "rope_parameters": parameters})
+
+    with pytest.raises(ExportError, match=f"rope type {rope}"):
+        check_exportable(model)
+
+
+def test_a_model_that_sees_ahead_is_refused() -> None:
+    model = from_config("gemma3_text", {**CASES["gemma3_text"], "use_bidirectional_attention": True})
+
+    with pytest.raises(ExportError, match="lets tokens see the ones after them"):
+        check_exportable(model)
+
+
+def test_a_refused_model_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ExportError):
+        export_causal(from_config("mamba", TINY_MAMBA), tmp_path / "model.onnx")
+
+    assert not list(tmp_path.iterdir())
+
+
+def state_of(model: transformers.PreTrainedModel) -> dict[str, object]:
+    """Return everything about the model that an export could disturb."""
+    return {
+        "config": model.config.to_dict(),
+        "attention": model.config._attn_implementation,
+        "training": [module.training for module in model.modules()],
+        "dtypes": {name: tensor.dtype for name, tensor in model.state_dict().items()},
+        "places": {name: tensor.data_ptr() for name, tensor in model.state_dict().items()},
+        "trained": [parameter.requires_grad for parameter in model.parameters()],
+    }
+
+
+def test_a_model_is_unchanged_by_an_export_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = toy("llama").to(torch.bfloat16).train()
+    model.model.layers[0].eval()
+    before = state_of(model)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(ExportError, match="LlamaForCausalLM cannot be traced .*: no such thing"):
+        export_causal(model, tmp_path / "model.onnx")
+
+    assert state_of(model) == before
+
+
+@pytest.mark.slow
+def test_a_half_precision_model_exports_in_float32_and_stays_half(tmp_path: Path) -> None:
+    model = toy("qwen2").to(torch.bfloat16).train()
+    before = state_of(model)
+    prompt = some_prompt(12)
+
+    contract = export_causal(model, tmp_path / "model.onnx")
+    logits = Runner(tmp_path / "model.onnx", contract, rows=1, capacity=16).step(
+        np.array([prompt]), [0], [12]
+    )[0]
+
+    assert state_of(model) == before
+    reference = torch_logits(model.float().eval(), prompt)
+    np.testing.assert_allclose(logits, reference, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_an_export_prints_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = toy("gpt2")
+    capfd.readouterr()
+
+    export_causal(model, tmp_path / "model.onnx")
+
+    assert capfd.readouterr() == ("", "")
+    assert [record for record in caplog.records if record.levelname not in ("DEBUG", "INFO")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2"])
+def test_every_weight_is_stored_once(kind: str, tmp_path: Path) -> None:
+    settings = dict(CASES[kind]) | ({"vocab_size": 6000} if kind != "qwen2" else {"vocab_size": 3000})
+    model = from_config(kind, settings)  # tied heads, and one untied
+    weights = 4 * sum(parameter.numel() for parameter in model.parameters())
+
+    export_causal(model, tmp_path / "model.onnx")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert (tmp_path / "model.onnx.data").stat().st_size <= 1.03 * weights
+
+
+@pytest.mark.slow
+def test_the_graph_is_small_and_of_a_version_that_runtimes_read(exported: Exported) -> None:
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(exported.path, load_external_data=False)
+    operators = [node.op_type for node in graph.graph.node]
+
+    assert graph.ir_version <= 13
+    assert operators.count("GroupQueryAttention") == exported.contract.n_layers
+    assert "Transpose" not in operators or exported.model.config.model_type in ("qwen3", "gemma3_text")
+    assert [value.name for value in graph.graph.input] == [p.name for p in exported.contract.inputs]
+    assert [value.name for value in graph.graph.output] == [p.name for p in exported.contract.outputs]
+
+
+def test_a_window_one_token_longer_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator and transformers count a window alike, and these models would notice if not."""
+    for kind in ("mistral", "gemma2", "gemma3_text", "gpt_oss"):
+        model = toy(kind)
+        text = some_prompt(13)
+        right = torch_logits(model, text)
+        model.config.sliding_window += 1
+
+        assert np.abs(torch_logits(model, text) - right).max() > 10 * TOLERANCE

@@ -128,7 +128,7 @@ def test_the_answer_ends_at_the_context(ask):
 
 
 def test_a_prompt_that_fills_the_context_is_refused_with_both_lengths(ask):
-    with pytest.raises(PromptTooLong, match="has 21. tokens and the model's context holds 96"):
+    with pytest.raises(PromptTooLong, match="has 208 tokens and the model's context holds 96"):
         ask({"prompt": "가" * 200})
 
 

@@ -38,11 +38,16 @@ def test_perplexity_is_exp_of_the_mean_over_learned_tokens(run, rows, losses):
     assert figures["records"] == len(rows)
 
 
-def test_it_is_not_the_mean_of_the_batches_means(run, rows, losses):
+def test_it_is_not_the_mean_of_the_batches_means(run, tokenizer, model):
     """The usual shortcut weighs a token in a short answer more; on ragged rows the two differ."""
+    ragged = [{"prompt": "1", "completion": "무"}, {"prompt": "2", "completion": "수" * 50}]
+    losses = [by_hand(model, row) for row in lk.encode(run.task, ragged, tokenizer)]
     shortcut = math.exp(sum(float(loss.mean()) for loss in losses) / len(losses))
 
-    assert abs(lk.evaluate(run, data=rows)["perplexity"] - shortcut) > 1e-2
+    perplexity = lk.evaluate(run, data=ragged, batch_size=1)["perplexity"]
+
+    assert perplexity == pytest.approx(float(torch.cat(losses).mean().exp()), rel=1e-4)
+    assert abs(perplexity - shortcut) > 0.1
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 100])

@@ -1,0 +1,157 @@
+"""The graph's contract, against the same model written in numpy."""
+
+import numpy as np
+import pytest
+
+from lmkit.encoding import prompt_ids
+from lmkit.errors import BundleError
+from lmkit.manifest import read_manifest
+from lmkit.runtime.session import CausalSession, available_cores
+
+from .toybundle import HEAD_SIZE, KV_HEADS, RECORDS, TASK, change_manifest
+
+# Sums of at most 64 float32 products on logits of size ten, added up in another order.
+TOLERANCE = 1e-4
+
+
+@pytest.fixture
+def session(bundle):
+    return CausalSession(bundle / "model.onnx", read_manifest(bundle).graph, threads=1)
+
+
+@pytest.fixture
+def prompts(ask):
+    return [prompt_ids(TASK, record, ask.tokenizer) for record in RECORDS]
+
+
+def test_a_prompt_is_read_as_numpy_reads_it(session, toy, prompts):
+    _, logits = session.begin(prompts[:1], capacity=40)
+
+    np.testing.assert_allclose(logits[0], toy.logits(prompts[0])[-1], atol=TOLERANCE)
+
+
+def test_ragged_rows_are_read_and_continued_as_each_alone(session, toy, prompts):
+    assert len({len(prompt) for prompt in prompts}) > 2
+    ids = [list(prompt) for prompt in prompts]
+
+    state, logits = session.begin(prompts, capacity=40)
+    for _ in range(5):
+        for row, scores in zip(ids, logits, strict=True):
+            np.testing.assert_allclose(scores, toy.logits(np.array(row))[-1], atol=TOLERANCE)
+            row.append(int(scores.argmax()))
+        logits = state.step([row[-1] for row in ids])
+
+
+def test_all_positions_of_a_padded_batch(session, toy, prompts):
+    width = max(map(len, prompts))
+    mask = np.array([[1] * len(p) + [0] * (width - len(p)) for p in prompts])
+    ids = np.array([[*p, *[0] * (width - len(p))] for p in prompts])
+
+    logits = session.logits(ids, mask)
+
+    for row, prompt in zip(logits, prompts, strict=True):
+        np.testing.assert_allclose(row[: len(prompt)], toy.logits(prompt), atol=TOLERANCE)
+
+
+def test_a_finished_row_stays_as_it_is_while_others_go_on(session, toy, prompts):
+    state, _ = session.begin(prompts[:2], capacity=40)
+    state.step([5, 6])
+    before = state._buffers["0.key"].numpy()[0].copy()
+
+    for token in (7, 8, 9):
+        logits = state.step([None, token])
+
+    assert np.array_equal(state._buffers["0.key"].numpy()[0], before)
+    text = np.array([*prompts[1], 6, 7, 8, 9])
+    np.testing.assert_allclose(logits[1], toy.logits(text)[-1], atol=TOLERANCE)
+
+
+class TestTheBuffer:
+    """Keys and values are written where they are read: one buffer, never moved, never copied."""
+
+    def test_it_is_as_long_as_the_request(self, session, prompts):
+        state, _ = session.begin(prompts[:2], capacity=37)
+
+        assert state._buffers["0.value"].shape() == [2, KV_HEADS, 37, HEAD_SIZE]
+
+    def test_a_step_writes_one_place_and_leaves_the_rest(self, session, prompts):
+        state, _ = session.begin(prompts[:1], capacity=40)
+        n = len(prompts[0])
+        before = state._buffers["0.key"].numpy().copy()
+
+        state.step([5])
+
+        after = state._buffers["0.key"].numpy()
+        assert np.abs(before[:, :, :n]).min(axis=-1).all()
+        assert not before[:, :, n:].any()
+        assert np.array_equal(np.delete(after, n, axis=2), np.delete(before, n, axis=2))
+        assert np.abs(after[:, :, n]).max() > 0
+
+    def test_nothing_moves_from_step_to_step(self, session, prompts):
+        state, _ = session.begin(prompts, capacity=40)
+        buffers = {name: buffer.data_ptr() for name, buffer in state._buffers.items()}
+        first = state.step([5] * len(prompts))
+        bound = state._step
+
+        second = state.step([6] * len(prompts))
+
+        assert {name: buffer.data_ptr() for name, buffer in state._buffers.items()} == buffers
+        assert np.shares_memory(first, second)
+        assert state._step is bound
+
+
+def test_two_states_do_not_share_a_buffer(session, toy, prompts):
+    one, _ = session.begin(prompts[:1], capacity=40)
+    session.begin(prompts[1:2], capacity=40)
+
+    logits = one.step([5])
+
+    text = np.array([*prompts[0], 5])
+    np.testing.assert_allclose(logits[0], toy.logits(text)[-1], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("side", "name", "key", "content"),
+    [
+        ("inputs", "past_key_values.0.key", "name", "past_key_values.1.key"),
+        ("inputs", "input_ids", "dtype", "int32"),
+        ("inputs", "past_key_values.0.value", "axes", ["batch_size", 9, "past", 8]),
+        ("outputs", "present.0.key", "name", "present.1.key"),
+        ("outputs", "logits", "axes", ["batch_size", "sequence_length", 99]),
+    ],
+)
+def test_a_graph_other_than_the_one_written_down_is_refused(copied, side, name, key, content):
+    def change(data):
+        port = next(port for port in data["graph"][side] if port["name"] == name)
+        port[key] = content
+
+    change_manifest(copied, change)
+
+    with pytest.raises(BundleError, match=rf"model\.onnx.*'{name}'"):
+        CausalSession(copied / "model.onnx", read_manifest(copied).graph)
+
+
+@pytest.mark.parametrize("field", ["n_layers", "n_kv_heads", "head_size", "vocab_size"])
+def test_sizes_that_contradict_the_graph_are_refused(copied, field):
+    change_manifest(copied, lambda data: data["graph"].update({field: 3}))
+
+    with pytest.raises(BundleError, match=field):
+        CausalSession(copied / "model.onnx", read_manifest(copied).graph)
+
+
+def test_a_file_that_is_no_graph_is_refused(tmp_path, bundle):
+    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+
+    with pytest.raises(BundleError, match="onnxruntime cannot load"):
+        CausalSession(tmp_path / "model.onnx", read_manifest(bundle).graph)
+
+
+def test_an_execution_provider_that_is_not_there_is_named(bundle):
+    with pytest.raises(BundleError, match="NoSuchProvider"):
+        CausalSession(
+            bundle / "model.onnx", read_manifest(bundle).graph, providers=["NoSuchProvider"]
+        )
+
+
+def test_there_is_a_core():
+    assert available_cores() >= 1
