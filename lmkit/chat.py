@@ -16,10 +16,9 @@ Two questions are answered without asking the template's author:
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +83,10 @@ class Turn:
         return {"role": self.role, "content": content}
 
 
+def _as_turns(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+    return tuple(turns)
+
+
 @value(kw_only=True)
 class Chat:
     """A conversation, rendered with a chat template.
@@ -101,7 +104,14 @@ class Chat:
     system: str | None = None
     learn: str = attrs.field(default="assistant")
     template: str | None = attrs.field(default=None)
-    turns: tuple[Turn, ...] = ()
+    turns: tuple[Turn, ...] = attrs.field(default=(), converter=_as_turns)
+
+    @turns.validator
+    def _check_turns(self, attribute: object, turns: tuple[Turn, ...]) -> None:
+        if turns and turns[-1].role != "assistant":
+            raise TaskError(
+                f"Chat turns end with the {turns[-1].role}'s; expected the assistant's, the answer"
+            )
 
     delimited = True
     learns = True
@@ -192,7 +202,7 @@ class Chat:
         If the last message is the assistant's, it is the answer and left out.
         """
         if self.turns:
-            messages = [turn.render(record) for turn in self.turns if turn.role != "assistant"]
+            messages = [turn.render(record) for turn in self.turns[:-1]]
         else:
             messages = self._conversation(record)
             if messages[-1]["role"] == "assistant":
@@ -206,9 +216,14 @@ class Chat:
         """Return the control token with which the template ends an assistant turn, if any."""
         probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         segments = self._rendering(dialect).training(probe, [1], "last")
-        answer = "".join(segment.text for segment in segments if segment.learn)
-        ends = [token for token in dialect.control_tokens if answer.endswith(token)]
-        return (max(ends, key=len),) if ends else ()
+        last = max((i for i, segment in enumerate(segments) if segment.learn), default=-1)
+        answer = "".join(segment.text for segment in segments[: last + 1]).rstrip()
+        behind = "".join(segment.text for segment in segments[last + 1 :])
+        tokens = sorted(dialect.control_tokens, key=len, reverse=True)
+        ends = [token for token in tokens if answer.endswith(token)] or [
+            token for token in tokens if behind.startswith(token)
+        ]
+        return tuple(ends[:1])
 
     def _rendering(self, dialect: Dialect) -> _Rendering:
         source = self.chat_template(dialect)
@@ -267,27 +282,27 @@ class _Rendering:
     ) -> list[Segment]:
         escape = _Escape(self.dialect.control_tokens)
         messages = escape.messages(messages)
-        text, marked = _without_marks(self._render(messages))
-        if learn == "last":
-            answers = answers[-1:]
-        spans = marked[-len(answers) :] if marked else self._spans(messages, answers, text)
+        text, marks = _without_marks(self._render(messages))
+        if not marks and learn != "all":
+            chosen = answers[-1:] if learn == "last" else answers
+            return escape.segments(text, self._spans(messages, chosen, text))
+        # Where the last answer is asked for is a seam, so that the prompt's ids stay a prefix.
+        asked, earlier = self._asked(messages, answers[-1], text)
         if learn == "all":
-            # The answers' starts are seams, so that the prompt's ids stay a prefix.
-            edges = [0, *(start for start, _ in spans), len(text)]
-            spans = list(itertools.pairwise(edges))
-        return escape.segments(text, spans)
+            return escape.segments(text, [(0, asked), (asked, len(text))])
+        return escape.segments(text, _split_at(asked, marks[earlier if learn == "last" else 0 :]))
 
     def prompt(
         self, messages: Sequence[Message], answers: Sequence[int], learn: str
     ) -> list[Segment]:
         escape = _Escape(self.dialect.control_tokens)
         messages = escape.messages(messages)
-        text, marked = _without_marks(self._render(messages, ask=True))
-        spans = [] if learn == "last" else marked or self._spans(messages, answers, text)
+        text, marks = _without_marks(self._render(messages, ask=True))
         if learn == "all":
-            edges = [0, *(start for start, _ in spans), len(text)]
-            spans = list(itertools.pairwise(edges))
-        return escape.segments(text, spans)
+            return escape.segments(text, [(0, len(text))])
+        if learn == "last":
+            return escape.segments(text, [])
+        return escape.segments(text, marks or self._spans(messages, answers, text))
 
     def _spans(
         self, messages: Sequence[Message], answers: Sequence[int], text: str
@@ -298,14 +313,18 @@ class _Rendering:
             before, _ = _without_marks(self._render(messages[:index], ask=True))
             after, _ = _without_marks(self._render(messages[: index + 1]))
             if not (after.startswith(before) and text.startswith(after)):
-                raise TemplateError(
-                    f"the chat template writes turn {index} (an assistant's) differently when the "
-                    "model is asked for it and when it is history, so what the model would learn "
-                    "is not what it will be asked; use Chat(learn='last')\n"
-                    f"  asked:   ...{before[-80:]!r}\n  trained: ...{text[: len(after)][-80:]!r}"
-                )
+                raise _drift(index, before, text[: len(after)])
             spans.append((len(before), len(before) + self._answer_length(after[len(before) :])))
         return spans
+
+    def _asked(self, messages: Sequence[Message], index: int, text: str) -> tuple[int, int]:
+        """Return how much of the text asks for a turn, and how many marked blocks are in that."""
+        if index == 0:
+            return 0, 0
+        asked, marks = _without_marks(self._render(messages[:index], ask=True))
+        if not text.startswith(asked):
+            raise _drift(index, asked, text)
+        return len(asked), len(marks)
 
     def _answer_length(self, written: str) -> int:
         """Return how much of what follows the prompt a model has to write.
@@ -331,8 +350,29 @@ class _Rendering:
             )
         except jinja2.TemplateError as error:
             raise TemplateError(f"the chat template refuses the conversation: {error}") from error
-        except (TypeError, KeyError, AttributeError) as error:
+        except Exception as error:  # a template may divide by zero, and so on
             raise TemplateError(f"the chat template fails on the conversation: {error}") from error
+
+
+def _drift(index: int, asked: str, trained: str) -> TemplateError:
+    return TemplateError(
+        f"the chat template writes turn {index} (an assistant's) differently when the "
+        "model is asked for it and when it is history, so what the model would learn "
+        "is not what it will be asked; use Chat(learn='last')\n"
+        f"  asked:   ...{asked[-80:]!r}\n  trained: ...{trained[-80:]!r}"
+    )
+
+
+def _split_at(position: int, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Make a seam at a position: cut the span that holds it, or put an empty one before the next.
+
+    >>> _split_at(3, [(1, 5), (7, 9)]), _split_at(6, [(1, 5), (7, 9)])
+    ([(1, 3), (3, 5), (7, 9)], [(1, 5), (6, 6), (7, 9)])
+    """
+    before = [(start, min(end, position)) for start, end in spans if start < position]
+    after = [(max(start, position), end) for start, end in spans if end > position]
+    seam = [(position, position)] if after and after[0][0] > position else []
+    return before + seam + after
 
 
 class _Escape:
@@ -359,16 +399,27 @@ class _Escape:
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
         return [
-            {key: part if key == "role" else self._deep(part) for key, part in message.items()}
+            {
+                self._deep(key): str.__str__(part) if key == "role" else self._deep(part)
+                for key, part in message.items()
+            }
             for message in messages
         ]
 
     def _deep(self, part: Any) -> Any:
+        """Return plain JSON with its words hidden; of anything else, a template sees the type only.
+
+        Objects have methods, such as an array's `tofile`, that a sandbox does not know to be unsafe.
+        """
         if isinstance(part, str):
-            return self._text(part)
+            return self._text(str.__str__(part))
+        if part is None or type(part) in (bool, int, float):
+            return part
         if isinstance(part, Mapping):
-            return {key: self._deep(inner) for key, inner in part.items()}
-        return [self._deep(inner) for inner in part] if isinstance(part, list) else part
+            return {self._deep(key): self._deep(inner) for key, inner in part.items()}
+        if isinstance(part, (list, tuple)):
+            return [self._deep(inner) for inner in part]
+        return f"<{type(part).__name__}>"
 
     def segments(self, text: str, spans: Sequence[tuple[int, int]]) -> list[Segment]:
         """Cut a rendered text at the spans' edges, and put the hidden words back, not trusted."""

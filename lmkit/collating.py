@@ -80,13 +80,12 @@ class CausalCollator:
         _end_answer(body, tokenizer, delimited=delimited)
         ids = [token for stretch in body for token in stretch.ids]
         labels = [token if stretch.learn else IGNORE for stretch in body for token in stretch.ids]
-        n_cut = max(0, len(opening) + len(ids) - self.max_length)
-        if n_cut:
-            while labels[-1] == IGNORE:  # what follows the answer goes first
-                labels.pop()
-                ids.pop()
-            over = max(0, len(opening) + len(ids) - self.max_length)
-            ids, labels = ids[over:], labels[over:]
+        n_cut = over = max(0, len(opening) + len(ids) - self.max_length)
+        while over and labels[-1] == IGNORE:  # what follows the answer goes first
+            labels.pop()
+            ids.pop()
+            over -= 1
+        ids, labels = ids[over:], labels[over:]
         return Encoded(
             np.asarray([*opening, *ids], dtype=np.int64),
             np.asarray([*[IGNORE] * len(opening), *labels], dtype=np.int64),
@@ -144,10 +143,11 @@ class CausalCollator:
 
 def _end_answer(body: list[Stretch], tokenizer: Tokenizer, *, delimited: bool) -> None:
     """Make the last answer end in a token that stops generation, and learn that token."""
-    answer = [stretch.ids for stretch in body if stretch.learn][-1]
+    last = max(index for index, stretch in enumerate(body) if stretch.learn)
+    answer = body[last].ids
     if answer and answer[-1] == tokenizer.eos_id:
         return
-    if answer and delimited and tokenizer.is_control(answer[-1]):
+    if delimited and _ended_by_template(answer, body[last + 1 :], tokenizer):
         return
     if tokenizer.eos_id is None:
         raise TokenizerError(
@@ -155,3 +155,22 @@ def _end_answer(body: list[Stretch], tokenizer: Tokenizer, *, delimited: bool) -
             "set eos_token in its tokenizer_config.json"
         )
     answer.append(tokenizer.eos_id)
+
+
+def _ended_by_template(
+    answer: Sequence[int], following: Sequence[Stretch], tokenizer: Tokenizer
+) -> bool:
+    """Say whether the template wrote an end token: in the answer's end, or right behind it.
+
+    Behind it is where `{% generation %}` marks leave it out; what they say is learned holds.
+    """
+    written = (
+        token
+        for token in reversed(answer)
+        if tokenizer.is_control(token) or tokenizer.decode([token]).strip()
+    )
+    end = next(written, None)
+    if end is not None and tokenizer.ends_turn(end):
+        return True
+    behind = next((stretch.ids[0] for stretch in following if stretch.ids), None)
+    return behind is not None and tokenizer.ends_turn(behind)

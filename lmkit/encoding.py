@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from lmkit.errors import RecordError, RecordErrors
+from lmkit.errors import RecordError, RecordErrors, TemplateError
 from lmkit.formatting import Record, Segment
 from lmkit.records import MOST_ERRORS, where_of
 from lmkit.tokenizing import Span, Tokenizer
@@ -72,7 +72,8 @@ def stretches(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[Stretch
     opens = True
     for learn, spans in runs:
         ids = tokenizer.encode_spans(spans, opens=opens)
-        opens = opens and not ids
+        if ids:
+            opens = tokenizer.reopens_after(spans)
         encoded.append(Stretch(ids, learn))
     return encoded
 
@@ -89,6 +90,7 @@ def encode(task: Task, records: Iterable[Record], tokenizer: Any) -> list[Encode
     Raises:
         RecordError: a record lacks a column, or a column is of the wrong type.
         RecordErrors: several do; up to ten are gathered.
+        TemplateError: the chat template refuses a record's conversation; the text names the record.
     """
     return list(encode_rows(task, records, Tokenizer.load(tokenizer)))
 
@@ -101,6 +103,8 @@ def encode_rows(task: Task, records: Iterable[Record], tokenizer: Tokenizer) -> 
         try:
             segments = task.formatter.segments(record, tokenizer.dialect)
             row = task.collator.encode(segments, tokenizer, delimited=delimited)
+        except TemplateError as error:
+            raise TemplateError(f"{where_of(record, index)}: {error}") from error
         except RecordError as error:
             errors.append(error if error.where else _placed(error, record, index))
             if len(errors) >= MOST_ERRORS:

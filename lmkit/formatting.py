@@ -223,7 +223,12 @@ class Template:
 
     def segments(self, record: Record, dialect: Dialect = PLAIN) -> list[Segment]:
         """Return the whole training text of a record."""
-        return _render(self.pieces, record)
+        asked = self._prompt_pieces()
+        answer = _render(self.pieces[len(asked) :], record)
+        if any(segment.learn for segment in answer) and not answer[0].learn:
+            # The first target is left out: the prompt still ends where it would have stood.
+            answer.insert(0, Segment("", learn=True))
+        return _render(asked, record) + answer
 
     def prompt(self, record: Record, dialect: Dialect = PLAIN) -> list[Segment]:
         """Return the text before the first target."""

@@ -11,7 +11,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import attrs
 import cattrs
@@ -37,6 +37,7 @@ OWN: tuple[type, ...] = (
     Template,
     TextDecoder,
 )
+_JSON_NAMES = {str: "a string", bool: "true or false", int: "a whole number", float: "a number"}
 _ROLES: tuple[Any, ...] = (Formatter, Collator, Decoder, Metric)
 
 
@@ -46,7 +47,9 @@ def to_json(part: Any) -> dict[str, Any]:
     Raises:
         SerialError: it has a part that JSON cannot name; the text says which and what to do.
     """
-    converter = _converter(_components_for(part))
+    components = _components_for(part)
+    _check_known(part, components)
+    converter = _converter(components)
     result: dict[str, Any] = converter.unstructure(part)
     _check_plain(result, "$")
     return result
@@ -134,11 +137,16 @@ def _plugin_components() -> dict[str, type]:
 
 def _converter(components: Mapping[str, type]) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
+    for plain in (str, bool, int, float):
+        converter.register_structure_hook(plain, _read_plain)
+    converter.register_structure_hook_func(_is_tuple, functools.partial(_read_tuple, converter))
     for role in _ROLES:
         converter.register_structure_hook(
             role, functools.partial(_read_any, components, converter, role)
         )
-        converter.register_unstructure_hook(role, functools.partial(_write_any, converter))
+        converter.register_unstructure_hook(
+            role, functools.partial(_write_any, components, converter)
+        )
     for name, cls in sorted(components.items(), key=lambda item: item[1] is Task):
         write: Any = make_dict_unstructure_fn(cls, converter)
         converter.register_unstructure_hook(cls, functools.partial(_write, name, write))
@@ -151,8 +159,36 @@ def _write(name: str, write: Callable[[Any], dict[str, Any]], part: Any) -> dict
     return {"type": name, **write(part.portable() if isinstance(part, Chat) else part)}
 
 
-def _write_any(converter: cattrs.Converter, part: Any) -> Any:
+def _write_any(components: Mapping[str, type], converter: cattrs.Converter, part: Any) -> Any:
+    _check_known(part, components)
     return converter.unstructure(part, unstructure_as=type(part))
+
+
+def _check_known(part: Any, components: Mapping[str, type]) -> None:
+    """Refuse a class that JSON has no name for; a subclass is not its parent."""
+    if type(part) not in components.values():
+        raise SerialError(
+            f"{type(part).__name__} has no name in JSON; offer the class in a plugin's "
+            "lmkit_components"
+        )
+
+
+def _is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple
+
+
+def _read_tuple(converter: cattrs.Converter, data: Any, kind: Any) -> tuple[Any, ...]:
+    if not isinstance(data, (list, tuple)):
+        raise SerialError(f"expected a list, found {data!r}")
+    inner = get_args(kind)[0]
+    return tuple(converter.structure(data, list[inner]))  # type: ignore[valid-type]
+
+
+def _read_plain(data: Any, kind: Any) -> Any:
+    """Return a string, number or boolean as it stands; nothing becomes true or whole by force."""
+    if type(data) is kind or (kind is float and type(data) is int):
+        return kind(data)
+    raise SerialError(f"expected {_JSON_NAMES[kind]}, found {data!r}")
 
 
 def _read_one(name: str, read: Callable[[Any, Any], Any], data: Any, cls: Any) -> Any:

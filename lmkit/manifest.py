@@ -12,8 +12,9 @@ from typing import Any
 
 import attrs
 import cattrs
+from cattrs.v import format_exception
 
-from lmkit.errors import BundleError, PluginError, SerialError
+from lmkit.errors import BundleError, LmkitError, PluginError, SerialError
 from lmkit.jsonform import dump, from_json, plugin_types, to_json
 from lmkit.task import Task
 
@@ -161,10 +162,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"'{folder}' is not a bundle: it has no {MANIFEST_FILE}")
     try:
         data = json.loads(path.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"'{path}' is damaged: {error}") from error
     schema = data.get("schema") if isinstance(data, Mapping) else None
-    if not isinstance(schema, int):
+    if type(schema) is not int:  # true is an int, too
         raise BundleError(f"'{path}' has no schema version, so it is no lmkit bundle")
     if schema > SCHEMA:
         raise BundleError(
@@ -177,10 +178,13 @@ def read_manifest(folder: Path) -> Manifest:
         return _converter().structure(data, Manifest)
     except cattrs.BaseValidationError as error:
         _raise_plugin_error(error, data)
-        problems = "; ".join(cattrs.transform_error(error, path="$"))
+        problems = "; ".join(cattrs.transform_error(error, path="$", format_exception=_said))
         raise BundleError(f"'{path}' does not describe a bundle: {problems}") from error
-    except SerialError as error:
-        raise BundleError(f"'{path}' does not describe a bundle: {error}") from error
+
+
+def _said(error: BaseException, kind: type | None) -> str:
+    """Return one problem in words; lmkit's own errors have them already."""
+    return str(error) if isinstance(error, LmkitError) else format_exception(error, kind)
 
 
 def _raise_plugin_error(error: BaseException, data: Mapping[str, Any]) -> None:
@@ -193,8 +197,10 @@ def _raise_plugin_error(error: BaseException, data: Mapping[str, Any]) -> None:
     if not missing:
         return
     absent = {name.partition(":")[0] for name in missing}
-    needs = [entry for entry in data.get("plugins", ()) if entry.get("plugin") in absent]
-    install = " ".join(f"'{e['distribution']}=={e['version']}'" for e in needs if e["distribution"])
+    known = data.get("plugins")  # not checked yet, so it may be anything
+    entries = [entry for entry in known if isinstance(entry, Mapping)] if isinstance(known, list) else []
+    needs = [e for e in entries if e.get("plugin") in absent and e.get("distribution")]
+    install = " ".join(f"'{e['distribution']}=={e.get('version')}'" for e in needs)
     raise PluginError(
         f"the bundle's task needs {', '.join(missing)}, and no installed plugin offers it; "
         + (f"pip install {install}" if install else "name its file with --plugin")
@@ -205,6 +211,12 @@ def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_structure_hook(Task, lambda data, _: from_json(data, Task))
     converter.register_unstructure_hook(Task, to_json)
-    as_it_is = (str | int, dict[str, Any], dict[str, dict[str, Any]])
-    converter.register_structure_hook_func(lambda kind: kind in as_it_is, lambda data, _: data)
+    as_it_is: dict[Any, Any] = {str | int: (str, int), dict[str, Any]: dict, dict[str, dict[str, Any]]: dict}
+
+    def keep(data: Any, kind: Any) -> Any:
+        if not isinstance(data, as_it_is[kind]):
+            raise SerialError(f"found {data!r}")
+        return data
+
+    converter.register_structure_hook_func(lambda kind: kind in as_it_is, keep)
     return converter

@@ -12,7 +12,7 @@ from lmkit.collating import Collator
 from lmkit.decoding import Decoder
 from lmkit.errors import TaskError, UnknownOption
 from lmkit.family import Family
-from lmkit.formatting import Formatter, Record, Template
+from lmkit.formatting import Formatter, Record, Segment, Template
 from lmkit.generation import Generation
 from lmkit.metrics import Metric
 from lmkit.tokenizing import Dialect
@@ -100,13 +100,15 @@ class Task:
     def reference(self, record: Record, dialect: Dialect) -> Any:
         """Return the answer that a training record holds, read as a model's answer would be."""
         asked = sum(len(segment.text) for segment in self.formatter.prompt(record, dialect))
-        position, text = 0, ""
+        position = 0
+        answer: list[Segment] = []
         for segment in self.formatter.segments(record, dialect):
             if segment.learn and position >= asked:
-                text += segment.text
+                answer.append(segment)
             position += len(segment.text)
-        for token in dialect.control_tokens:
-            text = text.removesuffix(token)
+        text = "".join(segment.text for segment in answer)
+        if answer and answer[-1].trusted:  # an end token that a record spells out is its answer's
+            text = _without_end(text, dialect)
         return self.decoder.read(text)
 
     def evolve(self, **changes: Any) -> Task:
@@ -120,6 +122,12 @@ class Task:
             if name not in known:
                 raise UnknownOption("Task", name, known)
         return attrs.evolve(self, **changes)
+
+
+def _without_end(text: str, dialect: Dialect) -> str:
+    body = text.rstrip()
+    ends = [token for token in dialect.control_tokens if body.endswith(token)]
+    return body.removesuffix(max(ends, key=len)) if ends else text
 
 
 def _check_family(formatter: Formatter, collator: Collator, decoder: Decoder) -> None:

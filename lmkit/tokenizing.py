@@ -100,6 +100,7 @@ class Tokenizer:
         )
         self._control_by_text = {token.text: token for token in self.control}
         self._control_ids = {token.id: token.text for token in self.control}
+        self._unknown_id = self._id_of_unknown(data["model"])
         for role, text in self.special.items():
             if self.token_to_id(text) is None:
                 raise TokenizerError(f"{role} is {text!r}, which the tokenizer does not contain")
@@ -234,6 +235,12 @@ class Tokenizer:
         """Say whether an id is a control token's."""
         return token_id in self._control_ids
 
+    def ends_turn(self, token_id: int) -> bool:
+        """Say whether an id can end a turn: the EOS, or a control token but the unknown one."""
+        return token_id == self.eos_id or (
+            token_id in self._control_ids and token_id != self._unknown_id
+        )
+
     def encode(self, text: str, *, trusted: bool = False, opens: bool = True) -> list[int]:
         """Return the ids of one text; nothing is put before or after it."""
         return self.encode_spans([Span(text, trusted)], opens=opens)
@@ -258,6 +265,13 @@ class Tokenizer:
                 ids += self._encode_plain(part, opens=fresh)
             after_control = isinstance(part, ControlToken)
         return ids
+
+    def reopens_after(self, spans: Sequence[Span]) -> bool:
+        """Say whether text behind the spans gets an opening space, as some do after control tokens."""
+        if not self._respaces_after_control:
+            return False
+        written = [part for part in self._split_control(spans) if part]
+        return bool(written) and isinstance(written[-1], ControlToken)
 
     def decode(self, ids: Iterable[int], *, skip_control: bool = True) -> str:
         """Return the text of some ids, without control tokens unless told otherwise."""
@@ -336,20 +350,36 @@ class Tokenizer:
     def _unforged(self, text: str, backend: tokenizers.Tokenizer) -> list[int]:
         """Return a text's ids without a control token that the text spells out.
 
-        A Unigram vocabulary holds "</s>" as a piece of its own, so text that has it is cut in the
-        middle of the word. The id of an unknown character may be a control token's too, but its
-        text is another one, so that is left alone.
+        A Unigram vocabulary holds "</s>" as a piece of its own, and a normalizer makes it of full
+        width characters too, so text that gives a control token is cut before its last character.
         """
         encoding = backend.encode(text, add_special_tokens=False)
         ids: list[int] = encoding.ids
         if self._control_ids.keys().isdisjoint(ids):
             return ids
-        for token_id, (start, end) in zip(ids, encoding.offsets, strict=True):
-            forged = self._control_ids.get(token_id)
-            if forged is not None and text[start:end].strip() == forged and end - start > 1:
-                head = self._unforged(text[: end - 1], backend)
-                return head + self._encode_plain(text[end - 1 :], opens=False)
+        cuts = [
+            end - 1
+            for token_id, (start, end) in zip(ids, encoding.offsets, strict=True)
+            if end - start > 1 and self._forges(token_id, text[start:end])
+        ]
+        if not cuts:
+            return ids
+        ids = self._unforged(text[: cuts[0]], backend)
+        for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True):
+            ids += self._encode_plain(text[start:end], opens=False)
         return ids
+
+    def _forges(self, token_id: int, text: str) -> bool:
+        """Say whether plain text came out as a control token, but for an unknown character."""
+        if token_id == self._unknown_id:
+            return text.strip() == self._control_ids.get(token_id)
+        return token_id in self._control_ids
+
+    def _id_of_unknown(self, model: Mapping[str, Any]) -> int | None:
+        """Return the id that characters without a token get; Unigram gives it, others its text."""
+        if model.get("unk_id") is not None:
+            return int(model["unk_id"])
+        return self.token_to_id(model["unk_token"]) if model.get("unk_token") else None
 
 
 def _runs(spans: Sequence[Span]) -> Iterable[tuple[str, bool]]:

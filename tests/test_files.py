@@ -100,9 +100,13 @@ class TestANewFolder:
 
     @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
     def test_any_failure_leaves_nothing_and_passes_through(self, tmp_path, failure):
-        with pytest.raises(failure), new_folder(tmp_path / "bundle") as part:
-            (part / "model").write_text("half")
-            raise failure
+        def fill():
+            with new_folder(tmp_path / "bundle") as part:
+                (part / "model").write_text("half")
+                raise failure
+
+        with pytest.raises(failure):
+            fill()
 
         assert names(tmp_path) == []
 
@@ -148,9 +152,13 @@ class TestANewFolder:
         assert names(tmp_path) == ["bundle"]
 
     def test_a_folder_that_appears_meanwhile_is_not_replaced(self, tmp_path):
-        with pytest.raises(OutputExists), new_folder(tmp_path / "bundle"):
-            (tmp_path / "bundle").mkdir()
-            (tmp_path / "bundle" / "theirs").write_text("theirs")
+        def fill():
+            with new_folder(tmp_path / "bundle"):
+                (tmp_path / "bundle").mkdir()
+                (tmp_path / "bundle" / "theirs").write_text("theirs")
+
+        with pytest.raises(OutputExists):
+            fill()
 
         assert names(tmp_path / "bundle") == ["theirs"]
         assert names(tmp_path) == ["bundle"]

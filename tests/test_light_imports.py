@@ -12,7 +12,9 @@ HEAVY = TRAINING | {"onnx", "onnxscript", "onnxruntime"}
 
 def dragged_in(script):
     """Return the top-level packages that are loaded after a script has run."""
-    ending = "\nimport sys, json; print(json.dumps(sorted({n.partition('.')[0] for n in sys.modules})))"
+    ending = (
+        "\nimport sys, json; print(json.dumps(sorted({n.partition('.')[0] for n in sys.modules})))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script + ending], capture_output=True, text=True, check=False
     )

@@ -90,7 +90,9 @@ def error_of(result, name):
 def load_broken(found):
     """Load one broken plugin beside a good one; return its error, and check that the rest works."""
     with pytest.warns(PluginWarning, match=r"'bad' \(lmkit-bad 1.0\) is left out") as warned:
-        result = load([third_party("bad", found), third_party("good", module(tasks=[task("t")]))], {})
+        result = load(
+            [third_party("bad", found), third_party("good", module(tasks=[task("t")]))], {}
+        )
 
     assert len(warned) == 1
     assert set(result.tasks) == {"t"}
@@ -156,7 +158,7 @@ class TestABrokenPlugin:
             load([third_party("bad", KeyboardInterrupt())], {})
 
     def test_a_misspelt_hook_is_an_error_with_the_near_name(self):
-        error = load_broken(module(lmkit_taks=hookimpl(lambda: [])))
+        error = load_broken(module(lmkit_taks=hookimpl(lambda: ())))
 
         assert error.startswith("there is no hook 'lmkit_taks'; close to: lmkit_tasks")
 
@@ -172,7 +174,7 @@ class TestABrokenPlugin:
     def test_two_mistakes_in_one_plugin_do_not_stop_the_others(self):
         """pluggy registers hook by hook: the first is in place when the second is refused."""
         error = load_broken(
-            module(lmkit_comands=hookimpl(lambda: []), lmkit_tasks=hookimpl(lambda x: []))
+            module(lmkit_comands=hookimpl(lambda: ()), lmkit_tasks=hookimpl(lambda x: []))
         )
 
         assert "PluginValidationError" in error
@@ -186,7 +188,9 @@ class TestABrokenPlugin:
         assert load_broken(module(lmkit_tasks=lmkit_tasks)) == "ValueError: halfway"
 
     def test_what_is_no_task_is_named(self):
-        assert load_broken(module(tasks=["chat"])) == "lmkit_tasks returned 'chat', which is no Task"
+        assert (
+            load_broken(module(tasks=["chat"])) == "lmkit_tasks returned 'chat', which is no Task"
+        )
 
     @pytest.mark.parametrize("component", [TextDecoder(), dict])
     def test_what_is_no_component_is_named(self, component):

@@ -88,7 +88,9 @@ def test_a_function_stays_one_when_the_module_of_its_name_is_imported(name):
         f"assert isinstance({name}, types.FunctionType), {name}\n"
     )
 
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
 
     assert done.stderr == ""
 

@@ -174,7 +174,7 @@ class TestWhatCannotBeRead:
 
         monkeypatch.setattr(datasets, "load_dataset", refuse)
 
-        with pytest.raises(RecordError, match="neither a file here nor a dataset .*: offline"):
+        with pytest.raises(RecordError, match=r"neither a file here nor a dataset .*: offline"):
             read("questions")
 
     @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "a.txt"])
@@ -188,7 +188,7 @@ class TestWhatCannotBeRead:
             read(write("a.csv", "question,answer\n"))
 
     def test_no_records_in_memory_are_refused(self):
-        with pytest.raises(RecordError, match="^list in memory: there are no records"):
+        with pytest.raises(RecordError, match=r"^list in memory: there are no records"):
             read([])
 
     def test_an_unknown_kind_of_file_lists_the_known_kinds(self, write):
@@ -239,7 +239,7 @@ class TestWhatCannotBeRead:
     def test_invalid_utf_8_on_standard_input_names_the_line(self, standard_input):
         standard_input(b'{"x": 1}\n{"x": "\xb5"}\n')
 
-        with pytest.raises(RecordError, match="^standard input:2: byte 0xb5 is not UTF-8"):
+        with pytest.raises(RecordError, match=r"^standard input:2: byte 0xb5 is not UTF-8"):
             read("-")
 
     @pytest.mark.parametrize("name", ["a.json", "a.csv", "a.txt"])
@@ -304,7 +304,7 @@ class TestWhatCannotBeRead:
             read(tmp_path / "saved")
 
     def test_a_record_in_memory_that_is_no_mapping_names_its_index(self):
-        with pytest.raises(RecordError, match="^rows:1: a record is a mapping"):
+        with pytest.raises(RecordError, match=r"^rows:1: a record is a mapping"):
             read([{"x": 1}, "two"])
 
 
@@ -312,19 +312,19 @@ class TestGathering:
     def test_several_bad_rows_are_shown_together_in_order(self, write):
         path = write("a.jsonl", '{"x": 1}\n[]\n{\n{"x": 2}\n7\n')
 
-        with pytest.raises(RecordErrors, match="^3 bad rows\n") as caught:
+        with pytest.raises(RecordErrors, match=r"^3 bad rows\n") as caught:
             read(path)
 
         assert [error.where for error in caught.value.errors] == [f"{path}:{n}" for n in (2, 3, 5)]
 
     def test_reading_stops_at_ten(self, write):
-        with pytest.raises(RecordErrors, match="^10 or more bad rows") as caught:
+        with pytest.raises(RecordErrors, match=r"^10 or more bad rows") as caught:
             read(write("a.jsonl", "[]\n" * 25))
 
         assert len(caught.value.errors) == 10
 
     def test_how_many_are_gathered_can_be_chosen(self, write):
-        with pytest.raises(RecordErrors, match="^2 or more bad rows"):
+        with pytest.raises(RecordErrors, match=r"^2 or more bad rows"):
             read(write("a.jsonl", "[]\n" * 25), most_errors=2)
 
 

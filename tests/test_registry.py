@@ -98,5 +98,5 @@ def test_a_json_file_that_is_not_there_is_named():
 def test_a_json_file_that_is_no_task_says_what_is_missing(tmp_path):
     (tmp_path / "task.json").write_text('{"type": "Task", "name": "x"}')
 
-    with pytest.raises(SerialError, match="does not describe a task: .*formatter"):
+    with pytest.raises(SerialError, match=r"does not describe a task: .*formatter"):
         get_task(tmp_path / "task.json")

@@ -10,7 +10,11 @@ def test_it_is_named_and_builds_nothing():
 
 @pytest.mark.parametrize(
     "model",
-    [scratch("gpt2"), scratch("gpt2", n_layer=4, resid_pdrop=0.1), scratch("llama", hidden_act="silu")],
+    [
+        scratch("gpt2"),
+        scratch("gpt2", n_layer=4, resid_pdrop=0.1),
+        scratch("llama", hidden_act="silu"),
+    ],
 )
 def test_its_text_form_means_the_same_model(model):
     assert parse_scratch(str(model)) == model
@@ -25,7 +29,9 @@ def test_spaces_around_the_parts_do_not_matter():
     assert parse_scratch("scratch: gpt2 , n_layer = 4") == scratch("gpt2", n_layer=4)
 
 
-@pytest.mark.parametrize("text", ["scratch:gpt2,", "scratch:gpt2,n_layer", "scratch:gpt2,n_layer:4"])
+@pytest.mark.parametrize(
+    "text", ["scratch:gpt2,", "scratch:gpt2,n_layer", "scratch:gpt2,n_layer:4"]
+)
 def test_a_part_that_is_not_name_and_value_is_refused(text):
     with pytest.raises(ModelError, match="is not name=value, such as n_layer=4"):
         parse_scratch(text)

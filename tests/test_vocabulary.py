@@ -55,7 +55,9 @@ class TestCharacters:
         assert tokenizer.encode("漢") == [tokenizer.token_to_id(UNKNOWN)]
 
     def test_the_most_frequent_characters_are_kept(self):
-        tokenizer = train_tokenizer(kind="char", data=[{"x": "aaabbc"}], vocab_size=len(CONTROL) + 2)
+        tokenizer = train_tokenizer(
+            kind="char", data=[{"x": "aaabbc"}], vocab_size=len(CONTROL) + 2
+        )
 
         assert tokenizer.vocab_size == len(CONTROL) + 2
         assert tokenizer.token_to_id("a") is not None
@@ -84,7 +86,9 @@ class TestByteLevelBpe:
 
 class TestWhatIsRefused:
     def test_an_unknown_kind_lists_the_known_ones(self):
-        with pytest.raises(UnknownName, match=r"no kind of tokenizer named 'bpee'\n  close to: bpe"):
+        with pytest.raises(
+            UnknownName, match=r"no kind of tokenizer named 'bpee'\n  close to: bpe"
+        ):
             train_tokenizer(kind="bpee", data=DATA)
 
     def test_a_size_that_only_control_tokens_fill(self):

@@ -19,6 +19,7 @@ from lmkit.registry import get_task
 from lmkit.runtime.bundle import Bundle
 from lmkit.scratch import scratch
 from lmkit.train.answering import TorchAnswerer
+from lmkit.train.extra import torch
 from lmkit.train.models import load_model
 from lmkit.train.run import Run, train
 from lmkit.vocabulary import train_tokenizer
@@ -69,8 +70,17 @@ def untrained(rows: Sequence[Row]) -> TorchAnswerer:
 
 
 def train_run(rows: Sequence[Row], folder: Path, tokenizer: Any) -> Run:
-    """Train on the packaged records."""
-    return train("qa", model=MODEL, tokenizer=tokenizer, data=rows, output=folder, **TRAINING)
+    """Train on the packaged records.
+
+    One thread: the steps of so small a model are too short to be shared, and on a busy machine two
+    threads that wait for each other took five times as long.
+    """
+    threads = torch().get_num_threads()
+    torch().set_num_threads(1)
+    try:
+        return train("qa", model=MODEL, tokenizer=tokenizer, data=rows, output=folder, **TRAINING)
+    finally:
+        torch().set_num_threads(threads)
 
 
 def export_run(run: Run, rows: Sequence[Row], folder: Path) -> Bundle:

@@ -89,10 +89,13 @@ def export(
     graph_module, models = _heavy()
     loaded = models.load_model(_source(run), family=found.family, tokenizer=tokenizer)
     graph_module.check_exportable(loaded.model)
+    found = _fitted(found, models.context_length(loaded.model))
+    # Read before `align` replaces them; in another tokenizer they mean nothing.
+    own_stops = _own_stops(loaded.model) if tokenizer is None else []
     ready, stops = models.align(loaded.model, loaded.tokenizer, found.formatter)
     if not stops:
         raise ExportError("the tokenizer has no EOS token, so no answer would ever end")
-    stops = list(dict.fromkeys([*stops, *_own_stops(loaded.model)]))
+    stops = list(dict.fromkeys([*stops, *own_stops]))
     records: Sequence[dict[str, Any]] = probe_records(found, rows)
     # The task's prompts must be renderable before minutes are spent on the graph.
     _check_prompts(found, records, ready)
@@ -161,6 +164,13 @@ def _heavy() -> tuple[Any, Any]:
 def _source(run: Any) -> Any:
     path = getattr(run, "path", None)
     return str(path) if path is not None else run
+
+
+def _fitted(task: Task, most: int | None) -> Task:
+    """Return the task with rows no longer than the model can read."""
+    if most is None or task.collator.max_length <= most:
+        return task
+    return task.evolve(collator=attrs.evolve(task.collator, max_length=most))  # type: ignore[misc]
 
 
 def _own_stops(model: Any) -> list[int]:

@@ -22,10 +22,13 @@ def fuse(model: ir.Model) -> None:
     _name_as_in_torch(model.graph)
     _share_equal_weights(model.graph)
     _lay_out_weights(model.graph)
-    # The rotations are recognised in folded form only. Shape inference would find nothing more and takes a third of the time.
+    # The rotations are recognised in folded form only. Shape inference would find nothing more here
+    # and takes a third of the time.
     optimize(model, num_iterations=2, onnx_shape_inference=False)
+    _multiply_plainly(model.graph)
     fuse_for_onnxruntime(model, "cpu")
     _drop_reshapes(model.graph)
+    _hand_over_packed(model.graph)
     _add_biases_before_splits(model.graph)
     passes.RemoveUnusedNodesPass()(model)
     passes.ClearMetadataAndDocStringPass()(model)  # stack traces of this machine, half a megabyte
@@ -41,13 +44,14 @@ def _name_as_in_torch(graph: ir.Graph) -> None:
 
 def _share_equal_weights(graph: ir.Graph) -> None:
     """Let tied weights, which the trace may list twice, be one initializer."""
-    first: dict[tuple[int, tuple[int, ...]], ir.Value] = {}
+    first: dict[tuple[object, ...], ir.Value] = {}
     for name, value in list(graph.initializers.items()):
         raw = getattr(value.const_value, "raw", None)
         if raw is None or not hasattr(raw, "data_ptr"):
             continue
-        kept = first.setdefault((raw.data_ptr(), tuple(raw.shape)), value)
-        if kept is not value and raw.dtype == kept.const_value.raw.dtype:  # type: ignore[union-attr]
+        key = (raw.data_ptr(), tuple(raw.shape), raw.stride(), raw.dtype)
+        kept = first.setdefault(key, value)
+        if kept is not value:
             value.replace_all_uses_with(kept)
             del graph.initializers[name]
 
@@ -131,6 +135,62 @@ def _is_known(value: ir.Value) -> bool:
     return value.shape is not None and all(
         isinstance(axis, int) or axis.value is not None for axis in value.shape
     )
+
+
+def _multiply_plainly(graph: ir.Graph) -> None:
+    """Turn each Gemm into MatMul and Add, which later steps and weight quantisers look for.
+
+    GPT-2's layers are traced as Reshape, Gemm, Reshape; there the reshapes go too.
+    """
+    for gemm in [node for node in graph if node.op_type == "Gemm"]:
+        attributes = {name: attribute.value for name, attribute in gemm.attributes.items()}
+        scaled = attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0
+        source, weight = gemm.inputs[0], gemm.inputs[1]
+        if scaled or attributes.get("transA", 0) or len(gemm.inputs) != 3 or source is None:
+            continue
+        if weight is None or weight.const_value is None:
+            continue
+        if attributes.get("transB", 0):
+            weight = _stored_transposed(graph, weight)
+        whole = _unflattened(source, gemm.outputs[0])
+        last = gemm if whole is None else next(iter(gemm.outputs[0].uses()))[0]
+        product = ir.node("MatMul", [source if whole is None else whole, weight])
+        product.outputs[0].shape, product.outputs[0].dtype = last.outputs[0].shape, source.dtype
+        graph.insert_before(last, product)
+        _take_place(graph, last, ir.node("Add", [product.outputs[0], gemm.inputs[2]]))
+
+
+def _unflattened(flat: ir.Value, result: ir.Value) -> ir.Value | None:
+    """Return [B, S, D] if `flat` is its reshape and the one use of `result` reshapes it back."""
+    flatten, users = flat.producer(), [node for node, _ in result.uses()]
+    if flatten is None or len(users) != 1 or result.is_graph_output():
+        return None
+    if {flatten.op_type, users[0].op_type} != {"Reshape"} or flatten.inputs[0] is None:
+        return None
+    source, back = flatten.inputs[0], users[0].outputs[0]
+    if not (_is_known(source) and _is_known(back)):
+        return None
+    assert source.shape is not None
+    assert back.shape is not None
+    return source if source.shape[:-1] == back.shape[:-1] else None
+
+
+def _hand_over_packed(graph: ir.Graph) -> None:
+    """Let an attention read queries, keys and values from one packed product, without a split."""
+    for node in graph:
+        if node.op_type != "GroupQueryAttention" or node.inputs[0] is None:
+            continue
+        split = node.inputs[0].producer()
+        if (
+            split is None
+            or split.op_type != "Split"
+            or list(node.inputs[:3]) != list(split.outputs)
+        ):
+            continue
+        if split.attributes.get_int("axis", 0) in (-1, 2):
+            node.replace_input_with(0, split.inputs[0])
+            node.replace_input_with(1, None)
+            node.replace_input_with(2, None)
 
 
 def _add_biases_before_splits(graph: ir.Graph) -> None:

@@ -142,7 +142,8 @@ def _static_reason(model: PreTrainedModel) -> str:
         (getattr(model, "_is_stateful", False), "keeps a state other than keys and values"),
         (
             kinds,
-            f"has layers of another kind than attention over all or recent tokens ({', '.join(sorted(kinds))})",
+            "has layers of another kind than attention over all or recent tokens "
+            f"({_listed(kinds)})",
         ),
         (
             not model._supports_attention_backend,
@@ -154,11 +155,17 @@ def _static_reason(model: PreTrainedModel) -> str:
             "lets tokens see the ones after them",
         ),
         (
-            ropes,
-            f"rescales its positions with the length of the text (rope type {', '.join(sorted(ropes))})",
+            # transformers sets this on every module that sends each token to some of its experts
+            any(hasattr(module, "_is_expert_parallel") for module in model.modules()),
+            "sends each token to some of its experts only, and the graph would have to run all",
         ),
+        (ropes, f"rescales its positions with the text's length (rope type {_listed(ropes)})"),
     )
     return next((reason for refused, reason in checks if refused), "")
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def _rope_types(parameters: object) -> set[str]:
@@ -193,7 +200,7 @@ def export_causal(model: PreTrainedModel, path: Path) -> GraphContract:
     return contract
 
 
-class _Step(torch.nn.Module):
+class _Step(torch.nn.Module):  # type: ignore[misc]
     """The model as the graph sees it: flat tensors in, logits and presents out."""
 
     def __init__(self, model: PreTrainedModel, layers: tuple[AttentionLayer, ...]) -> None:

@@ -92,9 +92,9 @@ def _greedy(model: Any, prompt: Ids, generator: Generator) -> list[int]:
     """Return what torch's `generate()` writes behind one prompt."""
     from transformers import GenerationConfig
 
-    tokens = generator.manifest.tokens
+    tokens, most = generator.manifest.tokens, generator.manifest.graph.context_length
     config = GenerationConfig(
-        max_new_tokens=GREEDY_TOKENS,
+        max_new_tokens=GREEDY_TOKENS if most is None else min(GREEDY_TOKENS, most - len(prompt)),
         do_sample=False,
         eos_token_id=list(tokens.stop),
         pad_token_id=tokens.pad,

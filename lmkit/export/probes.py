@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmkit.chat import Chat
+from lmkit.records import Row
 from lmkit.task import Task
 
 N_PROBES = 4
@@ -29,12 +30,14 @@ def probe_records(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[dict[st
     if len(rows) >= N_PROBES:
         step = len(rows) // N_PROBES
         picked = [rows[index * step] for index in range(N_PROBES)]
-        return [{column: row[column] for column in _present(task, row)} for row in picked]
+        return [_prompt_columns(task, row) for row in picked]
     return [_record(task, text) for text in TEXTS]
 
 
-def _present(task: Task, row: Mapping[str, Any]) -> list[str]:
-    return [column for column in task.prompt_columns if column in row]
+def _prompt_columns(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a row its prompt is made from, with its place for an error to name."""
+    columns = {column: row[column] for column in task.prompt_columns if column in row}
+    return Row(columns, row.where) if isinstance(row, Row) else columns
 
 
 def _record(task: Task, text: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ import numpy as np
 
 from lmkit.decoding import Answer, Usage
 from lmkit.encoding import IGNORE, Encoded, Ids, prompt_ids
-from lmkit.errors import BundleError, PromptTooLong
+from lmkit.errors import BundleError, PromptTooLong, RecordError, TaskError
 from lmkit.evaluating import Loss
 from lmkit.family import Family
 from lmkit.formatting import Record
 from lmkit.generation import Generation
 from lmkit.manifest import Golden
+from lmkit.records import Row
 from lmkit.runtime.bundle import Bundle, open_bundle
 from lmkit.runtime.sampling import Sampler
 from lmkit.runtime.session import CausalSession
@@ -144,7 +145,10 @@ class Generator:
         Prompts may be of any lengths. Under greedy the answers are those of single calls.
         """
         generation = self.task.generation.override(**options)
-        rows = [self._row(self._prompt(record), generation) for record in records]
+        if batch_size < 1:
+            raise TaskError(f"batch_size is {batch_size}; expected 1 or more")
+        prompts = [self._prompt(record, index) for index, record in enumerate(records)]
+        rows = [self._row(prompt, generation) for prompt in prompts]
         by_length = sorted(rows, key=lambda row: len(row.prompt))  # likes together pad little
         for start in range(0, len(rows), batch_size):
             for _ in self._write(by_length[start : start + batch_size]):
@@ -165,28 +169,31 @@ class Generator:
 
     def check_golden(self, golden: Golden, *, answer: bool) -> str | None:
         """Return how a golden prompt now comes out differently, or None if it does not."""
-        ids = prompt_ids(self.task, golden.record, self._tokenizer)
+        try:
+            ids = prompt_ids(self.task, golden.record, self._tokenizer)
+        except RecordError as error:
+            return f"the golden record {golden.record} does not fit the task: {error.problem}"
         if ids.tolist() != list(golden.prompt_ids):
             return (
                 f"the prompt for {golden.record} encodes to {ids.tolist()}, "
                 f"it was {list(golden.prompt_ids)}"
             )
         if answer and golden.token_ids:
-            greedy = Generation(max_new_tokens=len(golden.token_ids))
-            row = self._row(ids, greedy)
-            for _ in self._write([row]):
-                pass
-            if row.token_ids != list(golden.token_ids):
+            written = self.greedy([ids], len(golden.token_ids))[0]
+            if written != list(golden.token_ids):
                 return (
-                    f"{golden.record} is answered with the tokens {row.token_ids}, "
+                    f"{golden.record} is answered with the tokens {written}, "
                     f"it was with {list(golden.token_ids)}"
                 )
         return None
 
     def greedy(self, prompts: Sequence[Ids], max_new_tokens: int) -> list[list[int]]:
-        """Return the ids that follow each prompt greedily, in one batch; for checks."""
+        """Return the ids that follow each prompt greedily, in one batch; for checks.
+
+        They are the model's own: stop strings, the task's included, do not end them.
+        """
         options = Generation(max_new_tokens=max_new_tokens)
-        rows = [self._row(prompt, options) for prompt in prompts]
+        rows = [self._row(prompt, options, stop=()) for prompt in prompts]
         for _ in self._write(rows):
             pass
         return [row.token_ids for row in rows]
@@ -195,21 +202,27 @@ class Generator:
         """Return the logits of a right-padded batch, float32 [B, T, V]; for checks."""
         return self._session.logits(input_ids, attention_mask)
 
-    def _prompt(self, record: Record) -> Ids:
+    def _prompt(self, record: Record, index: int = 0) -> Ids:
+        if isinstance(record, Mapping) and not isinstance(record, Row):
+            record = Row(record, f"record {index}")  # so that an error names it
         ids = prompt_ids(self.task, record, self._tokenizer)
         most = self.manifest.graph.context_length
         if most is not None and len(ids) >= most:
             raise PromptTooLong(len(ids), most)
         return ids
 
-    def _row(self, prompt: Ids, generation: Generation) -> _Row:
+    def _row(
+        self, prompt: Ids, generation: Generation, stop: Sequence[str] | None = None
+    ) -> _Row:
+        if stop is None:
+            stop = self.task.stop_strings(generation)
         most = self.manifest.graph.context_length
         room = generation.max_new_tokens if most is None else most - len(prompt)
         return _Row(
             prompt=prompt,
             limit=min(generation.max_new_tokens, room),
             sampler=Sampler(generation, eos_ids=sorted(self._stop_ids), seed=generation.seed),
-            text=IncrementalText(self._tokenizer.decode, stop=self.task.stop_strings(generation)),
+            text=IncrementalText(self._tokenizer.decode, stop=stop),
         )
 
     def _write(self, rows: Sequence[_Row]) -> Iterator[None]:

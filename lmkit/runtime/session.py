@@ -22,6 +22,9 @@ from lmkit.manifest import Graph, Tensor
 
 Logits = NDArray[np.float32]
 
+# What onnxruntime calls numpy's types.
+_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
+
 
 def available_cores() -> int:
     """Return how many cores this process may use."""
@@ -166,10 +169,6 @@ class CausalState:
 
     def _run(self, bound: tuple[ort.IOBinding, list[np.ndarray]]) -> None:
         self._session.onnx.run_with_iobinding(bound[0])
-
-
-# What onnxruntime calls numpy's types.
-_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 
 
 def _check_port(file: Path, tensor: Tensor, found: Any) -> None:

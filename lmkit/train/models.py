@@ -212,7 +212,7 @@ def _from_pretrained(source: str, family: Family, **options: Any) -> Any:
     try:
         with quiet():
             return head.from_pretrained(source, dtype="float32", **options)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except Exception as error:  # damaged files, missing packages, the hub: they share no base
         raise ModelError(f"the model '{source}' cannot be loaded: {error}") from error
 
 
@@ -220,7 +220,7 @@ def _auto_tokenizer(source: str, **options: Any) -> Any:
     try:
         with quiet():
             return transformers().AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except Exception as error:  # as above
         raise TokenizerError(
             f"'{source}' has no tokenizer that can be loaded ({error}); name one with tokenizer="
         ) from error

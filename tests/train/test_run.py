@@ -112,7 +112,9 @@ class TestTheData:
         with pytest.raises(RecordError) as caught:
             fit(tmp_path / "run", data=path)
 
-        assert f"{path}:2: column 'completion' is missing; the record has prompt" in str(caught.value)
+        assert f"{path}:2: column 'completion' is missing; the record has prompt" in str(
+            caught.value
+        )
         assert f"{path}:4: column 'prompt' is missing" in str(caught.value)
         assert not (tmp_path / "run").exists()
 
@@ -202,7 +204,7 @@ class TestTheOutput:
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "mine").write_text("mine")
 
-        with pytest.raises(OutputExists, match="already exists; choose another output.*--resume"):
+        with pytest.raises(OutputExists, match=r"already exists; choose another output.*--resume"):
             fit(tmp_path / "run", data="gone.jsonl")
 
         assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine"]
@@ -225,7 +227,7 @@ class TestTheOutput:
         about = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
         (tmp_path / "run" / "run.json").write_text(json.dumps({**about, "finished": False}))
 
-        with pytest.raises(ModelError, match="a run that has not finished; .*--resume"):
+        with pytest.raises(ModelError, match=r"a run that has not finished; .*--resume"):
             Run.open(tmp_path / "run")
 
     def test_a_folder_that_is_no_run_cannot_be_opened(self, tmp_path):
@@ -252,9 +254,10 @@ def interrupted(fit, tmp_path, monkeypatch):
             if state.global_step == 5:
                 raise Cut
 
-        with monkeypatch.context() as patch, pytest.raises(Cut):
+        with monkeypatch.context() as patch:
             patch.setattr(progress.Progress, "on_step_end", crash)
-            fit(tmp_path / "run", **{**STEPS, **changes})
+            with pytest.raises(Cut):
+                fit(tmp_path / "run", **{**STEPS, **changes})
         return tmp_path / "run"
 
     return interrupt
@@ -269,7 +272,9 @@ class TestResuming:
 
         assert same(resumed, whole)
         assert logged(resumed, "loss") == [1, 2, 3, 4, 5, 6]
-        lines = [(Path(run) / "metrics.jsonl").read_text().splitlines()[:6] for run in (folder, whole)]
+        lines = [
+            (Path(run) / "metrics.jsonl").read_text().splitlines()[:6] for run in (folder, whole)
+        ]
         assert lines[0] == lines[1]
 
     def test_across_the_end_of_an_epoch_too(self, fit, tmp_path, interrupted):
@@ -297,9 +302,10 @@ class TestResuming:
         def crash(self, args, state, control, **kwargs):
             raise Cut
 
-        with monkeypatch.context() as patch, pytest.raises(Cut):
+        with monkeypatch.context() as patch:
             patch.setattr(progress.SaveBeside, "on_save", crash)
-            fit(tmp_path / "run", **STEPS)
+            with pytest.raises(Cut):
+                fit(tmp_path / "run", **STEPS)
 
         assert last_checkpoint(tmp_path / "run") is None
         assert same(fit(tmp_path / "run", resume=True, **STEPS), whole)

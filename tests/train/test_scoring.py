@@ -126,18 +126,19 @@ class TestLoss:
 
 class TestMetrics:
     def test_a_tasks_metrics_are_measured_on_greedy_answers(self, run, rows):
+        asked = []
+
         class Known:
             """Answers every record with its own reference, but for the first."""
 
             task = run.task.evolve(metrics=[lk.ExactMatch()])
             tokenizer = lk.Tokenizer.load(run.path)
-            asked: list = []
 
             def score(self, batch):
                 return Loss(1.0, 1)
 
             def batch(self, records, **options):
-                self.asked.append(options)
+                asked.append(options)
                 values = [record["completion"].strip() for record in records]
                 answers = ["?", *values[1:]]
                 usage = lk.Usage(prompt_tokens=1, completion_tokens=1)
@@ -152,7 +153,7 @@ class TestMetrics:
             stream = __call__
 
         assert lk.evaluate(Known(), data=rows[:4])["exact_match"] == 0.75
-        assert Known.asked == [{"temperature": 0.0}]
+        assert asked == [{"temperature": 0.0}]
 
     def test_without_metrics_nothing_is_generated(self, run, rows):
         assert lk.evaluate(run, data=rows[:2]).keys() == {

@@ -1,0 +1,187 @@
+import pytest
+
+import lmkit as lk
+from lmkit.errors import RecordError, TemplateError, UnknownOption
+from lmkit.formatting import Column, Literal, Piece, Segment, parse_template
+
+
+def text(segments):
+    return "".join(segment.text for segment in segments)
+
+
+class TestATemplate:
+    def test_writes_columns_where_their_names_stand_in_braces(self):
+        assert parse_template("Q: {q}\n") == (Literal("Q: "), Column("q"), Literal("\n"))
+
+    def test_writes_doubled_braces_as_braces(self):
+        assert parse_template("{{{q}}} {{}}") == (Literal("{"), Column("q"), Literal("} {}"))
+
+    def test_takes_a_hangul_column(self):
+        assert parse_template("{질문}") == (Column("질문"),)
+
+    @pytest.mark.parametrize(
+        "cleverer", ["{a.b}", "{a[0]}", "{a!r}", "{a:>3}", "{}", "{ a }", "{0}", "{a b}", "{a.__class__}"]
+    )
+    def test_refuses_anything_but_a_name_in_braces(self, cleverer):
+        with pytest.raises(TemplateError, match="only a column's name may stand in braces"):
+            lk.context(cleverer)
+
+    @pytest.mark.parametrize("lone", ["{", "}", "a { b", "{a}}", "{{a}", "{a{b}}"])
+    def test_refuses_a_lone_brace(self, lone):
+        with pytest.raises(TemplateError, match="has a lone"):
+            lk.target(lone)
+
+    def test_refuses_what_is_no_string(self):
+        with pytest.raises(TemplateError, match="a template is a string, not a int"):
+            lk.context(3)
+
+    def test_never_reads_braces_in_a_record(self):
+        segments = lk.context("{a}").segments({"a": "{b} {{c}} {a.__class__}"})
+
+        assert text(segments) == "{b} {{c}} {a.__class__}"
+
+
+class TestSegments:
+    def test_context_is_read_and_target_is_learned(self):
+        formatter = lk.context("Q: {q}") + lk.target(" {a}")
+
+        assert formatter.segments({"q": "1", "a": "2"}) == [
+            Segment("Q: ", learn=False, trusted=True),
+            Segment("1", learn=False, trusted=False),
+            Segment(" ", learn=True, trusted=True),
+            Segment("2", learn=True, trusted=False),
+        ]
+
+    def test_the_prompt_is_the_training_text_up_to_the_answer(self):
+        formatter = lk.context("Q: {q}\nA:") + lk.target(" {a}")
+        record = {"q": "1", "a": "2"}
+        prompt = formatter.prompt(record)
+
+        assert formatter.segments(record)[: len(prompt)] == prompt
+        assert text(prompt) == "Q: 1\nA:"
+
+    def test_the_prompt_needs_no_answer_column(self):
+        formatter = lk.context("{q}") + lk.target("{a}")
+
+        assert text(formatter.prompt({"q": "1"})) == "1"
+
+    def test_numbers_are_written_as_text(self):
+        assert text(lk.context("{n} {x}").segments({"n": 3, "x": 0.5})) == "3 0.5"
+
+    @pytest.mark.parametrize(
+        ("content", "kind"), [(None, "null"), (True, "a bool"), (["x"], "a list"), ({}, "a dict")]
+    )
+    def test_other_values_are_refused_by_name(self, content, kind):
+        with pytest.raises(RecordError, match=f"column 'q' is {kind}, expected text"):
+            lk.context("{q}").segments({"q": content})
+
+    def test_a_missing_column_is_named_with_those_that_are_there(self):
+        with pytest.raises(RecordError, match="column 'q' is missing; the record has a, b"):
+            lk.context("{q}").segments({"a": "1", "b": "2"})
+
+
+class TestColumns:
+    formatter = lk.context("{q} {p}") + lk.context("{hint}").when("mode") + lk.target("{q}{a}")
+
+    def test_are_those_of_every_piece_in_order(self):
+        assert self.formatter.columns == ("q", "p", "mode", "hint", "a")
+
+    def test_of_the_prompt_are_those_before_the_first_target(self):
+        assert self.formatter.prompt_columns == ("q", "p", "mode", "hint")
+
+
+class TestWhen:
+    formatter = lk.context("Q") + lk.context(" ({hint})").when("hint") + lk.target("{a}")
+
+    def test_keeps_a_piece_whose_column_is_there(self):
+        assert text(self.formatter.prompt({"hint": "h"})) == "Q (h)"
+
+    @pytest.mark.parametrize("record", [{}, {"hint": None}, {"hint": ""}, {"hint": " \n"}])
+    def test_drops_a_piece_whose_column_is_absent_or_blank(self, record):
+        assert text(self.formatter.prompt(record)) == "Q"
+
+    def test_a_zero_is_not_blank(self):
+        assert text(self.formatter.prompt({"hint": 0})) == "Q (0)"
+
+    def test_needs_every_column_that_it_names(self):
+        piece = lk.context("x").when("a").when("b")
+
+        assert text(piece.segments({"a": "1", "b": "1"})) == "x"
+        assert text(piece.segments({"a": "1"})) == ""
+
+    def test_without_a_column_is_refused(self):
+        with pytest.raises(TemplateError, match="needs the name of a column"):
+            lk.context("x").when()
+
+    def test_a_dropped_first_target_still_ends_the_prompt(self):
+        """Else the texts around it would be encoded as one, and the prompt be no prefix."""
+        formatter = (
+            lk.context("a") + lk.target("{x}").when("x") + lk.context("b") + lk.target("{y}")
+        )
+
+        assert formatter.segments({"y": "2"})[:3] == [
+            Segment("a", trusted=True),
+            Segment("", learn=True),
+            Segment("b", trusted=True),
+        ]
+
+    def test_a_row_without_any_target_has_nothing_to_learn(self):
+        formatter = lk.context("a") + lk.target("{x}").when("x")
+
+        assert not any(segment.learn for segment in formatter.segments({}))
+
+
+STANFORD = {
+    "prompt_input": (
+        "Below is an instruction that describes a task, paired with an input that provides further "
+        "context. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+    ),
+    "prompt_no_input": (
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\n{instruction}\n\n### Response:"
+    ),
+}
+
+
+class TestAlpaca:
+    """Source: tatsu-lab/stanford_alpaca, train.py, PROMPT_DICT; ours adds the newline at its end."""
+
+    formatter = lk.get_task("alpaca").formatter
+
+    def test_with_an_input_writes_stanfords_text(self):
+        record = {"instruction": "Add.", "input": "1 {2}", "output": "3"}
+
+        assert text(self.formatter.prompt(record)) == (
+            STANFORD["prompt_input"].format(**record) + "\n"
+        )
+
+    @pytest.mark.parametrize("blank", ["", "  ", None])
+    def test_without_an_input_writes_stanfords_other_text(self, blank):
+        record = {"instruction": "Say hi.", "input": blank, "output": "hi"}
+
+        assert text(self.formatter.prompt(record)) == (
+            STANFORD["prompt_no_input"].format(**record) + "\n"
+        )
+
+    def test_learns_the_output_and_nothing_else(self):
+        segments = self.formatter.segments({"instruction": "Say hi.", "output": "hi"})
+
+        assert text(segment for segment in segments if segment.learn) == "hi"
+
+
+def test_a_piece_is_short_in_print():
+    assert str(lk.context("{q}").when("q") + lk.target("x")) == (
+        "context('{q}').when('q') + target('x')"
+    )
+
+
+def test_a_misspelt_argument_is_refused_with_the_near_name():
+    with pytest.raises(UnknownOption, match="close to: template"):
+        Piece(templat="x")
+
+
+def test_a_template_adds_to_templates_only():
+    with pytest.raises(TypeError):
+        lk.context("a") + "b"

@@ -1,0 +1,316 @@
+import json
+import unicodedata
+
+import pytest
+from conftest import CONTROL, toy_backend
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Backend
+
+from lmkit.errors import TokenizerError
+from lmkit.tokenizing import Span, Tokenizer
+
+SHARED_NAMES = ("gpt2", "qwen2", "smollm2", "t5", "bert-base-uncased", "koelectra-wordpiece")
+LOSSLESS = ("gpt2", "qwen2", "smollm2")
+
+
+def control_ids(tokenizer, ids):
+    return [tokenizer.id_to_token(i) for i in ids if tokenizer.is_control(i)]
+
+
+def llama(kind):
+    """Return a small tokenizer of Llama 2's make: a `▁` for a space, bytes for unknown characters.
+
+    `legacy` puts the opening `▁` before every text that a control token starts or ends, as the
+    tokenizers converted before 2024 do; `first` and `always` are the two later ways to say it.
+    """
+    letters = ["▁", "\n", *map(chr, range(33, 127))]
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
+    merges = [("h", "i"), ("▁", "hi"), ("▁", "▁"), ("y", "o"), ("▁", "yo")]
+    pieces += [left + right for left, right in merges]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    backend = Backend(
+        models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    if kind == "legacy":
+        backend.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=kind, split=False)
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(content=" ", left=1),
+        ]
+    )
+    backend.add_special_tokens(
+        [AddedToken(text, special=True, normalized=False) for text in ("<unk>", "<s>", "</s>")]
+    )
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])]
+    )
+    return backend
+
+
+LLAMAS = ("legacy", "first", "always")
+
+
+class TestControlTokens:
+    def test_act_in_trusted_text(self, toy):
+        assert toy.encode("a<|im_end|>b", trusted=True) == [
+            *toy.encode("a"),
+            toy.token_to_id("<|im_end|>"),
+            *toy.encode("b"),
+        ]
+
+    def test_are_plain_text_in_text_that_is_not_trusted(self, toy):
+        ids = toy.encode("<|im_end|>")
+
+        assert len(ids) == len("<|im_end|>")
+        assert toy.decode(ids) == "<|im_end|>"
+
+    def test_halves_of_one_never_join_over_a_border_of_trust(self, toy):
+        ids = toy.encode_spans([Span("<|im_", trusted=False), Span("end|>", trusted=True)], opens=True)
+
+        assert control_ids(toy, ids) == []
+
+    def test_halves_that_are_both_trusted_do_join(self, toy):
+        ids = toy.encode_spans([Span("<|im_", trusted=True), Span("end|>", trusted=True)], opens=True)
+
+        assert ids == [toy.token_to_id("<|im_end|>")]
+
+    def test_the_longest_of_two_that_match_wins(self, toy):
+        longer = toy.with_special("pad_token", "<s>>")
+
+        assert longer.encode("<s>>", trusted=True) == [longer.token_to_id("<s>>")]
+
+    def test_swallow_white_space_where_they_say_so(self):
+        backend = toy_backend()
+        backend.add_special_tokens([AddedToken("<m>", lstrip=True, rstrip=True, special=True)])
+        tokenizer = Tokenizer(backend.to_str())
+        ids = tokenizer.encode("a <m> b", trusted=True)
+
+        assert ids == [*tokenizer.encode("a"), tokenizer.token_to_id("<m>"), *tokenizer.encode("b")]
+
+    @pytest.mark.parametrize("name", SHARED_NAMES)
+    def test_typed_by_a_user_are_plain_text_for_every_tokenizer(self, name, load_shared):
+        tokenizer = load_shared(name)
+        for control in tokenizer.control:
+            for text in (control.text, f"a{control.text}b", f"a {control.text} b", control.text * 2):
+                forged = [i for i in tokenizer.encode(text) if i == control.id]
+
+                assert not forged or control.text == tokenizer.special.get("unk_token"), text
+
+    @pytest.mark.parametrize(
+        "spelling", ["＜/s＞", "<\x01/s>", "</\u00ads>", "<\u200b/s>", "</s>\x01", "</ｓ>"]
+    )
+    def test_are_not_forged_by_spellings_that_a_normalizer_mends(self, spelling, load_shared):
+        """T5's normalizer makes `</s>`, which its vocabulary holds as a piece, of most of these."""
+        tokenizer = load_shared("t5")
+        ids = tokenizer.encode(f"a {spelling} b{spelling}")
+
+        assert set(control_ids(tokenizer, ids)) <= {"<unk>"}  # T5 knows no "<"
+
+    def test_are_not_forged_by_many_at_once(self, load_shared):
+        """They were once mended one call deep each, which Python's stack does not hold."""
+        tokenizer = load_shared("t5")
+
+        assert tokenizer.eos_id not in tokenizer.encode("</s>" * 2000)
+
+    def test_an_unknown_character_is_still_the_unknown_token(self, load_shared):
+        tokenizer = load_shared("bert-base-uncased")
+
+        assert tokenizer.encode("🦙") == [tokenizer.token_to_id("[UNK]")]
+
+
+class TestText:
+    TEXTS = (
+        "plain text",
+        "  two spaces, and a tab\t",
+        "\n\nlines\n",
+        "한국어 문장입니다.",
+        unicodedata.normalize("NFD", "한글"),
+        "👩‍👩‍👧‍👦 family",
+        "a\u0301\u0328 combining",
+        "",
+    )
+
+    @pytest.mark.parametrize("name", LOSSLESS)
+    @pytest.mark.parametrize("text", TEXTS)
+    def test_comes_back_from_its_ids(self, name, text, load_shared):
+        tokenizer = load_shared(name)
+
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+    @pytest.mark.parametrize("name", SHARED_NAMES)
+    def test_gets_the_ids_that_the_library_gives_it(self, name, load_shared):
+        tokenizer = load_shared(name)
+        backend = Backend.from_str(tokenizer.definition)
+        for text in self.TEXTS:
+            assert tokenizer.encode(text) == backend.encode(text, add_special_tokens=False).ids
+
+    def test_of_no_characters_has_no_ids(self, toy):
+        assert toy.encode("") == []
+
+
+class TestAStretchThatContinues:
+    """It gets no space and no start marker, so that stretches encoded apart join without a seam."""
+
+    @pytest.mark.parametrize("kind", LLAMAS)
+    def test_gets_no_opening_space(self, kind):
+        tokenizer = Tokenizer.load(llama(kind))
+        opening, going_on = tokenizer.encode("hi"), tokenizer.encode("hi", opens=False)
+
+        assert [tokenizer.id_to_token(i) for i in opening] == ["▁hi"]
+        assert [tokenizer.id_to_token(i) for i in going_on] == ["hi"]
+
+    @pytest.mark.parametrize("kind", LLAMAS)
+    @pytest.mark.parametrize(
+        ("left", "right"),
+        [("hi", " yo"), ("hi ", "yo"), ("hi\n", "yo"), ("h", "i"), (" hi", "  yo"), ("네", "é👩‍👧")],
+    )
+    def test_joins_to_the_text_that_was_cut(self, kind, left, right):
+        tokenizer = Tokenizer.load(llama(kind))
+        ids = tokenizer.encode(left) + tokenizer.encode(right, opens=False)
+
+        assert tokenizer.decode(ids).lstrip(" ") == (left + right).lstrip(" ")
+
+    def test_joins_in_t5_too(self, load_shared):
+        tokenizer = load_shared("t5")
+        ids = tokenizer.encode("translate") + tokenizer.encode("able words", opens=False)
+
+        assert tokenizer.decode(ids) == "translateable words"
+
+    @pytest.mark.parametrize("kind", LLAMAS)
+    @pytest.mark.parametrize("text", ["<s>hi yo</s>", "hi<s>hi", "<s> hi</s>\nyo", "</s></s>hi"])
+    def test_after_a_control_token_is_what_the_library_makes_it(self, kind, text):
+        backend = llama(kind)
+        tokenizer = Tokenizer.load(backend)
+
+        assert tokenizer.encode(text, trusted=True) == backend.encode(text, add_special_tokens=False).ids
+
+    @pytest.mark.parametrize("kind", LLAMAS)
+    def test_reopens_after_a_control_token_where_the_library_does(self, kind):
+        tokenizer = Tokenizer.load(llama(kind))
+
+        assert tokenizer.reopens_after([Span("hi<s>", trusted=True)]) == (kind != "first")
+        assert not tokenizer.reopens_after([Span("hi<s>", trusted=False)])
+        assert not tokenizer.reopens_after([])
+
+    @pytest.mark.parametrize("kind", LLAMAS)
+    def test_opening_ids_are_what_the_post_processor_puts_first(self, kind):
+        tokenizer = Tokenizer.load(llama(kind))
+
+        assert tokenizer.opening_ids == (tokenizer.token_to_id("<s>"),)
+
+
+class TestEndsTurn:
+    def test_a_control_token_does(self, toy):
+        assert toy.ends_turn(toy.token_to_id("<|im_end|>"))
+
+    def test_a_letter_does_not(self, toy):
+        assert not toy.ends_turn(toy.token_to_id("a"))
+
+    def test_an_unknown_character_does_not_although_its_token_is_special(self, load_shared):
+        tokenizer = load_shared("bert-base-uncased")
+
+        assert not tokenizer.ends_turn(tokenizer.token_to_id("[UNK]"))
+
+
+class TestLoading:
+    @pytest.mark.parametrize("name", ["smollm2", "bert-base-uncased"])
+    def test_what_was_saved_is_the_same_tokenizer(self, name, load_shared, tmp_path):
+        tokenizer = load_shared(name)
+        tokenizer.save(tmp_path)
+
+        assert Tokenizer.load(tmp_path).fingerprint == tokenizer.fingerprint
+
+    def test_a_loaded_library_object_is_taken(self, toy):
+        loaded = Tokenizer.load(Backend.from_str(toy.definition))
+
+        assert loaded.encode("ab") == toy.encode("ab")
+
+    def test_a_bare_definition_guesses_the_end_of_a_text_from_its_usual_name(self, tmp_path):
+        file = tmp_path / "tokenizer.json"
+        file.write_text(toy_backend().to_str(), "utf-8")
+
+        assert Tokenizer.load(file).special["eos_token"] == "<|endoftext|>"
+
+    def test_a_list_of_templates_gives_its_default(self, tmp_path, toy):
+        toy.save(tmp_path)
+        templates = [{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]
+        config = {"eos_token": "<|endoftext|>", "chat_template": templates}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+
+        assert Tokenizer.load(tmp_path).chat_template == "d"
+
+    def test_a_length_of_1e30_is_none(self, load_shared):
+        assert load_shared("qwen2").max_length is None
+        assert load_shared("gpt2").max_length == 1024
+
+    def test_truncation_and_padding_that_were_saved_with_it_do_nothing(self, toy):
+        backend = toy_backend()
+        backend.enable_truncation(2)
+        backend.enable_padding(length=5)
+
+        assert Tokenizer.load(backend).encode("abc") == toy.encode("abc")
+
+    def test_a_folder_without_one_is_refused(self, tmp_path):
+        with pytest.raises(TokenizerError, match=r"has no tokenizer\.json"):
+            Tokenizer.load(tmp_path)
+
+    def test_a_file_that_is_no_json_is_refused(self, tmp_path):
+        (tmp_path / "tokenizer.json").write_text("{", "utf-8")
+
+        with pytest.raises(TokenizerError, match=r"is not a tokenizer\.json"):
+            Tokenizer.load(tmp_path)
+
+    def test_another_object_is_refused(self):
+        with pytest.raises(TokenizerError, match="a int is not a tokenizer"):
+            Tokenizer.load(3)
+
+    def test_a_special_token_that_it_lacks_is_refused(self):
+        with pytest.raises(TokenizerError, match="eos_token is '<none>'"):
+            Tokenizer(toy_backend().to_str(), special={"eos_token": "<none>"})
+
+
+class TestWithSpecial:
+    def test_an_existing_token_gets_the_role_and_nothing_is_added(self, toy):
+        changed = toy.with_special("pad_token", "<pad>")
+
+        assert changed.pad_id == toy.token_to_id("<pad>")
+        assert len(changed) == len(toy)
+
+    def test_a_new_token_is_added_behind_all_others(self, toy):
+        changed = toy.with_special("pad_token", "[PAD]")
+
+        assert changed.pad_id == len(toy)
+        assert changed.is_control(changed.pad_id)
+        assert len(changed) == len(toy) + 1
+
+    def test_the_tokenizer_itself_stays_as_it_was(self, toy):
+        toy.with_special("pad_token", "[PAD]")
+
+        assert toy.pad_id is None
+
+
+class TestTheFingerprint:
+    def test_changes_with_the_template(self, toy):
+        assert toy.with_template("x").fingerprint != toy.fingerprint
+
+    def test_changes_with_a_role(self, toy):
+        assert toy.with_special("pad_token", "<pad>").fingerprint != toy.fingerprint
+
+
+def test_the_toy_writes_one_id_for_a_character(toy):
+    assert len(toy.encode("한글 ab\n")) == 6
+    assert [token.text for token in toy.control] == list(CONTROL)
+
+
+def test_decoding_leaves_control_tokens_out_unless_told_otherwise(toy):
+    ids = toy.encode("a<|im_end|>", trusted=True)
+
+    assert toy.decode(ids) == "a"
+    assert toy.decode(ids, skip_control=False) == "a<|im_end|>"
