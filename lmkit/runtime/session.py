@@ -27,8 +27,10 @@ _TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use, and no more than `OMP_NUM_THREADS` allows."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores or 1, int(allowed)) if allowed.isdigit() and int(allowed) else cores or 1
 
 
 class CausalSession:

@@ -17,6 +17,8 @@ onnx = pytest.importorskip("onnx")
 transformers = pytest.importorskip("transformers")
 
 import lmkit as lk
+import lmkit.files as files
+import lmkit.tokenizing as tokenizing
 from exported import CHATS, CONTEXT_LENGTH, GPT2, LLAMA, ROWS, train_tiny
 from lmkit.decoding import TextDecoder
 from lmkit.encoding import prompt_ids
@@ -29,7 +31,10 @@ from lmkit.errors import (
     UnknownName,
     UnknownTask,
 )
+from lmkit.export import bundle as exporting
+from lmkit.export import graph as tracing
 from lmkit.manifest import read_manifest
+from lmkit.train import models
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +58,7 @@ def names(folder):
 @pytest.fixture
 def no_work(monkeypatch):
     """Fail the test as soon as a model is loaded."""
-    monkeypatch.setattr("lmkit.train.models.load_model", lambda *a, **k: pytest.fail("it worked"))
+    monkeypatch.setattr(models, "load_model", lambda *a, **k: pytest.fail("it worked"))
 
 
 @pytest.fixture
@@ -275,7 +280,7 @@ class TestRefusedBeforeAnyWork:
         assert names(tmp_path) == {"x.jsonl"}
 
     def test_an_architecture_that_cannot_be_exported(self, tiny_run, tmp_path, monkeypatch):
-        monkeypatch.setattr("lmkit.export.graph.export_causal", pytest.fail)
+        monkeypatch.setattr(tracing, "export_causal", pytest.fail)
         config = transformers.BloomConfig(
             vocab_size=400, hidden_size=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
         )
@@ -291,37 +296,44 @@ class TestRefusedBeforeAnyWork:
         assert names(tmp_path) == set()
 
 
+@pytest.fixture
+def quick(tiny_bundle, monkeypatch):
+    """Stand in for the seconds of tracing: the weights are the shared bundle's, so its graph is."""
+    graph = read_manifest(tiny_bundle).graph
+    contract = tracing.GraphContract(
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        n_layers=graph.n_layers,
+        heads=LLAMA["num_attention_heads"],
+        kv_heads=graph.n_kv_heads,
+        head_size=graph.head_size,
+        cache_dtype="float32",
+        hidden_size=LLAMA["hidden_size"],
+        vocab_size=graph.vocab_size,
+        context_length=graph.context_length,
+        opset=tracing.OPSET,
+    )
+
+    def copy(model, path):
+        whole = tracing.ir.load(tiny_bundle / "model.onnx")
+        tracing.ir.save(whole, path, external_data=f"{path.name}.data")
+        return contract
+
+    monkeypatch.setattr(tracing, "export_causal", copy)
+
+
 STAGES = {
-    "the graph": "lmkit.export.graph.ir.save",
-    "the tokenizer": "lmkit.tokenizing.Tokenizer.save",
-    "the genai config": "lmkit.export.bundle.write_genai_config",
-    "the card": "lmkit.export.bundle.write_card",
-    "the manifest": "lmkit.export.bundle.write_manifest",
-    "the rename": "lmkit.files.os.replace",
+    "the graph": (tracing.ir, "save"),
+    "the tokenizer": (tokenizing.Tokenizer, "save"),
+    "the genai config": (exporting, "write_genai_config"),
+    "the card": (exporting, "write_card"),
+    "the manifest": (exporting, "write_manifest"),
+    "the rename": (files.os, "replace"),
 }
 
 
+@pytest.mark.usefixtures("quick")
 class TestAFailureInTheMiddle:
-    @pytest.fixture(autouse=True)
-    def quick(self, tiny_bundle, monkeypatch):
-        """Stand in for the seconds of tracing: the graph's file is the one of the shared bundle."""
-        import lmkit.export.graph as graph_module
-
-        trace, contracts = graph_module.export_causal, _contracts
-
-        def copy(model, path):
-            if "tiny" not in contracts:
-                contracts["tiny"] = trace(model, path)
-            else:
-                graph_module.ir.save(
-                    graph_module.ir.load(tiny_bundle / "model.onnx"),
-                    path,
-                    external_data="model.onnx.data",
-                )
-            return contracts["tiny"]
-
-        monkeypatch.setattr(graph_module, "export_causal", copy)
-
     @pytest.mark.parametrize("stage", STAGES)
     @pytest.mark.parametrize("failure", ["full disk", "Ctrl-C"])
     @pytest.mark.parametrize("there", [False, True], ids=["new", "forced"])
@@ -336,7 +348,7 @@ class TestAFailureInTheMiddle:
         def fail(*args, **named):
             raise full if failure == "full disk" else KeyboardInterrupt
 
-        monkeypatch.setattr(STAGES[stage], fail)
+        monkeypatch.setattr(*STAGES[stage], fail)
         expected = LmkitError if failure == "full disk" else KeyboardInterrupt
         words = "cannot be written: No space left" if failure == "full disk" else ""
 
@@ -375,13 +387,10 @@ class TestAFailureInTheMiddle:
         assert lk.load(tmp_path / "b")(RECORD).text == text[:1]
 
 
-_contracts: dict[str, object] = {}
-
-
 def test_a_kill_leaves_no_bundle_and_the_next_export_succeeds(tiny_run, tmp_path):
     script = (
         "import os, signal, sys, lmkit as lk\n"
-        "import lmkit.export.bundle as bundle\n"
+        "from lmkit.export import bundle\n"
         "bundle.write_card = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
         "lk.export(sys.argv[1], output=sys.argv[2])\n"
     )
@@ -426,6 +435,7 @@ class TestOtherRuns:
         assert bundle.manifest.graph.vocab_size >= ask.tokenizer.vocab_size
         assert ask.batch(ROWS[:4]) == [ask(row) for row in ROWS[:4]]
 
+    @pytest.mark.usefixtures("quick")
     def test_a_model_without_a_run_keeps_its_authors_stop_ids(self, tiny_run, tmp_path):
         """Llama 3 ends turns with one token and texts with another, and says so in its own file."""
         folder = shutil.copytree(tiny_run, tmp_path / "model")
@@ -440,6 +450,7 @@ class TestOtherRuns:
 
         assert bundle.manifest.tokens.stop == (tokenizer.eos_id, own)
 
+    @pytest.mark.usefixtures("quick")
     def test_rows_longer_than_the_models_context_are_cut_not_a_crash(self, tiny_run, tmp_path):
         task = lk.get_task("qa").evolve(collator=lk.CausalCollator(max_length=1024))
         long = [{"prompt": "날씨 " * 200, "completion": "네"}] * 4

@@ -1,0 +1,205 @@
+"""A bundle that would answer differently from torch is refused with figures, and leaves nothing."""
+
+import attrs
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+import lmkit as lk
+from exported import CONTEXT_LENGTH, ROWS
+from lmkit.answering import open_answerer
+from lmkit.errors import ParityError
+from lmkit.export import graph as tracing
+from lmkit.export import parity
+from lmkit.export.parity import check_parity
+from lmkit.export.probes import TEXTS, probe_records
+from lmkit.runtime.generator import Generator
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run):
+    return open_answerer(tiny_run).model
+
+
+@pytest.fixture
+def ask(tiny_bundle):
+    return lk.load(tiny_bundle)
+
+
+RECORDS = [{"prompt": text} for text in TEXTS]
+
+
+class TestAgreement:
+    def test_the_figures_say_what_was_compared(self, model, ask):
+        figures, golden = check_parity(model, ask, RECORDS)
+
+        assert figures["greedy_tokens_equal"] is True
+        assert figures["prompts"] == len(golden) == len(RECORDS)
+        assert figures["longest_past"] > CONTEXT_LENGTH - parity.GREEDY_TOKENS
+        assert 0 <= figures["max_logit_difference"] < parity.ABSOLUTE
+
+    def test_each_prompt_is_compared_alone_in_a_ragged_batch_and_behind_a_long_past(
+        self, model, ask, monkeypatch
+    ):
+        seen = []
+        compare = parity._compare
+
+        def note(model, generator, prompt, wanted, found, case):
+            seen.append((case, len(prompt)))
+            return compare(model, generator, prompt, wanted, found, case)
+
+        monkeypatch.setattr(parity, "_compare", note)
+        check_parity(model, ask, RECORDS)
+
+        cases = [case for case, _ in seen]
+        assert cases == ["a single prompt"] * 4 + ["a ragged batch"] * 4 + ["a long past"]
+        assert len({length for _, length in seen}) >= 4
+        assert seen[-1][1] == CONTEXT_LENGTH - parity.GREEDY_TOKENS
+
+    def test_golden_tokens_lead_clearly_so_that_another_machine_agrees(self, model, ask):
+        _, golden = check_parity(model, ask, RECORDS)
+
+        assert any(entry.token_ids for entry in golden)
+        for entry in golden:
+            assert ask.check_golden(entry, answer=True) is None
+            ids = np.array([*entry.prompt_ids, *entry.token_ids])
+            logits = np.sort(ask.logits(ids[None], np.ones_like(ids)[None])[0], axis=-1)
+            lead = logits[len(entry.prompt_ids) - 1 : -1, -1:] - logits[:-1, -2:-1][-1]
+            assert len(lead) == len(entry.token_ids)
+
+    def test_a_prompt_that_had_to_be_cut_is_compared_but_not_golden(self, model, ask):
+        long = {"prompt": "날씨 " * 100}
+
+        figures, golden = check_parity(model, ask, [*RECORDS, long])
+
+        assert figures["prompts"] == len(RECORDS) + 1
+        assert len(golden) == len(RECORDS)
+
+    def test_it_says_how_often_torch_itself_was_undecided(self, model, ask, monkeypatch):
+        """Two tokens of one embedding are equally likely for ever, and either is right."""
+        greedy = Generator.greedy
+        monkeypatch.setattr(parity, "_lead", lambda logits: 0.0)
+        monkeypatch.setattr(
+            Generator, "greedy", lambda *a: [[ids[0] + 1, *ids[1:]] for ids in greedy(*a)]
+        )
+
+        figures, golden = check_parity(model, ask, RECORDS)
+
+        assert figures["ties"] == 2 * len(RECORDS) + 1
+        assert all(entry.token_ids == () for entry in golden)
+
+
+def broken_logits(shift):
+    logits = Generator.logits
+
+    def shifted(self, input_ids, attention_mask):
+        return shift(logits(self, input_ids, attention_mask).copy())
+
+    return shifted
+
+
+class TestDisagreement:
+    @pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
+    def test_one_wrong_logit_is_refused_with_the_figures(self, model, ask, monkeypatch, value):
+        def shift(logits):
+            logits[0, -1, 3] += value
+            return logits
+
+        monkeypatch.setattr(Generator, "logits", broken_logits(shift))
+
+        with pytest.raises(ParityError, match=r"a single prompt: a logit differs by \S+ .*expl"):
+            check_parity(model, ask, RECORDS)
+
+    def test_rounding_is_no_disagreement(self, model, ask, monkeypatch):
+        monkeypatch.setattr(Generator, "logits", broken_logits(lambda logits: logits + 1e-5))
+
+        check_parity(model, ask, RECORDS)
+
+    @pytest.mark.parametrize("rows", [1, len(RECORDS)], ids=["a single prompt", "a ragged batch"])
+    def test_another_token_is_refused_with_its_place(self, model, ask, monkeypatch, rows):
+        """Only in batches of this many rows: what a wrong mask or position would do."""
+        greedy = Generator.greedy
+
+        def wrong(self, prompts, count):
+            found = greedy(self, prompts, count)
+            return [[ids[0], ids[1] + 1, *ids[2:]] for ids in found] if len(found) == rows else found
+
+        monkeypatch.setattr(Generator, "greedy", wrong)
+        case = "a single prompt" if rows == 1 else "a ragged batch"
+
+        with pytest.raises(ParityError, match=rf"{case}: greedy token 2 is \[\d+\], torch's"):
+            check_parity(model, ask, RECORDS)
+
+    def test_an_answer_that_ends_too_early_is_refused(self, model, ask, monkeypatch):
+        greedy = Generator.greedy
+        monkeypatch.setattr(Generator, "greedy", lambda *a: [ids[:1] for ids in greedy(*a)])
+
+        with pytest.raises(ParityError, match=r"greedy token 2 is \[\], torch's"):
+            check_parity(model, ask, RECORDS)
+
+    @pytest.mark.parametrize("forced", [False, True])
+    def test_a_weight_that_changed_on_the_way_leaves_no_bundle(
+        self, tiny_run, tmp_path, monkeypatch, forced
+    ):
+        trace = tracing.export_causal
+
+        def perturbed(model, path):
+            contract = trace(model, path)
+            data = path.with_name(path.name + ".data")
+            weights = np.fromfile(data, np.float32)
+            weights[: len(weights) // 2] += 0.01
+            weights.tofile(data)
+            return contract
+
+        monkeypatch.setattr(tracing, "export_causal", perturbed)
+        if forced:
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "lmkit.json").write_text("old")
+
+        with pytest.raises(ParityError, match=r"differs by .* no bundle was written"):
+            lk.export(tiny_run, output=tmp_path / "out", data=ROWS, force=forced)
+
+        assert [path.name for path in tmp_path.iterdir()] == (["out"] if forced else [])
+        if forced:
+            assert (tmp_path / "out" / "lmkit.json").read_text() == "old"
+
+
+class TestProbes:
+    def test_without_records_they_are_korean_english_and_emoji_of_unlike_length(self):
+        records = probe_records(lk.get_task("qa"), [])
+
+        assert [record["prompt"] for record in records] == list(TEXTS)
+        assert any("가" <= letter <= "힣" for letter in TEXTS[0])
+        assert "‍" in TEXTS[2]
+        assert len({len(text) for text in TEXTS}) == len(TEXTS)
+
+    def test_a_chat_gets_turns_and_a_flat_task_its_columns(self):
+        chat = probe_records(lk.get_task("chat"), [])
+        alpaca = probe_records(lk.get_task("alpaca"), [])
+
+        assert chat[0] == {"messages": [{"role": "user", "content": TEXTS[0]}]}
+        assert alpaca[0] == {"instruction": TEXTS[0], "input": TEXTS[0]}
+
+    def test_the_users_records_are_spread_picks_without_their_answers(self):
+        rows = [{"prompt": str(n), "completion": "x", "more": 1} for n in range(40)]
+
+        records = probe_records(lk.get_task("qa"), rows)
+
+        assert records == [{"prompt": str(n)} for n in (0, 10, 20, 30)]
+
+    def test_the_users_records_are_not_changed(self):
+        rows = [{"prompt": "a", "completion": "b"}] * 4
+
+        probe_records(lk.get_task("qa"), rows)
+
+        assert rows == [{"prompt": "a", "completion": "b"}] * 4
+
+
+def test_a_golden_is_a_plain_value(model, ask):
+    _, golden = check_parity(model, ask, RECORDS[:1])
+
+    assert attrs.asdict(golden[0])["record"] == RECORDS[0]
