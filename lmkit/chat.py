@@ -49,6 +49,7 @@ BUILT_IN = {"chatml": CHATML}
 
 # Plane 15 of Unicode is private use: text that has such a character anyway is escaped as well.
 _ESCAPES = range(0xF0100, 0xFFFFD)
+_MARKS = re.compile(r"\{%[-+]?\s*generation\b")
 _OPEN, _CLOSE = chr(0xF0000), chr(0xF0001)  # where a {% generation %} block begins and ends
 
 
@@ -300,9 +301,10 @@ class _Rendering:
         text, marks = _without_marks(self._render(messages, ask=True))
         if learn == "all":
             return escape.segments(text, [(0, len(text))])
+        header = self._header(messages, text)
         if learn == "last":
-            return escape.segments(text, [])
-        return escape.segments(text, marks or self._spans(messages, answers, text))
+            return escape.segments(text, header)
+        return escape.segments(text, [*marks, *header] or self._spans(messages, answers, text))
 
     def _spans(
         self, messages: Sequence[Message], answers: Sequence[int], text: str
@@ -325,6 +327,16 @@ class _Rendering:
         if not text.startswith(asked):
             raise _drift(index, asked, text)
         return len(asked), len(marks)
+
+    def _header(self, messages: Sequence[Message], text: str) -> list[tuple[int, int]]:
+        """Return where in a prompt a marked block begins that holds the generation prompt too."""
+        if not _MARKS.search(self.source):
+            return []
+        probe = [*messages, {"role": "assistant", "content": "a"}]
+        written, marks = _without_marks(self._render(probe))
+        if not written.startswith(text):
+            return []
+        return [(start, len(text)) for start, end in marks if start < len(text) < end]
 
     def _answer_length(self, written: str) -> int:
         """Return how much of what follows the prompt a model has to write.
@@ -370,7 +382,7 @@ def _split_at(position: int, spans: Sequence[tuple[int, int]]) -> list[tuple[int
     ([(1, 3), (3, 5), (7, 9)], [(1, 5), (6, 6), (7, 9)])
     """
     before = [(start, min(end, position)) for start, end in spans if start < position]
-    after = [(max(start, position), end) for start, end in spans if end > position]
+    after = [(max(start, position), end) for start, end in spans if max(start, end - 1) >= position]
     seam = [(position, position)] if after and after[0][0] > position else []
     return before + seam + after
 

@@ -198,7 +198,9 @@ def _raise_plugin_error(error: BaseException, data: Mapping[str, Any]) -> None:
         return
     absent = {name.partition(":")[0] for name in missing}
     known = data.get("plugins")  # not checked yet, so it may be anything
-    entries = [entry for entry in known if isinstance(entry, Mapping)] if isinstance(known, list) else []
+    entries = (
+        [entry for entry in known if isinstance(entry, Mapping)] if isinstance(known, list) else []
+    )
     needs = [e for e in entries if e.get("plugin") in absent and e.get("distribution")]
     install = " ".join(f"'{e['distribution']}=={e.get('version')}'" for e in needs)
     raise PluginError(
@@ -211,7 +213,11 @@ def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_structure_hook(Task, lambda data, _: from_json(data, Task))
     converter.register_unstructure_hook(Task, to_json)
-    as_it_is: dict[Any, Any] = {str | int: (str, int), dict[str, Any]: dict, dict[str, dict[str, Any]]: dict}
+    as_it_is: dict[Any, Any] = {
+        str | int: (str, int),
+        dict[str, Any]: dict,
+        dict[str, dict[str, Any]]: dict,
+    }
 
     def keep(data: Any, kind: Any) -> Any:
         if not isinstance(data, as_it_is[kind]):

@@ -129,12 +129,26 @@ def load(
         PluginError: a file that was asked for by name cannot be loaded.
     """
     loader = _Loader()
-    for entry_point in sorted(set(entry_points), key=_builtin_first):
+    found = sorted(set(entry_points), key=_builtin_first)
+    _warn_of_unknown({entry_point.name for entry_point in found}, environ)
+    for entry_point in found:
         if _wanted(entry_point.name, environ):
             loader.add_entry_point(entry_point)
     for file in filter(None, environ.get(FILES, "").split(os.pathsep)):
         loader.add_file(Path(file))
     return loader.result()
+
+
+def _warn_of_unknown(known: set[str], environ: Mapping[str, str]) -> None:
+    """Say that a switch names a plugin that is not installed, which is perhaps misspelt."""
+    for name in sorted(_names(environ.get(CHOOSE, "")) - known):
+        close = near(name, known)
+        hint = f"; close to: {', '.join(close)}" if close else ""
+        warnings.warn(
+            f"{CHOOSE} names '{name}', and no such plugin is installed{hint}",
+            PluginWarning,
+            stacklevel=3,
+        )
 
 
 def _wanted(name: str, environ: Mapping[str, str]) -> bool:

@@ -312,6 +312,10 @@ class TestChoosing:
     def test_both_together_leave_out_of_the_chosen(self, names):
         assert names(LMKIT_PLUGINS="a,b", LMKIT_DISABLE_PLUGINS="a") == {"b"}
 
+    def test_a_name_that_is_not_installed_is_told_with_the_near_one(self):
+        with pytest.warns(PluginWarning, match=r"names 'alpcaa', and no such .*close to: alpaca"):
+            load([third_party("alpaca", module())], {"LMKIT_PLUGINS": "alpcaa"})
+
     def test_a_plugin_that_is_left_out_is_not_imported(self):
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from lmkit.cli.printing import json_option, print_json
 if TYPE_CHECKING:
     from lmkit.answering import Answerer
     from lmkit.decoding import Answer
+    from lmkit.errors import RecordError
+    from lmkit.records import Row
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,9 +60,17 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Where the answers go, as JSON lines; without, "
     "to standard output. A file that is there already is continued where it stopped.",
 )
-@click.option("--batch-size", default=8, show_default=True, help="Records answered at once.")
+@click.option(
+    "--batch-size",
+    default=8,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Records answered at once.",
+)
 @click.option("--stream", is_flag=True, help="Print the answer as it is written.")
-@click.option("--threads", type=int, help="Threads to use; all cores if not given.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads to use; all cores if not given."
+)
 @click.option("--no-verify", is_flag=True, help="Skip the bundle's checksums and golden answers.")
 @sampling_options
 @json_option
@@ -84,15 +95,15 @@ def generate(
         raise click.UsageError("give either --set COLUMN=TEXT or --input FILE")
     if stream and (input_ or as_json):
         raise click.UsageError("--stream goes with --set, and without --json")
+    if output and input_ is None:
+        raise click.UsageError("--output goes with --input")
     options = {name: given for name, given in sampling.items() if given is not None}
     if stop:
         options["stop"] = tuple(stop)
-    from lmkit.generation import Generation
-
-    Generation().override(**options)  # a wrong flag is told before anything is loaded
+    _check_options(options)
     model = _opened(run_or_bundle, threads=threads, verify=not no_verify)
     if input_ is not None:
-        _answer_file(model, input_, output, batch_size, options)
+        _answer_file(model, input_, output, batch_size, options, as_json=as_json)
         return
     record = _record(model, columns)
     if stream:
@@ -108,6 +119,14 @@ def generate(
         click.echo(answer.value)
 
 
+def _check_options(options: dict[str, Any]) -> None:
+    """Tell a wrong flag before anything is loaded."""
+    from lmkit.generation import Generation
+
+    # How long an answer may be is the task's to say, and it may be more than the default.
+    Generation(max_new_tokens=sys.maxsize).override(**options)
+
+
 def _opened(source: str, *, threads: int | None, verify: bool) -> Answerer:
     from lmkit.answering import open_answerer
     from lmkit.manifest import MANIFEST_FILE
@@ -118,18 +137,28 @@ def _opened(source: str, *, threads: int | None, verify: bool) -> Answerer:
 
 
 def _record(model: Answerer, columns: Sequence[str]) -> dict[str, Any]:
+    from lmkit.chat import Chat
+
     record: dict[str, Any] = {}
     for column in columns:
         name, equals, content = column.partition("=")
         if not equals:
             raise click.UsageError(f"--set {column}: expected COLUMN=TEXT")
         record[name] = content
-    if "messages" in model.task.prompt_columns and isinstance(record.get("messages"), str):
-        text = record["messages"]
-        record["messages"] = (
-            json.loads(text) if text.startswith("[") else [{"role": "user", "content": text}]
-        )
+    formatter = model.task.formatter
+    if isinstance(formatter, Chat) and not formatter.turns and formatter.messages in record:
+        text = record[formatter.messages]
+        record[formatter.messages] = _turns(text)
     return record
+
+
+def _turns(text: str) -> Any:
+    """Return the messages that a text means: a JSON list of them, or one user turn."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    return found if isinstance(found, list) else [{"role": "user", "content": text}]
 
 
 def _line(answer: Answer) -> dict[str, Any]:
@@ -142,7 +171,13 @@ def _line(answer: Answer) -> dict[str, Any]:
 
 
 def _answer_file(
-    model: Answerer, source: str, output: str | None, batch_size: int, options: dict[str, Any]
+    model: Answerer,
+    source: str,
+    output: str | None,
+    batch_size: int,
+    options: dict[str, Any],
+    *,
+    as_json: bool,
 ) -> None:
     """Answer a file of records in order, some at a time, each batch written before the next."""
     from rich.console import Console
@@ -152,39 +187,35 @@ def _answer_file(
     from lmkit.records import gather, read
 
     rows = read(source)
-    done = _lines_done(Path(output)) if output else 0
-    if done > len(rows):
-        from lmkit.errors import RecordError
-
-        raise RecordError(
-            str(output),
-            f"has {done} answers, and '{source}' has {len(rows)} records; "
-            "it belongs to another input: choose another --output",
-        )
+    done = _answers_in(Path(output), rows) if output else 0
     # Every record is checked before the first is answered: a bad row late in the file costs nothing.
     gather(_checked(row, lambda row: prompt_ids(model.task, row, model.tokenizer)) for row in rows)
+    lines: list[dict[str, Any]] = []
     with (
-        _writer(output) as write,
+        _appending(Path(output)) if output else contextlib.nullcontext(_print_lines) as write,
         Progress(console=Console(stderr=True), transient=True) as progress,
     ):
         job = progress.add_task("answering", total=len(rows), completed=done)
         for start in range(done, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            answers = model.batch(part, **options)
-            write(
-                [
-                    {**row, "answer": _line(answer)}
-                    for row, answer in zip(part, answers, strict=True)
-                ]
-            )
+            answers = _batch(model, part, options)
+            some = [
+                {**row, "answer": _line(answer)} for row, answer in zip(part, answers, strict=True)
+            ]
+            if as_json and not output:
+                lines += some
+            else:
+                write(some)
             progress.update(job, completed=start + len(part))
-    if output:
-        click.echo(
-            f"{len(rows)} answers in {output}" + (f" ({done} were there)" if done else ""), err=True
-        )
+    if as_json:
+        facts = {"output": output, "records": len(rows), "already_there": done}
+        print_json(facts if output else lines)
+    elif output:
+        there = f" ({done} were there)" if done else ""
+        click.echo(f"{len(rows)} answers in {output}{there}", err=True)
 
 
-def _checked(row: Any, check: Callable[[Any], Any]) -> Any:
+def _checked(row: Row, check: Callable[[Row], Any]) -> Row | RecordError:
     from lmkit.errors import RecordError
 
     try:
@@ -194,39 +225,88 @@ def _checked(row: Any, check: Callable[[Any], Any]) -> Any:
     return row
 
 
-def _lines_done(path: Path) -> int:
-    """Return how many whole answers a file has; a line that a kill cut off is taken out."""
-    if not path.exists():
+def _batch(model: Answerer, rows: Sequence[Row], options: dict[str, Any]) -> list[Answer]:
+    """Answer rows; if one is too long for the model, say which."""
+    from lmkit.encoding import prompt_ids
+    from lmkit.errors import PromptTooLong, RecordError
+
+    try:
+        return model.batch(rows, **options)
+    except PromptTooLong as error:
+        for row in rows:
+            if len(prompt_ids(model.task, row, model.tokenizer)) == error.prompt_tokens:
+                raise RecordError(row.where, str(error)) from error
+        raise
+
+
+def _answers_in(path: Path, rows: Sequence[Row]) -> int:
+    """Return how many rows a file has the answers to; a line that a kill cut off is taken out.
+
+    Raises:
+        RecordError: the file holds something else, which is left as it is.
+    """
+    from lmkit.errors import RecordError
+
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
         return 0
-    raw = path.read_bytes()
-    whole = raw[: raw.rfind(b"\n") + 1]
-    if len(whole) != len(raw):
+    except OSError as error:
+        raise RecordError(str(path), f"cannot be read: {error.strerror}") from error
+    *whole, rest = raw.split(b"\n")
+    for number, line in enumerate([*whole, rest] if rest else whole):
+        fits = _begins_answer if number == len(whole) else _is_answer
+        if number >= len(rows) or not fits(line, rows[number]):
+            raise RecordError(
+                f"{path}:{number + 1}",
+                "is not the answer to this input's record, so the file is another one's and is "
+                "left as it is; choose another --output",
+            )
+    if rest:
         with open(path, "r+b") as file:
-            file.truncate(len(whole))
-    return whole.count(b"\n")
+            file.truncate(len(raw) - len(rest))
+    return len(whole)
 
 
-class _writer:  # noqa: N801 - reads as a function at its one use
-    """Appends JSON lines to a file, each batch flushed; or prints them."""
+def _is_answer(line: bytes, row: Row) -> bool:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return False
+    wanted = json.loads(_dump({**row, "answer": None}))
+    return isinstance(found, dict) and "answer" in found and {**found, "answer": None} == wanted
 
-    def __init__(self, output: str | None) -> None:
-        self._output = output
-        self._file: Any = None
 
-    def __enter__(self) -> Callable[[list[dict[str, Any]]], None]:
-        if self._output is not None:
-            Path(self._output).parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._output, "a", encoding="utf-8")
-        return self._write
+def _begins_answer(line: bytes, row: Row) -> bool:
+    """Say whether half a line is the beginning of a row's answer."""
+    head = _dump({**row, "answer": None}).partition('"answer": null')[0].encode()
+    length = min(len(head), len(line))
+    return line[:length] == head[:length]
 
-    def _write(self, lines: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        if self._file is None:
-            click.echo(text, nl=False)
-        else:
-            self._file.write(text)
-            self._file.flush()
 
-    def __exit__(self, *failure: object) -> None:
-        if self._file is not None:
-            self._file.close()
+@contextlib.contextmanager
+def _appending(path: Path) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """Give a function that appends lines to a file, all of them on the disk when it returns."""
+    from lmkit.errors import LmkitError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+
+            def write(lines: list[dict[str, Any]]) -> None:
+                file.write("".join(f"{_dump(line)}\n" for line in lines))
+                file.flush()
+
+            yield write
+    except LmkitError:
+        raise
+    except OSError as error:
+        raise LmkitError(f"'{path}' cannot be written: {error.strerror or error}") from error
+
+
+def _print_lines(lines: list[dict[str, Any]]) -> None:
+    click.echo("".join(f"{_dump(line)}\n" for line in lines), nl=False)
+
+
+def _dump(line: dict[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False, default=str)

@@ -99,7 +99,13 @@ def train(
 @click.command(epilog="Example: lmkit evaluate bundles/qa --data test.jsonl --json")
 @click.argument("run_or_bundle")
 @click.option("--data", required=True, help="Records with their answers; see 'lmkit train --help'.")
-@click.option("--batch-size", default=8, show_default=True, help="Rows in one forward pass.")
+@click.option(
+    "--batch-size",
+    default=8,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Rows in one forward pass.",
+)
 @json_option
 def evaluate(run_or_bundle: str, data: str, batch_size: int, as_json: bool) -> None:
     """Measure RUN_OR_BUNDLE: perplexity over learned tokens, and the task's own metrics.

@@ -41,7 +41,7 @@ MODEL = scratch(
     tie_word_embeddings=True,
 )
 TRAINING: dict[str, Any] = {
-    "num_train_epochs": 25,
+    "num_train_epochs": 18,
     "learning_rate": 3e-3,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 40,

@@ -133,12 +133,12 @@ def _task_of(run: Any, task: Task | str | None) -> Task:
         found = get_task(task)
     else:
         try:
-            has_task = (Path(run) / "task.json").is_file()
+            name, has_task = str(run), (Path(run) / "task.json").is_file()
         except TypeError:
-            has_task = False
+            name, has_task = type(run).__name__, False
         if not has_task:
             raise ExportError(
-                f"'{run}' has no task.json, so it is not known what it does; name a task with "
+                f"'{name}' has no task.json, so it is not known what it does; name a task with "
                 "task= (--task), such as chat"
             )
         found = get_task(Path(run) / "task.json")

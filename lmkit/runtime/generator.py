@@ -211,9 +211,7 @@ class Generator:
             raise PromptTooLong(len(ids), most)
         return ids
 
-    def _row(
-        self, prompt: Ids, generation: Generation, stop: Sequence[str] | None = None
-    ) -> _Row:
+    def _row(self, prompt: Ids, generation: Generation, stop: Sequence[str] | None = None) -> _Row:
         if stop is None:
             stop = self.task.stop_strings(generation)
         most = self.manifest.graph.context_length

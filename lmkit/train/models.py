@@ -211,9 +211,18 @@ def _from_pretrained(source: str, family: Family, **options: Any) -> Any:
     head = getattr(transformers(), _HEADS[family])
     try:
         with quiet():
-            return head.from_pretrained(source, dtype="float32", **options)
+            model, report = head.from_pretrained(
+                source, dtype="float32", output_loading_info=True, **options
+            )
     except Exception as error:  # damaged files, missing packages, the hub: they share no base
         raise ModelError(f"the model '{source}' cannot be loaded: {error}") from error
+    if lacking := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"'{source}' has no weights for {', '.join(lacking[:3])}"
+            f"{' and others' if len(lacking) > 3 else ''}, so they would be random; "
+            f"is it a {family} model?"
+        )
+    return model
 
 
 def _auto_tokenizer(source: str, **options: Any) -> Any:

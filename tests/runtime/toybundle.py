@@ -157,7 +157,13 @@ def write_graph(toy: Toy, folder: Path) -> None:
         node(
             "GroupQueryAttention",
             [
-                *("x_query", "x_key", "x_value", "past_key_values.0.key", "past_key_values.0.value"),
+                *(
+                    "x_query",
+                    "x_key",
+                    "x_value",
+                    "past_key_values.0.key",
+                    "past_key_values.0.value",
+                ),
                 *("seqlens_k", "total"),
             ],
             ["heads", "present.0.key", "present.0.value"],

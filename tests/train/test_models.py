@@ -273,6 +273,20 @@ class TestFromDisk:
             load_model(padded, family=Family.MASKED)
 
 
+def test_a_model_without_some_of_its_weights_is_refused(tmp_path, padded):
+    """transformers would draw them at random, and say so where nobody looks."""
+    headless = transformers.GPT2Model.from_pretrained(padded)
+    headless.config.n_layer = 2
+    headless.save_pretrained(tmp_path)
+
+    with pytest.raises(ModelError, match=r"has no weights for transformer\.h\.1\..* and others"):
+        load(tmp_path)
+
+
+def test_a_run_uses_its_cache_again_after_training(trained):
+    assert transformers.AutoConfig.from_pretrained(trained).use_cache
+
+
 def test_the_context_is_what_the_config_says(padded):
     assert context_length(load(padded).model) == 96
 
