@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from lmkit.decoding import Answer
 from lmkit.encoding import Encoded
-from lmkit.errors import BundleError, ModelError
+from lmkit.errors import BundleError, MissingExtra, ModelError
 from lmkit.evaluating import Loss
 from lmkit.formatting import Record
 from lmkit.manifest import MANIFEST_FILE
@@ -59,8 +59,10 @@ def open_answerer(source: Any, **options: Any) -> Answerer:
 
         return load(path, **options)
     if (path / "task.json").is_file():
-        from lmkit.train.answering import open_run
-
+        try:
+            from lmkit.train.answering import open_run
+        except ModuleNotFoundError as error:
+            raise MissingExtra("running a model through torch", "train", error.name) from error
         return open_run(path)
     if not path.exists():
         raise ModelError(f"there is no run or bundle '{path}'")

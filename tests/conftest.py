@@ -8,36 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
-from tokenizers import Tokenizer as Backend
+from toys import toy_backend
 
 from lmkit.tokenizing import Tokenizer
 
-CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "<pad>")
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
-def toy_backend() -> Backend:
-    """Return a tokenizer whose token for a character is its code point, behind the control tokens.
-
-    Printable ASCII, the newline and Hangul syllables are known; there are no merges, so what a text
-    becomes can be read off it.
-    """
-    letters = ["\n", *map(chr, range(32, 127)), *map(chr, range(0xAC00, 0xD7A4))]
-    vocabulary = {text: index for index, text in enumerate([*CONTROL, "?unknown?", *letters])}
-    backend = Backend(models.WordLevel(vocabulary, unk_token="?unknown?"))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    backend.decoder = decoders.Fuse()
-    backend.add_special_tokens([AddedToken(text, special=True) for text in CONTROL])
-    return backend
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy() -> Tokenizer:
     return Tokenizer(toy_backend().to_str(), special={"eos_token": "<|endoftext|>"})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy_with_bos() -> Tokenizer:
     """A toy that puts `<s>` before every text itself, as Llama's tokenizer does."""
     from tokenizers import processors
@@ -50,7 +33,7 @@ def toy_with_bos() -> Tokenizer:
     return Tokenizer(backend.to_str(), special=special)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the shared tokenizers and data are not on this machine")
@@ -67,8 +50,8 @@ def load_shared() -> Callable[[str], Tokenizer]:
             pytest.skip("the shared tokenizers are not on this machine")
         if name not in loaded:
             found = Tokenizer.load(SHARED / "tokenizers" / name)
-            loaded[name] = found if found.eos_id is not None else found.with_special(
-                "eos_token", "[SEP]"
+            loaded[name] = (
+                found if found.eos_id is not None else found.with_special("eos_token", "[SEP]")
             )
         return loaded[name]
 

@@ -369,7 +369,9 @@ class TestASystemMessage:
     def test_of_the_record_wins(self, role):
         own = [{"role": role, "content": "be brief"}, *HI]
 
-        assert "be kind" not in text(Chat(system="be kind").prompt({"messages": own}, CHATML_DIALECT))
+        assert "be kind" not in text(
+            Chat(system="be kind").prompt({"messages": own}, CHATML_DIALECT)
+        )
 
     def test_that_the_template_brings_stays(self, load_shared):
         dialect = load_shared("qwen2").dialect
@@ -379,12 +381,12 @@ class TestASystemMessage:
 
 class TestAChatOfColumns:
     chat = Chat.of(system="Be {mood}.", user="{q}", assistant="{a}")
-    record = {"mood": "kind", "q": "hi", "a": "yo"}
 
     def test_is_the_chat_of_those_messages(self):
+        record = {"mood": "kind", "q": "hi", "a": "yo"}
         messages = [{"role": "system", "content": "Be kind."}, *HI]
 
-        assert text(self.chat.segments(self.record, CHATML_DIALECT)) == text(
+        assert text(self.chat.segments(record, CHATML_DIALECT)) == text(
             Chat().segments({"messages": messages}, CHATML_DIALECT)
         )
 
@@ -398,7 +400,12 @@ class TestAChatOfColumns:
         assert text(asked).endswith(f"hi<|im_end|>\n{ASKED}")
 
     def test_keeps_the_examples_before_the_answer_in_the_prompt(self):
-        turns = [Turn("user", "1"), Turn("assistant", "2"), Turn("user", "{q}"), Turn("assistant", "{a}")]
+        turns = [
+            Turn("user", "1"),
+            Turn("assistant", "2"),
+            Turn("user", "{q}"),
+            Turn("assistant", "{a}"),
+        ]
         chat = Chat(turns=turns)
         prompt = text(chat.prompt({"q": "3"}, CHATML_DIALECT))
 
@@ -475,7 +482,9 @@ class TestATemplate:
             Chat(template=broken).segments({"messages": HI}, CHATML_DIALECT)
 
     def test_that_raises_names_the_record(self, toy):
-        refuses = "{% if messages | length > 2 %}{{ raise_exception('too long') }}{% endif %}" + CHATML
+        refuses = (
+            "{% if messages | length > 2 %}{{ raise_exception('too long') }}{% endif %}" + CHATML
+        )
         records = [{"messages": HI}, {"messages": TWICE}]
 
         with pytest.raises(TemplateError, match=r"^record 1: .*too long"):

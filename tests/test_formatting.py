@@ -20,7 +20,8 @@ class TestATemplate:
         assert parse_template("{질문}") == (Column("질문"),)
 
     @pytest.mark.parametrize(
-        "cleverer", ["{a.b}", "{a[0]}", "{a!r}", "{a:>3}", "{}", "{ a }", "{0}", "{a b}", "{a.__class__}"]
+        "cleverer",
+        ["{a.b}", "{a[0]}", "{a!r}", "{a:>3}", "{}", "{ a }", "{0}", "{a b}", "{a.__class__}"],
     )
     def test_refuses_anything_but_a_name_in_braces(self, cleverer):
         with pytest.raises(TemplateError, match="only a column's name may stand in braces"):

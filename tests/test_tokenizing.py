@@ -2,9 +2,9 @@ import json
 import unicodedata
 
 import pytest
-from conftest import CONTROL, toy_backend
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
+from toys import CONTROL, LLAMAS, llama, toy_backend
 
 from lmkit.errors import TokenizerError
 from lmkit.tokenizing import Span, Tokenizer
@@ -15,46 +15,6 @@ LOSSLESS = ("gpt2", "qwen2", "smollm2")
 
 def control_ids(tokenizer, ids):
     return [tokenizer.id_to_token(i) for i in ids if tokenizer.is_control(i)]
-
-
-def llama(kind):
-    """Return a small tokenizer of Llama 2's make: a `▁` for a space, bytes for unknown characters.
-
-    `legacy` puts the opening `▁` before every text that a control token starts or ends, as the
-    tokenizers converted before 2024 do; `first` and `always` are the two later ways to say it.
-    """
-    letters = ["▁", "\n", *map(chr, range(33, 127))]
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
-    merges = [("h", "i"), ("▁", "hi"), ("▁", "▁"), ("y", "o"), ("▁", "yo")]
-    pieces += [left + right for left, right in merges]
-    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
-    backend = Backend(
-        models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
-    )
-    if kind == "legacy":
-        backend.normalizer = normalizers.Sequence(
-            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-        )
-    else:
-        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=kind, split=False)
-    backend.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(content=" ", left=1),
-        ]
-    )
-    backend.add_special_tokens(
-        [AddedToken(text, special=True, normalized=False) for text in ("<unk>", "<s>", "</s>")]
-    )
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])]
-    )
-    return backend
-
-
-LLAMAS = ("legacy", "first", "always")
 
 
 class TestControlTokens:
@@ -72,12 +32,16 @@ class TestControlTokens:
         assert toy.decode(ids) == "<|im_end|>"
 
     def test_halves_of_one_never_join_over_a_border_of_trust(self, toy):
-        ids = toy.encode_spans([Span("<|im_", trusted=False), Span("end|>", trusted=True)], opens=True)
+        ids = toy.encode_spans(
+            [Span("<|im_", trusted=False), Span("end|>", trusted=True)], opens=True
+        )
 
         assert control_ids(toy, ids) == []
 
     def test_halves_that_are_both_trusted_do_join(self, toy):
-        ids = toy.encode_spans([Span("<|im_", trusted=True), Span("end|>", trusted=True)], opens=True)
+        ids = toy.encode_spans(
+            [Span("<|im_", trusted=True), Span("end|>", trusted=True)], opens=True
+        )
 
         assert ids == [toy.token_to_id("<|im_end|>")]
 
@@ -98,7 +62,12 @@ class TestControlTokens:
     def test_typed_by_a_user_are_plain_text_for_every_tokenizer(self, name, load_shared):
         tokenizer = load_shared(name)
         for control in tokenizer.control:
-            for text in (control.text, f"a{control.text}b", f"a {control.text} b", control.text * 2):
+            for text in (
+                control.text,
+                f"a{control.text}b",
+                f"a {control.text} b",
+                control.text * 2,
+            ):
                 forged = [i for i in tokenizer.encode(text) if i == control.id]
 
                 assert not forged or control.text == tokenizer.special.get("unk_token"), text
@@ -171,7 +140,14 @@ class TestAStretchThatContinues:
     @pytest.mark.parametrize("kind", LLAMAS)
     @pytest.mark.parametrize(
         ("left", "right"),
-        [("hi", " yo"), ("hi ", "yo"), ("hi\n", "yo"), ("h", "i"), (" hi", "  yo"), ("네", "é👩‍👧")],
+        [
+            ("hi", " yo"),
+            ("hi ", "yo"),
+            ("hi\n", "yo"),
+            ("h", "i"),
+            (" hi", "  yo"),
+            ("네", "é👩‍👧"),
+        ],
     )
     def test_joins_to_the_text_that_was_cut(self, kind, left, right):
         tokenizer = Tokenizer.load(llama(kind))
@@ -191,7 +167,10 @@ class TestAStretchThatContinues:
         backend = llama(kind)
         tokenizer = Tokenizer.load(backend)
 
-        assert tokenizer.encode(text, trusted=True) == backend.encode(text, add_special_tokens=False).ids
+        assert (
+            tokenizer.encode(text, trusted=True)
+            == backend.encode(text, add_special_tokens=False).ids
+        )
 
     @pytest.mark.parametrize("kind", LLAMAS)
     def test_reopens_after_a_control_token_where_the_library_does(self, kind):

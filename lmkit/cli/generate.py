@@ -247,10 +247,10 @@ def _answers_in(path: Path, rows: Sequence[Row]) -> int:
     """
     from lmkit.errors import RecordError
 
+    if not path.is_file():  # not there, or a pipe or a device, which cannot be continued
+        return 0
     try:
         raw = path.read_bytes()
-    except FileNotFoundError:
-        return 0
     except OSError as error:
         raise RecordError(str(path), f"cannot be read: {error.strerror}") from error
     *whole, rest = raw.split(b"\n")

@@ -123,10 +123,11 @@ def run(args: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         _print_error("interrupted")
         return 130
-    except BrokenPipeError:
-        # The reader has gone, as in 'lmkit tasks | head': nothing more to say, and nothing wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except SystemExit as error:
+        # click leaves this way when the reader has gone, as in 'lmkit tasks | head': nothing is wrong.
+        if isinstance(error.__context__, BrokenPipeError):
+            return 0
+        raise
 
 
 def _print_error(text: str) -> None:

@@ -69,10 +69,15 @@ def train(
     TASK is a registered name, path/to/file.py:attribute, or a task.json. The run is a folder that
     transformers can load, with task.json and metrics.jsonl in it.
     """
+    from lmkit.errors import MissingExtra
     from lmkit.records import read
     from lmkit.registry import get_task
-    from lmkit.train.run import train as train_run
     from lmkit.vocabulary import parse_tokenizer
+
+    try:
+        from lmkit.train.run import train as train_run
+    except ModuleNotFoundError as error:
+        raise MissingExtra("training", "train", error.name) from error
 
     found = get_task(task)
     arguments = parse_settings(settings)

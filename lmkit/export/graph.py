@@ -18,6 +18,7 @@ Where S = T the past is not read (a prefill); where S = 1 any batch may be ragge
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
 from collections.abc import Iterator
@@ -190,7 +191,7 @@ def export_causal(model: PreTrainedModel, path: Path) -> GraphContract:
         ExportError: the model is refused, cannot be traced, or lost an input in the trace.
     """
     layers = _layers(model)
-    with _inference(model), _quiet():
+    with _inference(model), _quiet(), _uncollected():
         graph = _trace(model, layers)
         fuse(graph)
         contract = _contract(model, layers, graph)
@@ -378,6 +379,21 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Hold the cyclic collector: it walks the growing graph again and again, a seventh of the time.
+
+    What stays uncollected meanwhile was 45 MB for SmolLM2-135M's shape.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _root(error: BaseException) -> BaseException:

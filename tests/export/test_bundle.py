@@ -16,13 +16,14 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 transformers = pytest.importorskip("transformers")
 
-import lmkit as lk
-import lmkit.files as files
-import lmkit.tokenizing as tokenizing
-from exported import CHATS, CONTEXT_LENGTH, GPT2, LLAMA, ROWS, train_tiny
-from lmkit.decoding import TextDecoder
-from lmkit.encoding import prompt_ids
-from lmkit.errors import (
+from exported import CHATS, CONTEXT_LENGTH, GPT2, LLAMA, ROWS, train_tiny  # noqa: E402
+
+import lmkit as lk  # noqa: E402
+import lmkit.files as files  # noqa: E402
+import lmkit.tokenizing as tokenizing  # noqa: E402
+from lmkit.decoding import TextDecoder  # noqa: E402
+from lmkit.encoding import prompt_ids  # noqa: E402
+from lmkit.errors import (  # noqa: E402
     ExportError,
     LmkitError,
     OutputExists,
@@ -31,10 +32,10 @@ from lmkit.errors import (
     UnknownName,
     UnknownTask,
 )
-from lmkit.export import bundle as exporting
-from lmkit.export import graph as tracing
-from lmkit.manifest import read_manifest
-from lmkit.train import models
+from lmkit.export import bundle as exporting  # noqa: E402
+from lmkit.export import graph as tracing  # noqa: E402
+from lmkit.manifest import read_manifest  # noqa: E402
+from lmkit.train import models  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -228,7 +229,7 @@ class TestOtherReaders:
 
 class TestRefusedBeforeAnyWork:
     def test_an_output_that_exists(self, tiny_run, old, no_work):
-        with pytest.raises(OutputExists, match="bundle' already exists.*--force"):
+        with pytest.raises(OutputExists, match=r"bundle' already exists.*--force"):
             lk.export(tiny_run, output=old)
 
         assert names(old) == {"lmkit.json"}

@@ -7,15 +7,16 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-import lmkit as lk
-from exported import CONTEXT_LENGTH, ROWS
-from lmkit.answering import open_answerer
-from lmkit.errors import ParityError
-from lmkit.export import graph as tracing
-from lmkit.export import parity
-from lmkit.export.parity import check_parity
-from lmkit.export.probes import TEXTS, probe_records
-from lmkit.runtime.generator import Generator
+from exported import CONTEXT_LENGTH, ROWS  # noqa: E402
+
+import lmkit as lk  # noqa: E402
+from lmkit.answering import open_answerer  # noqa: E402
+from lmkit.errors import ParityError  # noqa: E402
+from lmkit.export import graph as tracing  # noqa: E402
+from lmkit.export import parity  # noqa: E402
+from lmkit.export.parity import check_parity  # noqa: E402
+from lmkit.export.probes import TEXTS, probe_records  # noqa: E402
+from lmkit.runtime.generator import Generator  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

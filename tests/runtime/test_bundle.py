@@ -44,7 +44,7 @@ class TestItsFiles:
     def test_a_missing_one_is_named(self, copied, name, whole):
         (copied / name).unlink()
 
-        with pytest.raises(BundleError, match=f"'{name}' is missing"):
+        with pytest.raises(BundleError, match=rf"'{name}' is missing"):
             lk.load(copied, verify=whole)
 
     @pytest.mark.parametrize("whole", [True, False], ids=["verify", "quick"])
@@ -53,7 +53,7 @@ class TestItsFiles:
         size = file.stat().st_size
         file.write_bytes(file.read_bytes()[:-3])
 
-        with pytest.raises(BundleError, match=f"'model.onnx.data' has {size - 3} bytes, {size}"):
+        with pytest.raises(BundleError, match=rf"'model.onnx.data' has {size - 3} bytes, {size}"):
             lk.load(copied, verify=whole)
 
     def test_a_folder_in_the_place_of_one_is_not_it(self, copied):
@@ -76,7 +76,7 @@ class TestItsFiles:
         entry = {"sha256": "0" * 64, "size_bytes": 1}
         change_manifest(copied, lambda data: data["files"].update({name: entry}))
 
-        with pytest.raises(BundleError, match=f"'{name}', which is outside"):
+        with pytest.raises(BundleError, match=rf"'{name}', which is outside"):
             lk.load(copied, verify=whole)
 
     def test_a_link_that_leads_outside_is_refused(self, copied):
@@ -109,7 +109,7 @@ class TestItsManifest:
             lk.load(tmp_path)
 
     def test_nothing_there(self, tmp_path):
-        with pytest.raises(BundleError, match="there is no bundle '.*gone'"):
+        with pytest.raises(BundleError, match=r"there is no bundle '.*gone'"):
             lk.load(tmp_path / "gone")
 
     def test_one_of_the_future_says_who_wrote_it_and_what_to_do(self, copied):
@@ -121,7 +121,7 @@ class TestItsManifest:
     def test_an_older_one_is_to_be_exported_again(self, copied):
         change_manifest(copied, lambda data: data.update(schema=0))
 
-        with pytest.raises(BundleError, match="schema 0.*export it again"):
+        with pytest.raises(BundleError, match=r"schema 0.*export it again"):
             lk.load(copied)
 
     @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ class TestItsManifest:
     def test_a_task_with_an_unknown_type_says_which(self, copied):
         change_manifest(copied, lambda d: d["task"]["formatter"].update(type="Templte"))
 
-        with pytest.raises(BundleError, match="Templte.*close to: Template"):
+        with pytest.raises(BundleError, match=r"Templte.*close to: Template"):
             lk.load(copied)
 
     def test_a_task_with_a_bad_setting_says_which(self, copied):
@@ -200,7 +200,7 @@ class TestItsManifest:
 
         change_manifest(copied, change)
 
-        with pytest.raises(PluginError, match="haiku:Verses.*pip install 'lmkit-haiku==1.2.3'"):
+        with pytest.raises(PluginError, match=r"haiku:Verses.*pip install 'lmkit-haiku==1.2.3'"):
             lk.load(copied)
 
     @pytest.mark.parametrize("plugins", [[], [{}], ["haiku"], 5, None])
@@ -211,7 +211,7 @@ class TestItsManifest:
 
         change_manifest(copied, change)
 
-        with pytest.raises(PluginError, match="haiku:Verses.*--plugin"):
+        with pytest.raises(PluginError, match=r"haiku:Verses.*--plugin"):
             lk.load(copied)
 
 
@@ -220,7 +220,7 @@ class TestItsGoldenPrompts:
         change_manifest(copied, lambda data: data["golden"][0]["prompt_ids"].append(5))
 
         for whole in (True, False):
-            with pytest.raises(BundleError, match="did at export: the prompt for .*encodes to"):
+            with pytest.raises(BundleError, match=r"did at export: the prompt for .*encodes to"):
                 lk.load(copied, verify=whole)
 
     def test_a_template_that_was_changed_is_found_by_them(self, copied):

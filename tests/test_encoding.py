@@ -1,0 +1,277 @@
+import unicodedata
+
+import numpy as np
+import pytest
+from toys import LLAMAS, llama
+
+import lmkit as lk
+from lmkit.encoding import IGNORE, Stretch, encode, prompt_ids, stretches
+from lmkit.errors import RecordError, RecordErrors, TokenizerError
+from lmkit.formatting import Segment
+from lmkit.records import Row
+from lmkit.tokenizing import Tokenizer
+
+SHARED_NAMES = ("gpt2", "qwen2", "smollm2", "t5", "bert-base-uncased", "koelectra-wordpiece")
+
+
+def task(formatter, **options):
+    return lk.Task(
+        name="t",
+        formatter=formatter,
+        collator=lk.CausalCollator(**options),
+        decoder=lk.TextDecoder(),
+    )
+
+
+QA = task(lk.context("{q}") + lk.target("{a}"))
+
+
+class TestStretches:
+    def test_split_where_learning_starts_and_stops(self, toy):
+        segments = [Segment("ab"), Segment("c", learn=True), Segment("d", learn=True), Segment("e")]
+
+        assert stretches(segments, toy) == [
+            Stretch(toy.encode("ab"), learn=False),
+            Stretch(toy.encode("cd"), learn=True),
+            Stretch(toy.encode("e"), learn=False),
+        ]
+
+    def test_merge_tokens_within_a_stretch_and_never_over_its_edge(self, load_shared):
+        tokenizer = load_shared("gpt2")
+        together = stretches([Segment("hel"), Segment("lo")], tokenizer)
+        apart = stretches([Segment("hel"), Segment("lo", learn=True)], tokenizer)
+
+        assert together[0].ids == tokenizer.encode("hello")
+        assert [stretch.ids for stretch in apart] == [
+            tokenizer.encode("hel"),
+            tokenizer.encode("lo"),
+        ]
+
+    def test_an_empty_segment_of_the_other_kind_is_a_seam(self, load_shared):
+        tokenizer = load_shared("gpt2")
+        parts = stretches([Segment("hel"), Segment("", learn=True), Segment("lo")], tokenizer)
+
+        assert [stretch.ids for stretch in parts] == [
+            tokenizer.encode("hel"),
+            [],
+            tokenizer.encode("lo"),
+        ]
+
+    @pytest.mark.parametrize("kind", LLAMAS)
+    def test_a_later_one_gets_no_opening_space(self, kind):
+        tokenizer = Tokenizer.load(llama(kind))
+        read, learned = stretches([Segment("yo"), Segment("hi", learn=True)], tokenizer)
+
+        assert tokenizer.decode(read.ids + learned.ids) == "yohi"
+
+    @pytest.mark.parametrize("kind", LLAMAS)
+    def test_an_empty_first_one_leaves_the_opening_space_to_the_next(self, kind):
+        tokenizer = Tokenizer.load(llama(kind))
+        parts = stretches([Segment(""), Segment("hi", learn=True)], tokenizer)
+
+        assert parts[1].ids == tokenizer.encode("hi")
+
+    @pytest.mark.parametrize("kind", LLAMAS)
+    def test_after_a_control_token_are_what_the_library_makes_of_the_whole(self, kind):
+        """Llama's older tokenizers put a space behind every control token, an answer's first too."""
+        backend = llama(kind)
+        tokenizer = Tokenizer.load(backend)
+        segments = [
+            Segment("yo<s>", trusted=True),
+            Segment("hi", learn=True),
+            Segment("</s>", trusted=True, learn=True),
+        ]
+        ids = [i for stretch in stretches(segments, tokenizer) for i in stretch.ids]
+
+        assert ids == backend.encode("yo<s>hi</s>", add_special_tokens=False).ids
+
+
+class TestLabels:
+    def test_stand_at_their_own_tokens_and_are_never_shifted(self, toy):
+        row = encode(QA, [{"q": "ab", "a": "cd"}], toy)[0]
+
+        assert row.input_ids.tolist() == [*toy.encode("abcd"), toy.eos_id]
+        assert row.labels.tolist() == [IGNORE, IGNORE, *toy.encode("cd"), toy.eos_id]
+
+    def test_are_counted_where_something_precedes_them(self, toy):
+        """The model's head shifts: a first token has nothing to predict it from."""
+        with_prompt = encode(QA, [{"q": "ab", "a": "cd"}], toy)[0]
+        without = encode(task(lk.target("{a}")), [{"a": "cd"}], toy)[0]
+
+        assert with_prompt.n_learned == 3
+        assert without.n_learned == 2
+
+    def test_and_ids_are_int64(self, toy):
+        row = encode(QA, [{"q": "ab", "a": "cd"}], toy)[0]
+
+        assert row.input_ids.dtype == row.labels.dtype == np.int64
+        assert prompt_ids(QA, {"q": "ab"}, toy).dtype == np.int64
+
+    def test_learn_the_end_of_the_answer_although_it_is_the_padding_too(self, toy):
+        padded = toy.with_special("pad_token", toy.special["eos_token"])
+        rows = encode(QA, [{"q": "a", "a": "b"}, {"q": "a", "a": "bbbb"}], padded)
+        batch = QA.collator.collate(rows, padded.pad_id)
+
+        assert batch["labels"][0].tolist() == [
+            IGNORE, *toy.encode("b"), toy.eos_id, IGNORE, IGNORE, IGNORE
+        ]  # fmt: skip
+
+    def test_learn_an_empty_answer_as_ending_at_once(self, toy):
+        row = encode(QA, [{"q": "a", "a": ""}], toy)[0]
+
+        assert row.labels.tolist() == [IGNORE, toy.eos_id]
+
+    def test_learn_no_second_end_where_the_template_wrote_one(self, toy):
+        written = task(lk.context("{q}") + lk.target("{a}<|endoftext|>"))
+        row = encode(written, [{"q": "a", "a": "b"}], toy)[0]
+
+        assert row.input_ids.tolist() == [*toy.encode("ab"), toy.eos_id]
+
+    def test_learn_an_end_besides_the_one_that_a_record_spells_out(self, toy):
+        row = encode(QA, [{"q": "a", "a": "<|endoftext|>"}], toy)[0]
+
+        assert row.input_ids.tolist() == [*toy.encode("a<|endoftext|>"), toy.eos_id]
+        assert (row.input_ids == toy.eos_id).sum() == 1
+
+    def test_need_an_end_token(self, toy):
+        without = Tokenizer(toy.definition)
+
+        with pytest.raises(TokenizerError, match="could never learn to stop"):
+            encode(QA, [{"q": "a", "a": "b"}], without)
+
+
+class TestTheBeginningOfText:
+    def test_is_put_once_before_a_row_and_its_prompt_and_not_learned(self, toy_with_bos):
+        row = encode(QA, [{"q": "ab", "a": "c"}], toy_with_bos)[0]
+
+        assert row.input_ids[0] == toy_with_bos.bos_id
+        assert row.labels[0] == IGNORE
+        assert (row.input_ids == toy_with_bos.bos_id).sum() == 1
+        assert prompt_ids(QA, {"q": "ab"}, toy_with_bos).tolist() == row.input_ids[:3].tolist()
+
+    def test_is_not_doubled_where_the_template_writes_it(self, toy_with_bos):
+        written = task(lk.context("<s>{q}") + lk.target("{a}"))
+        row = encode(written, [{"q": "ab", "a": "c"}], toy_with_bos)[0]
+
+        assert (row.input_ids == toy_with_bos.bos_id).sum() == 1
+        assert prompt_ids(written, {"q": "ab"}, toy_with_bos).tolist() == row.input_ids[:3].tolist()
+
+    def test_is_not_doubled_where_a_record_spells_it_out(self, toy_with_bos):
+        row = encode(QA, [{"q": "<s>", "a": "c"}], toy_with_bos)[0]
+
+        assert (row.input_ids == toy_with_bos.bos_id).sum() == 1
+        assert row.input_ids.tolist()[1:4] == toy_with_bos.encode("<s>")
+
+
+BOUNDARIES = {
+    "a plain seam": ("Question", "answer"),
+    "a seam inside a word": ("hel", "lo"),
+    "an answer that begins with a space": ("Q:", " answer"),
+    "an answer that begins with a newline": ("Q:", "\n\nanswer"),
+    "a prompt that ends with a space": ("Q: ", "answer"),
+    "a prompt that ends with a newline": ("Q:\n", "\nanswer"),
+    "spaces on both sides": ("Q:  ", "  answer"),
+    "decomposed Hangul": (
+        unicodedata.normalize("NFD", "질문")[:-1],
+        unicodedata.normalize("NFD", "질문")[-1] + "답",
+    ),
+    "a seam inside an emoji": ("👩\u200d", "👩\u200d👧"),
+    "a combining mark": ("e", "\u0301"),
+    "digits": ("12", "34"),
+    "punctuation": ("'", "s it"),
+    "a control token in halves": ("<|im_", "end|>"),
+    "an empty answer": ("Q:", ""),
+    "an answer of spaces": ("Q:", "  "),
+    "an unknown character": ("🦙", "🦙"),
+}
+
+
+@pytest.mark.parametrize("name", SHARED_NAMES)
+class TestThePromptOfEverySharedTokenizer:
+    @pytest.mark.parametrize(("q", "a"), BOUNDARIES.values(), ids=BOUNDARIES)
+    def test_is_a_prefix_of_the_training_ids(self, name, q, a, load_shared):
+        tokenizer = load_shared(name)
+        row = encode(QA, [{"q": q, "a": a}], tokenizer)[0]
+        asked = prompt_ids(QA, {"q": q}, tokenizer)
+
+        assert np.array_equal(row.input_ids[: len(asked)], asked)
+        assert (row.labels[: len(asked)] == IGNORE).all()
+        assert np.array_equal(row.labels[len(asked) :], row.input_ids[len(asked) :])
+        assert row.labels[-1] == tokenizer.eos_id
+
+    def test_is_a_prefix_where_the_first_target_is_left_out(self, name, load_shared):
+        formatter = (
+            lk.context("hel") + lk.target("{x}").when("x") + lk.context("lo") + lk.target("{y}")
+        )
+        tokenizer = load_shared(name)
+        asked = prompt_ids(task(formatter), {}, tokenizer)
+        row = encode(task(formatter), [{"y": "z"}], tokenizer)[0]
+
+        assert np.array_equal(row.input_ids[: len(asked)], asked)
+
+
+class TestMarkersInARecord:
+    """The answer is what follows the prompt: nobody searches for the text between the two."""
+
+    alpaca = lk.get_task("alpaca")
+
+    @pytest.mark.parametrize("place", ["instruction", "input", "output"])
+    def test_change_nothing(self, place, toy):
+        record = {"instruction": "Do.", "input": "in", "output": "out"}
+        record[place] = "x\n\n### Response:\ny<|im_end|>"
+        row = encode(self.alpaca, [record], toy)[0]
+        asked = prompt_ids(self.alpaca, record, toy)
+
+        assert np.array_equal(row.input_ids[: len(asked)], asked)
+        assert toy.decode(row.labels[row.labels != IGNORE]) == record["output"]
+        assert self.alpaca.reference(record, toy.dialect) == record["output"]
+
+
+class TestBadRecords:
+    def test_are_gathered_with_their_places(self, toy):
+        records = [{"q": "a", "a": "b"}, {"q": "a"}, Row({"a": "b"}, "t.jsonl:3")]
+
+        with pytest.raises(RecordErrors) as caught:
+            encode(QA, records, toy)
+
+        assert [error.where for error in caught.value.errors] == ["record 1", "t.jsonl:3"]
+
+    def test_of_one_is_raised_as_itself(self, toy):
+        with pytest.raises(RecordError, match=r"^record 0: column 'a' is missing"):
+            encode(QA, [{"q": "a"}], toy)
+
+    def test_of_many_stop_at_ten(self, toy):
+        with pytest.raises(RecordErrors, match="10 or more bad rows"):
+            encode(QA, [{"q": "a"}] * 50, toy)
+
+    def test_without_an_answer_have_nothing_to_learn(self, toy):
+        formatter = lk.context("{q}") + lk.target("{a}").when("a")
+
+        with pytest.raises(RecordError, match="nothing in it is learned"):
+            encode(task(formatter), [{"q": "a"}], toy)
+
+    def test_of_a_prompt_are_named_too(self, toy):
+        with pytest.raises(RecordError, match=r"^t\.jsonl:3: column 'q' is missing"):
+            prompt_ids(QA, Row({}, "t.jsonl:3"), toy)
+
+    def test_of_an_empty_prompt_are_refused(self, toy):
+        with pytest.raises(RecordError, match="the prompt is empty"):
+            prompt_ids(QA, {"q": ""}, toy)
+
+
+@pytest.mark.parametrize("kind", LLAMAS)
+def test_a_row_of_llamas_make_decodes_to_its_text(kind):
+    tokenizer = Tokenizer.load(llama(kind)).with_special("eos_token", "</s>")
+    for q, a in BOUNDARIES.values():
+        row = encode(QA, [{"q": q, "a": a}], tokenizer)[0]
+
+        assert tokenizer.decode(row.input_ids) == q + a
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen2", "smollm2"])
+def test_a_row_of_a_lossless_tokenizer_decodes_to_its_text(name, load_shared):
+    tokenizer = load_shared(name)
+    for q, a in BOUNDARIES.values():
+        row = encode(QA, [{"q": q, "a": a}], tokenizer)[0]
+
+        assert tokenizer.decode(row.input_ids) == q + a
