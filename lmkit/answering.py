@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 from lmkit.decoding import Answer
 from lmkit.encoding import Encoded
 from lmkit.errors import BundleError, MissingExtra, ModelError
-from lmkit.evaluating import Loss
 from lmkit.formatting import Record
+from lmkit.loss import Loss
 from lmkit.manifest import MANIFEST_FILE
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer

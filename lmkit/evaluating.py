@@ -2,54 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import attrs
-
+from lmkit.answering import Answerer, open_answerer
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import RecordError
+from lmkit.loss import Loss
 from lmkit.records import Data, Row, name_of, read
 
-if TYPE_CHECKING:
-    from lmkit.answering import Answerer
-
 EVAL_BATCH = 8
-
-
-@attrs.frozen
-class Loss:
-    """A sum of token losses.
-
-    Attributes:
-        total: the sum of the negative log-likelihoods, in nats.
-        count: how many learned tokens it is over.
-    """
-
-    total: float = 0.0
-    count: int = 0
-
-    def __add__(self, other: Loss) -> Loss:
-        return Loss(self.total + other.total, self.count + other.count)
-
-    def figures(self) -> dict[str, float]:
-        """Return the mean loss, its exponential (perplexity), and the number of tokens.
-
-        Perplexity is exp of the mean over tokens, not a mean over batches.
-
-        >>> Loss(2.0, 2).figures()
-        {'loss': 1.0, 'perplexity': 2.718281828459045, 'tokens': 2}
-        """
-        mean = self.total / self.count if self.count else math.nan
-        return {"loss": mean, "perplexity": _exp(mean), "tokens": self.count}
-
-
-def _exp(mean: float) -> float:
-    try:
-        return math.exp(mean)
-    except OverflowError:
-        return math.inf
 
 
 def evaluate(
@@ -72,8 +34,6 @@ def evaluate(
     Raises:
         RecordError: the data does not fit the task, or nothing in it is learned.
     """
-    from lmkit.answering import open_answerer
-
     model = open_answerer(run)
     rows = read(data)
     encoded = list(encode_rows(model.task, rows, model.tokenizer))

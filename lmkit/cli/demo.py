@@ -83,7 +83,10 @@ def _tell(facts: dict[str, Any]) -> None:
     rows = zip(*(facts[column] for column in columns), strict=True)
     print_table(
         ("question", "in the training data", "before training", "after, from the bundle"),
-        [(asked, "yes" if known else "no", was[:24] or "(blank)", now) for asked, known, was, now in rows],
+        [
+            (asked, "yes" if known else "no", was[:24] or "(blank)", now)
+            for asked, known, was, now in rows
+        ],
     )
     parity, speeds = facts["parity"], facts["tokens_per_second"]
     heavy = ", ".join(facts["heavy_packages_in_the_answering_process"]) or "none"

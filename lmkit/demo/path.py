@@ -27,7 +27,13 @@ from lmkit.vocabulary import train_tokenizer
 DATA = Path(__file__).with_name("ko_chat_qa.jsonl")
 N_HELD_OUT = 150
 # The last one is not among the records that the model learns from.
-ASKED = ("너무 졸려", "날씨 좋은데", "맞는 선택일까", "건강하게 다이어트 하는 방법", "오늘 너무 더워")
+ASKED = (
+    "너무 졸려",
+    "날씨 좋은데",
+    "맞는 선택일까",
+    "건강하게 다이어트 하는 방법",
+    "오늘 너무 더워",
+)
 
 # Small enough for two cores and two minutes, large enough to answer what it was trained on.
 MODEL = scratch(

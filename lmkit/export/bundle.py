@@ -15,7 +15,7 @@ import attrs
 import lmkit
 from lmkit.encoding import encode_rows
 from lmkit.errors import ExportError, MissingExtra, RecordError, UnknownName
-from lmkit.evaluating import EVAL_BATCH, Loss
+from lmkit.evaluating import EVAL_BATCH
 from lmkit.export.card import write_card
 from lmkit.export.genai import write_genai_config
 from lmkit.export.parity import check_parity
@@ -23,6 +23,7 @@ from lmkit.export.probes import probe_records
 from lmkit.family import Family
 from lmkit.files import check_free, new_folder, sha256_of
 from lmkit.jsonform import plugin_types, to_json
+from lmkit.loss import Loss
 from lmkit.manifest import (
     MANIFEST_FILE,
     SCHEMA,

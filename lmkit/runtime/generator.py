@@ -11,10 +11,10 @@ import numpy as np
 from lmkit.decoding import Answer, Usage
 from lmkit.encoding import IGNORE, Encoded, Ids, prompt_ids
 from lmkit.errors import BundleError, PromptTooLong, RecordError, TaskError
-from lmkit.evaluating import Loss
 from lmkit.family import Family
 from lmkit.formatting import Record
 from lmkit.generation import Generation
+from lmkit.loss import Loss
 from lmkit.manifest import Golden
 from lmkit.records import Row
 from lmkit.runtime.bundle import Bundle, open_bundle

@@ -14,9 +14,9 @@ import numpy as np
 from lmkit.decoding import Answer, Usage
 from lmkit.encoding import Encoded, Ids, prompt_ids
 from lmkit.errors import PromptTooLong
-from lmkit.evaluating import Loss
 from lmkit.formatting import Record
 from lmkit.generation import Generation
+from lmkit.loss import Loss
 from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import Trainer
 
 from lmkit.encoding import IGNORE
-from lmkit.evaluating import Loss
+from lmkit.loss import Loss
 from lmkit.train.extra import torch
 from lmkit.train.models import quiet
 

@@ -6,7 +6,7 @@ import torch
 import transformers
 
 import lmkit as lk
-from lmkit.evaluating import Loss
+from lmkit.loss import Loss
 from lmkit.train.scoring import batch_loss, mean_loss
 
 
