@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import processors
 from toys import toy_backend
 
 from lmkit.tokenizing import Tokenizer
@@ -23,8 +24,6 @@ def toy() -> Tokenizer:
 @pytest.fixture(scope="session")
 def toy_with_bos() -> Tokenizer:
     """A toy that puts `<s>` before every text itself, as Llama's tokenizer does."""
-    from tokenizers import processors
-
     backend = toy_backend()
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", backend.token_to_id("<s>"))]

@@ -272,7 +272,7 @@ class TestExport:
 
         from lmkit.export import graph
 
-        monkeypatch.setattr(graph.ir, "save", full)
+        monkeypatch.setattr(graph, "export_causal", full)
 
         message = refused("export", tiny_run, "--output", tmp_path / "out")
 
@@ -282,8 +282,11 @@ class TestExport:
     def test_ctrl_c_leaves_nothing_and_is_130(self, tiny_run, tmp_path):
         script = (
             "import os, signal, sys\n"
-            "from lmkit.export import bundle\n"
-            "bundle.write_genai_config = lambda *a: os.kill(os.getpid(), signal.SIGINT)\n"
+            "from lmkit.export import graph\n"
+            "def half(model, path):\n"
+            "    path.write_bytes(b'half')\n"
+            "    os.kill(os.getpid(), signal.SIGINT)\n"
+            "graph.export_causal = half\n"
             "from lmkit.cli.main import main; main(sys.argv[1:])\n"
         )
 

@@ -362,11 +362,15 @@ class TestAFailureInTheMiddle:
         assert lk.load(tmp_path / "b")(RECORD).text == text[:1]
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_kill_leaves_no_bundle_and_the_next_export_succeeds(tiny_run, tmp_path):
     script = (
         "import os, signal, sys, lmkit as lk\n"
-        "from lmkit.export import bundle\n"
-        "bundle.write_card = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from lmkit.export import graph\n"
+        "def half(model, path):\n"
+        "    path.write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "graph.export_causal = half\n"
         "lk.export(sys.argv[1], output=sys.argv[2])\n"
     )
 

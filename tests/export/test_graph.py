@@ -25,8 +25,8 @@ VOCAB = 128
 WINDOW = 8  # shorter than every text below, so that the window matters
 NEW = 24
 # Both sides compute in float32 and only add up in another order: 1e-6 a term over at most a few
-# hundred terms, on logits of size ten. Measured over all models here: below 4e-5.
-TOLERANCE = 2e-4
+# hundred terms, on logits of size ten. Measured on one row of every model here: below 1e-5.
+TOLERANCE = 5e-5
 
 SMALL = {
     "vocab_size": VOCAB,
