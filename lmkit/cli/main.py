@@ -61,6 +61,15 @@ class Verbs(click.Group):
                 ) from error
             raise
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; click itself would call it a failure when the reader goes away."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # As in 'lmkit tasks | head': nothing more to say, and nothing wrong.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs without importing them."""
         with formatter.section("Verbs"):
@@ -123,11 +132,6 @@ def run(args: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         _print_error("interrupted")
         return 130
-    except SystemExit as error:
-        # click leaves this way when the reader has gone, as in 'lmkit tasks | head': nothing is wrong.
-        if isinstance(error.__context__, BrokenPipeError):
-            return 0
-        raise
 
 
 def _print_error(text: str) -> None:

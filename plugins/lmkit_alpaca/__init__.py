@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from lmkit import CausalCollator, Generation, Task, TextDecoder, context, hookimpl, target
 
-# Source: the two prompts of Stanford Alpaca (tatsu-lab/stanford_alpaca, train.py, PROMPT_DICT).
-# They differ where a record's input is blank.
+# Source: the two prompts of Stanford Alpaca (tatsu-lab/stanford_alpaca, train.py, PROMPT_DICT), with
+# the line break behind "### Response:" that alpaca-lora and most tools since have added.
 ALPACA = Task(
     name="alpaca",
     description="Instructions in Alpaca's format; the variant without input where it is blank.",

@@ -30,6 +30,7 @@ def refused(lmkit):
     return refused
 
 
+@pytest.mark.slow  # the first one imports transformers
 class TestRecords:
     """What is wrong in a file is told by `train`, `evaluate`, `generate` and `show` alike."""
 
@@ -150,6 +151,7 @@ class TestTasksAndFlags:
         assert words in message
         assert "no-such-bundle" not in message
 
+    @pytest.mark.slow
     def test_an_unknown_training_argument(self, refused, tmp_path, jsonl):
         message = refused(
             *("train", "qa", "--model", MODEL, "--tokenizer", "char", "--data", jsonl([GOOD])),
