@@ -171,7 +171,7 @@ def _json_lines(lines: Iterable[str], name: str) -> Iterator[Row | RecordError]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line.rstrip())
         except (ValueError, RecursionError) as error:
             yield RecordError(f"{name}:{number}", f"not valid JSON: {_json_problem(error)}")
         else:

@@ -72,6 +72,9 @@ def check_task(task: Task, records: Iterable[Record], tokenizer: Any = None) -> 
     loaded = toy_tokenizer() if tokenizer is None else Tokenizer.load(tokenizer)
     if from_json(to_json(task), Task) != task:
         raise TaskError(f"task '{task.name}' is not the same after a trip through JSON")
+    records = list(records)
+    if not records:
+        raise TaskError(f"task '{task.name}' cannot be checked without a record")
     for record in records:
         row = encode(task, [record], loaded)[0]
         if not row.n_learned:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from lmkit.cli.printing import json_option, print_json
+from lmkit.cli.printing import json_option, print_json, progress_bar
 
 if TYPE_CHECKING:
     from lmkit.answering import Answerer
@@ -116,7 +116,8 @@ def generate(
     if as_json:
         print_json(_line(answer))
     else:
-        click.echo(answer.value)
+        value = answer.value
+        click.echo(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -180,9 +181,6 @@ def _answer_file(
     as_json: bool,
 ) -> None:
     """Answer a file of records in order, some at a time, each batch written before the next."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from lmkit.encoding import prompt_ids
     from lmkit.records import gather, read
 
@@ -193,7 +191,7 @@ def _answer_file(
     lines: list[dict[str, Any]] = []
     with (
         _appending(Path(output)) if output else contextlib.nullcontext(_print_lines) as write,
-        Progress(console=Console(stderr=True), transient=True) as progress,
+        progress_bar() as progress,
     ):
         job = progress.add_task("answering", total=len(rows), completed=done)
         for start in range(done, len(rows), batch_size):

@@ -55,7 +55,9 @@ class Verbs(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            if close := near(args[0], VERBS):
+            from lmkit.plugins import installed
+
+            if close := near(args[0], [*VERBS, *installed().commands]):
                 raise click.UsageError(
                     f"{error.message} Close to: {', '.join(close)}.", ctx=ctx
                 ) from error
@@ -90,7 +92,8 @@ def _name_plugin_files(
 @click.group(
     cls=Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Start with 'lmkit demo', or 'lmkit show qa'. Each verb has a --help with an example.",
+    epilog="Start with 'lmkit demo', or 'lmkit show qa'. Each verb has a --help with an example. "
+    "Plugins may add verbs: see 'lmkit plugins'.",
 )
 @click.version_option(package_name="lmkit-tasks", prog_name="lmkit")
 @click.option(

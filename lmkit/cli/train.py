@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lmkit.cli.printing import json_option, print_figures, print_json
+from lmkit.cli.printing import json_option, print_figures, print_json, progress_bar
 
 
 @click.command(
@@ -117,12 +117,9 @@ def evaluate(run_or_bundle: str, data: str, batch_size: int, as_json: bool) -> N
 
     A run is measured through torch, a bundle without it.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from lmkit.evaluating import evaluate as measure
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with progress_bar() as progress:
         job = progress.add_task("evaluating", total=None)
         figures = measure(
             run_or_bundle,

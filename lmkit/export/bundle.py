@@ -17,7 +17,7 @@ from lmkit.encoding import encode_rows
 from lmkit.errors import ExportError, MissingExtra, RecordError, UnknownName
 from lmkit.evaluating import EVAL_BATCH
 from lmkit.export.card import write_card
-from lmkit.export.genai import write_genai_config
+from lmkit.export.genai import try_genai, write_genai_config
 from lmkit.export.parity import check_parity
 from lmkit.export.probes import probe_records
 from lmkit.family import Family
@@ -85,48 +85,81 @@ def export(
     folder = Path(output)
     check_free(folder, force=force)
     rows = read(data) if data is not None else []
-    found = _task_of(run, task)
+    task = _task_of(run, task)
     say("loading the model")
-    graph_module, models = _heavy()
-    loaded = models.load_model(_source(run), family=found.family, tokenizer=tokenizer)
-    graph_module.check_exportable(loaded.model)
-    found = _fitted(found, models.context_length(loaded.model))
-    # Read before `align` replaces them; in another tokenizer they mean nothing.
-    own_stops = _own_stops(loaded.model) if tokenizer is None else []
-    ready, stops = models.align(loaded.model, loaded.tokenizer, found.formatter)
-    if not stops:
-        raise ExportError("the tokenizer has no EOS token, so no answer would ever end")
-    stops = list(dict.fromkeys([*stops, *own_stops]))
-    records: Sequence[dict[str, Any]] = probe_records(found, rows)
-    # The task's prompts must be renderable before minutes are spent on the graph.
-    _check_prompts(found, records, ready)
+    source = _prepared(run, task, tokenizer, rows)
     with new_folder(folder, force=force) as part:
         say("tracing the graph")
-        contract = graph_module.export_causal(loaded.model, part / GRAPH_FILE)
-        ready.save(part)
-        manifest = Manifest(
-            schema=SCHEMA,
-            lmkit=lmkit.__version__,
-            task=found,
-            model=_about(loaded),
-            graph=_graph(contract),
-            tokens=Tokens(stop=tuple(stops), pad=_pad(ready), bos=ready.bos_id),
-            plugins=_needed(found),
-            genai=write_genai_config(part, contract, found, ready, stops),
-        )
+        manifest = _write_model(part, source)
         say("comparing with torch")
         generator = _generator(part, manifest)
-        parity, golden = check_parity(loaded.model, generator, records)
+        parity, golden = check_parity(source.model, generator, source.records)
         figures: dict[str, Any] = {"parity": parity, "size_bytes": _graph_size(part)}
         if rows:
             say("measuring perplexity")
-            figures["perplexity"] = _perplexity(loaded.model, generator, rows)
-        manifest = attrs.evolve(manifest, golden=golden, precisions={precision: figures})
+            figures["perplexity"] = _perplexity(source.model, generator, rows)
+        manifest = attrs.evolve(
+            manifest, golden=golden, precisions={precision: figures}, genai=try_genai(part)
+        )
         write_card(part, manifest)
         manifest = attrs.evolve(manifest, files=_files(part))
         write_manifest(manifest, part)
         say("putting the bundle in place")
     return Bundle(folder, manifest)
+
+
+@attrs.frozen(kw_only=True)
+class _Source:
+    """What a bundle is made of: everything is known to fit before the first file is written."""
+
+    task: Task
+    model: Any
+    name: str
+    tokenizer: Tokenizer
+    stops: tuple[int, ...]
+    records: Sequence[dict[str, Any]]
+
+
+def _prepared(run: Any, task: Task, tokenizer: Any, rows: Sequence[Row]) -> _Source:
+    """Load the model and refuse what cannot work before minutes are spent on the graph."""
+    graph, models = _heavy()
+    loaded = models.load_model(_source(run), family=task.family, tokenizer=tokenizer)
+    graph.check_exportable(loaded.model)
+    task = models.fitted(task, loaded.model)
+    # Read before `align` replaces them; in another tokenizer they mean nothing.
+    own_stops = _own_stops(loaded.model) if tokenizer is None else []
+    ready, stops = models.align(loaded.model, loaded.tokenizer, task.formatter)
+    if not stops:
+        raise ExportError("the tokenizer has no EOS token, so no answer would ever end")
+    records = probe_records(task, rows)
+    _check_prompts(task, records, ready)
+    return _Source(
+        task=task,
+        model=loaded.model,
+        name=loaded.name,
+        tokenizer=ready,
+        stops=tuple(dict.fromkeys([*stops, *own_stops])),
+        records=records,
+    )
+
+
+def _write_model(part: Path, source: _Source) -> Manifest:
+    """Write the graph, the tokenizer and genai's config, and return the manifest so far."""
+    graph, _ = _heavy()
+    contract = graph.export_causal(source.model, part / GRAPH_FILE)
+    source.tokenizer.save(part)
+    write_genai_config(part, contract, source.task, source.tokenizer, source.stops)
+    pad_id = source.tokenizer.pad_id
+    assert pad_id is not None  # load_model saw to it
+    return Manifest(
+        schema=SCHEMA,
+        lmkit=lmkit.__version__,
+        task=source.task,
+        model=_about(source),
+        graph=_graph(contract),
+        tokens=Tokens(stop=source.stops, pad=pad_id, bos=source.tokenizer.bos_id),
+        plugins=_needed(source.task),
+    )
 
 
 def _task_of(run: Any, task: Task | str | None) -> Task:
@@ -167,24 +200,12 @@ def _source(run: Any) -> Any:
     return str(path) if path is not None else run
 
 
-def _fitted(task: Task, most: int | None) -> Task:
-    """Return the task with rows no longer than the model can read."""
-    if most is None or task.collator.max_length <= most:
-        return task
-    return task.evolve(collator=attrs.evolve(task.collator, max_length=most))  # type: ignore[misc]
-
-
 def _own_stops(model: Any) -> list[int]:
     """Return the ids at which the model's authors let it stop."""
     found = model.generation_config.eos_token_id
     return [
         int(token) for token in (found if isinstance(found, list) else [found]) if token is not None
     ]
-
-
-def _pad(tokenizer: Tokenizer) -> int:
-    assert tokenizer.pad_id is not None  # load_model saw to it
-    return tokenizer.pad_id
 
 
 def _check_prompts(task: Task, records: Sequence[dict[str, Any]], tokenizer: Tokenizer) -> None:
@@ -194,10 +215,10 @@ def _check_prompts(task: Task, records: Sequence[dict[str, Any]], tokenizer: Tok
         prompt_ids(task, record, tokenizer)
 
 
-def _about(loaded: Any) -> dict[str, Any]:
-    model = loaded.model
+def _about(source: _Source) -> dict[str, Any]:
+    model = source.model
     return {
-        "name": Path(loaded.name).name,
+        "name": Path(source.name).name,
         "architecture": type(model).__name__,
         "model_type": model.config.model_type,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -11,12 +11,13 @@ from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 
 CONFIG_FILE = "genai_config.json"
+MOST_BUFFERED = 4096  # tokens; onnxruntime-genai allocates keys and values for all of them at once
 
 
 def write_genai_config(
     part: Path, contract: Any, task: Task, tokenizer: Tokenizer, stops: Sequence[int]
-) -> dict[str, Any]:
-    """Write the file and return what the manifest says about onnxruntime-genai."""
+) -> None:
+    """Write the file."""
     decoder = {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
         "filename": "model.onnx",
@@ -51,7 +52,7 @@ def write_genai_config(
             "decoder": decoder,
         },
         "search": {
-            "max_length": length,
+            "max_length": min(length, MOST_BUFFERED),
             "do_sample": options.temperature > 0,
             "temperature": options.temperature or 1.0,
             "top_k": options.top_k or 0,
@@ -61,4 +62,21 @@ def write_genai_config(
         },
     }
     (part / CONFIG_FILE).write_text(dump(config), "utf-8")
-    return {"config": CONFIG_FILE, "loads": True}
+
+
+def try_genai(part: Path) -> dict[str, Any]:
+    """Load a finished bundle in onnxruntime-genai and return what the manifest says about it.
+
+    Returns:
+        `loads` is true, false with the `reason`, or null where the library is not installed.
+    """
+    try:
+        import onnxruntime_genai
+    except ImportError:
+        return {"loads": None, "reason": "onnxruntime-genai was not installed at export"}
+    version = onnxruntime_genai.__version__
+    try:
+        onnxruntime_genai.Model(str(part))
+    except Exception as error:  # the library raises its own kinds
+        return {"loads": False, "version": version, "reason": str(error)}
+    return {"loads": True, "version": version}

@@ -14,6 +14,7 @@ from lmkit.errors import ModelError, TokenizerError, UnknownName, UnknownOption
 from lmkit.family import Family
 from lmkit.formatting import Formatter
 from lmkit.scratch import Scratch, parse_scratch
+from lmkit.task import Task
 from lmkit.tokenizing import TOKENIZER_FILE, Tokenizer
 from lmkit.train.extra import torch, transformers
 
@@ -131,6 +132,14 @@ def context_length(model: Any) -> int | None:
     config = model.config.get_text_config()
     found = getattr(config, "max_position_embeddings", None)
     return int(found) if isinstance(found, int) and found > 0 else None
+
+
+def fitted(task: Task, model: Any) -> Task:
+    """Return the task with rows no longer than the model can read."""
+    most = context_length(model)
+    if most is None or task.collator.max_length <= most:
+        return task
+    return task.evolve(collator=attrs.evolve(task.collator, max_length=most))  # type: ignore[misc]
 
 
 def _build(source: Scratch, tokenizer: Tokenizer, family: Family, seed: int) -> Any:

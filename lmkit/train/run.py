@@ -26,8 +26,7 @@ from lmkit.registry import get_task
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.extra import datasets, torch, transformers
-from lmkit.train.models import Loaded, align, context_length, load_model, quiet
-from lmkit.train.progress import MetricsLog, Progress, SaveBeside
+from lmkit.train.models import align, fitted, load_model, quiet
 
 TASK_FILE, RUN_FILE, METRICS_FILE = "task.json", "run.json", "metrics.jsonl"
 
@@ -121,7 +120,7 @@ def train(
     rows, eval_rows = read(data), read(eval_data) if eval_data is not None else None
     seed = int(options.get("seed", 42))
     loaded = load_model(model, family=task.family, tokenizer=tokenizer, pad=pad, seed=seed)
-    task = _fitted(task, loaded)
+    task = fitted(task, loaded.model)
     ready, _ = align(loaded.model, loaded.tokenizer, task.formatter)
     task = _portable(task)
     train_set = dataset_of(list(encode_rows(task, rows, ready)), name_of(data))
@@ -208,14 +207,6 @@ def _training_fields() -> Any:
     return dataclasses.fields(transformers().TrainingArguments)
 
 
-def _fitted(task: Task, loaded: Loaded) -> Task:
-    """Return the task with rows no longer than the model can read."""
-    most = context_length(loaded.model)
-    if most is None or task.collator.max_length <= most:
-        return task
-    return task.evolve(collator=attrs.evolve(task.collator, max_length=most))  # type: ignore[misc]
-
-
 def _portable(task: Task) -> Task:
     """Return the task as its JSON describes it, so that a run does not depend on other files."""
     from lmkit.jsonform import from_json
@@ -250,7 +241,8 @@ def _trainer(
     train_set: Any,
     eval_set: Any,
 ) -> Any:
-    from lmkit.train.scoring import TaskTrainer
+    from lmkit.train.progress import MetricsLog, Progress, SaveBeside
+    from lmkit.train.trainer import TaskTrainer
 
     pad_id = tokenizer.pad_id
     assert pad_id is not None

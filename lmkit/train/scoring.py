@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from transformers import Trainer
-
 from lmkit.encoding import IGNORE
 from lmkit.loss import Loss
 from lmkit.train.extra import torch
@@ -41,23 +39,3 @@ def mean_loss(model: Any, batches: Iterable[Mapping[str, Any]]) -> Loss:
             return sum((batch_loss(model, batch) for batch in batches), Loss())
     finally:
         model.train(was_training)
-
-
-class TaskTrainer(Trainer):  # type: ignore[misc]
-    """transformers' Trainer, measuring perplexity over learned tokens.
-
-    The stock evaluation averages the batches' means, which weighs a token in a short batch more.
-    """
-
-    def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: Any = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Return and log `eval_loss`, `eval_perplexity` and `eval_tokens`."""
-        loss = mean_loss(self.model, self.get_eval_dataloader(eval_dataset))
-        metrics = {f"{metric_key_prefix}_{name}": figure for name, figure in loss.figures().items()}
-        self.log(metrics)
-        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics

@@ -284,6 +284,8 @@ class TestExport:
     def test_ctrl_c_leaves_nothing_and_is_130(self, tiny_run, tmp_path):
         script = (
             "import os, signal, sys\n"
+            # A shell's background job, such as a nightly one, ignores Ctrl-C from the start.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "from lmkit.export import graph\n"
             "def half(model, path):\n"
             "    path.write_bytes(b'half')\n"

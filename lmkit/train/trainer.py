@@ -1,0 +1,32 @@
+"""transformers' Trainer, with perplexity measured as lmkit measures it.
+
+This module and `progress` import transformers at once, so `run` imports them when it trains.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import Trainer
+
+from lmkit.train.scoring import mean_loss
+
+
+class TaskTrainer(Trainer):  # type: ignore[misc]
+    """transformers' Trainer, measuring perplexity over learned tokens.
+
+    The stock evaluation averages the batches' means, which weighs a token in a short batch more.
+    """
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: Any = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Return and log `eval_loss`, `eval_perplexity` and `eval_tokens`."""
+        loss = mean_loss(self.model, self.get_eval_dataloader(eval_dataset))
+        metrics = {f"{metric_key_prefix}_{name}": figure for name, figure in loss.figures().items()}
+        self.log(metrics)
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
