@@ -28,6 +28,12 @@ def demo(output: str, force: bool, as_json: bool) -> None:
     checks it against torch, and lets a process without torch answer.
     """
     try:
+        # The demo needs them all in the end, so a missing one is told at the start.
+        import datasets  # noqa: F401
+        import onnxscript  # noqa: F401
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+
         from lmkit.demo import path as steps
     except ModuleNotFoundError as error:
         from lmkit.errors import MissingExtra
