@@ -20,6 +20,18 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lmkit.errors import TokenizerError
+from lmkit.tokenizer_json import (
+    ROLES,
+    adds_space_everywhere,
+    adds_space_to_words,
+    backend,
+    default_template,
+    guessed_special,
+    read_json,
+    sane_length,
+    special_of,
+    without_opening_space,
+)
 
 if TYPE_CHECKING:
     import tokenizers
@@ -27,15 +39,6 @@ if TYPE_CHECKING:
 CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
-_ROLES = (
-    "bos_token",
-    "eos_token",
-    "pad_token",
-    "unk_token",
-    "mask_token",
-    "cls_token",
-    "sep_token",
-)
 
 
 @attrs.frozen(kw_only=True)
@@ -89,10 +92,10 @@ class Tokenizer:
         self.chat_template = chat_template
         self.max_length = max_length
         data = json.loads(definition)
-        self._opening = _backend(data)
-        self._continuing = _backend(_without_opening_space(data))
-        self._respaces_after_control = _adds_space_everywhere(data)
-        self._respaces_words = _adds_space_to_words(data)
+        self._opening = backend(data)
+        self._continuing = backend(without_opening_space(data))
+        self._respaces_after_control = adds_space_everywhere(data)
+        self._respaces_words = adds_space_to_words(data)
         self.control = tuple(
             ControlToken(token["content"], token["id"], token["lstrip"], token["rstrip"])
             for token in data.get("added_tokens", ())
@@ -123,7 +126,7 @@ class Tokenizer:
         if backend is not None:
             return cls._from_transformers(source, backend)
         if hasattr(source, "to_str"):
-            return cls(source.to_str(), special=_guessed_special(json.loads(source.to_str())))
+            return cls(source.to_str(), special=guessed_special(json.loads(source.to_str())))
         raise TokenizerError(
             f"a {type(source).__name__} is not a tokenizer; give a folder, a tokenizer.json, "
             "or a loaded tokenizer of tokenizers or transformers"
@@ -142,27 +145,27 @@ class Tokenizer:
             json.loads(definition)
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise TokenizerError(f"'{file}' is not a tokenizer.json: {error}") from error
-        config = _read_json(folder / CONFIG_FILE)
-        special = _special_of({**_read_json(folder / "special_tokens_map.json"), **config})
+        config = read_json(folder / CONFIG_FILE)
+        special = special_of({**read_json(folder / "special_tokens_map.json"), **config})
         template_file = folder / TEMPLATE_FILE
         template = config.get("chat_template")
         if template_file.is_file():
             template = template_file.read_text("utf-8")
         return cls(
             definition,
-            special=special or _guessed_special(json.loads(definition)),
-            chat_template=_default_template(template),
-            max_length=_sane_length(config.get("model_max_length")),
+            special=special or guessed_special(json.loads(definition)),
+            chat_template=default_template(template),
+            max_length=sane_length(config.get("model_max_length")),
         )
 
     @classmethod
     def _from_transformers(cls, source: Any, backend: Any) -> Tokenizer:
-        special = {role: getattr(source, role, None) for role in _ROLES}
+        special = {role: getattr(source, role, None) for role in ROLES}
         return cls(
             backend.to_str(),
             special={role: str(text) for role, text in special.items() if text},
-            chat_template=_default_template(getattr(source, "chat_template", None)),
-            max_length=_sane_length(getattr(source, "model_max_length", None)),
+            chat_template=default_template(getattr(source, "chat_template", None)),
+            max_length=sane_length(getattr(source, "model_max_length", None)),
         )
 
     def __repr__(self) -> str:
@@ -415,116 +418,3 @@ def _swallow_space(parts: list[str | ControlToken]) -> list[str | ControlToken]:
             if part.rstrip and isinstance(after, str):
                 parts[index + 1] = after.lstrip()
     return parts
-
-
-def _backend(data: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    import tokenizers
-
-    data = {**data, "truncation": None, "padding": None}
-    try:
-        backend = tokenizers.Tokenizer.from_str(json.dumps(data))
-    except Exception as error:  # the library raises a bare Exception
-        raise TokenizerError(f"the tokenizer's definition cannot be used: {error}") from error
-    backend.encode_special_tokens = True  # control tokens are cut out here, never matched in text
-    return backend
-
-
-def _stages(stage: Any, key: str) -> list[dict[str, Any]]:
-    """Return a normalizer's or pre-tokenizer's steps, whether it is a sequence or a single one."""
-    if stage is None:
-        return []
-    return list(stage[key]) if stage["type"] == "Sequence" else [stage]
-
-
-def _without_opening_space(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the definition without its rule that text starts with a space."""
-    normalizers = [
-        step for step in _stages(data.get("normalizer"), "normalizers") if step["type"] != "Prepend"
-    ]
-    splitters = []
-    for step in _stages(data.get("pre_tokenizer"), "pretokenizers"):
-        if step["type"] == "Metaspace":
-            step = {**step, "prepend_scheme": "never"}
-            step.pop("add_prefix_space", None)  # the older name of the same switch
-        elif step["type"] == "ByteLevel":
-            step = {**step, "add_prefix_space": False}
-        splitters.append(step)
-    sequence = {"type": "Sequence"}
-    return {
-        **data,
-        "normalizer": {**sequence, "normalizers": normalizers} if normalizers else None,
-        "pre_tokenizer": {**sequence, "pretokenizers": splitters} if splitters else None,
-    }
-
-
-def _adds_space_everywhere(data: Mapping[str, Any]) -> bool:
-    """Say whether text after a control token gets an opening space too."""
-    if any(s["type"] == "Prepend" for s in _stages(data.get("normalizer"), "normalizers")):
-        return True
-    for step in _stages(data.get("pre_tokenizer"), "pretokenizers"):
-        if step["type"] == "Metaspace" and step.get("prepend_scheme", "always") == "always":
-            return bool(step.get("add_prefix_space", True))
-        if step["type"] == "ByteLevel" and step.get("add_prefix_space"):
-            return True
-    return False
-
-
-def _adds_space_to_words(data: Mapping[str, Any]) -> bool:
-    """Say whether a text is cut at white space before each word gets its opening space (T5)."""
-    kinds = [step["type"] for step in _stages(data.get("pre_tokenizer"), "pretokenizers")]
-    return "Metaspace" in kinds and "WhitespaceSplit" in kinds[: kinds.index("Metaspace")]
-
-
-def _special_of(config: Mapping[str, Any]) -> dict[str, str]:
-    found = {}
-    for role in _ROLES:
-        token = config.get(role)
-        if isinstance(token, Mapping):
-            token = token.get("content")
-        if isinstance(token, str):
-            found[role] = token
-    return found
-
-
-# A bare tokenizer.json does not say which of its control tokens ends a text. These names are the
-# ones that released models use; the first that is present counts.
-# Source: the tokenizer_config.json of GPT-2, Llama 2 and 3, BERT, Gemma and ChatML models.
-_USUAL = {
-    "eos_token": ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "<|im_end|>"),
-    "pad_token": ("<pad>", "[PAD]", "<|pad|>"),
-    "unk_token": ("<unk>", "[UNK]"),
-    "mask_token": ("[MASK]", "<mask>"),
-}
-
-
-def _guessed_special(data: Mapping[str, Any]) -> dict[str, str]:
-    present = {token["content"] for token in data.get("added_tokens", ()) if token["special"]}
-    guesses = {
-        role: next((name for name in names if name in present), None)
-        for role, names in _USUAL.items()
-    }
-    return {role: name for role, name in guesses.items() if name is not None}
-
-
-def _default_template(template: Any) -> str | None:
-    """Return the template to use where a tokenizer has several (a list, or a mapping by name)."""
-    if isinstance(template, list):
-        template = {entry["name"]: entry["template"] for entry in template}
-    if isinstance(template, Mapping):
-        template = template.get("default")
-    return template if isinstance(template, str) else None
-
-
-def _sane_length(length: Any) -> int | None:
-    """Return a length in tokens; transformers writes 1e30 where it knows none."""
-    return int(length) if isinstance(length, (int, float)) and 0 < length < 1e9 else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise TokenizerError(f"'{path}' is not valid JSON: {error}") from error
-    return data if isinstance(data, dict) else {}
