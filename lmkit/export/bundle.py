@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -31,7 +31,6 @@ from lmkit.manifest import (
     Graph,
     Manifest,
     Needed,
-    Tensor,
     Tokens,
     write_manifest,
 )
@@ -43,6 +42,9 @@ from lmkit.runtime.generator import Generator
 from lmkit.runtime.session import CausalSession
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
+
+if TYPE_CHECKING:
+    from lmkit.export.graph import GraphContract
 
 GRAPH_FILE = "model.onnx"
 PRECISIONS = ("fp32",)
@@ -225,18 +227,11 @@ def _about(source: _Source) -> dict[str, Any]:
     }
 
 
-def _graph(contract: Any) -> Graph:
-    ports = {
-        side: tuple(
-            Tensor(name=port.name, dtype=port.dtype, axes=tuple(port.axes))
-            for port in getattr(contract, side)
-        )
-        for side in ("inputs", "outputs")
-    }
+def _graph(contract: GraphContract) -> Graph:
     return Graph(
         file=GRAPH_FILE,
-        inputs=ports["inputs"],
-        outputs=ports["outputs"],
+        inputs=contract.inputs,
+        outputs=contract.outputs,
         n_layers=contract.n_layers,
         n_kv_heads=contract.kv_heads,
         head_size=contract.head_size,

@@ -39,26 +39,12 @@ from lmkit.export.attention import (
     probe,
 )
 from lmkit.export.fusing import fuse
+from lmkit.manifest import Tensor
 
 OPSET = 20
 IR_VERSION = (
     10  # the lowest that knows this opset; onnxruntime 1.31 reads up to 13, onnx 1.23 writes 14
 )
-
-
-@frozen(kw_only=True)
-class Port:
-    """One input or output of a graph.
-
-    Attributes:
-        name: its name in the graph.
-        dtype: `int64` or `float32`.
-        axes: a size, or the name of an axis whose size the caller chooses.
-    """
-
-    name: str
-    dtype: str
-    axes: tuple[int | str, ...]
 
 
 @frozen(kw_only=True)
@@ -79,8 +65,8 @@ class GraphContract:
         opset: version of ONNX's own operators.
     """
 
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
     n_layers: int
     heads: int
     kv_heads: int
@@ -324,12 +310,12 @@ def _contract(
     )
 
 
-def _port(value: ir.Value) -> Port:
+def _port(value: ir.Value) -> Tensor:
     assert value.name is not None
     assert value.dtype is not None
     assert value.shape is not None
     axes = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
-    return Port(name=value.name, dtype=str(value.dtype.numpy()), axes=axes)
+    return Tensor(name=value.name, dtype=str(value.dtype.numpy()), axes=axes)
 
 
 @contextmanager
