@@ -16,6 +16,7 @@ from lmkit.errors import ParityError
 from lmkit.manifest import Golden
 from lmkit.runtime.generator import Generator
 from lmkit.train.extra import torch
+from lmkit.train.models import only_config
 
 # float32 sums in another order differ by about 1e-6 of their size, and thirty layers let that grow
 # tenfold or so. Wrong masks, positions or caches change logits by whole units.
@@ -101,8 +102,8 @@ def _greedy(model: Any, prompt: Ids, generator: Generator) -> list[int]:
     )
     ids = torch().from_numpy(prompt)[None]
     model.eval()
-    with torch().inference_mode():
-        found = model.generate(ids, attention_mask=torch().ones_like(ids), generation_config=config)
+    with torch().inference_mode(), only_config(model, config):
+        found = model.generate(ids, attention_mask=torch().ones_like(ids))
     return [int(token) for token in found[0, len(prompt) :]]
 
 

@@ -21,7 +21,7 @@ from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.extra import torch, transformers
-from lmkit.train.models import context_length, load_model, quiet
+from lmkit.train.models import context_length, load_model, only_config, quiet
 from lmkit.train.run import Run, as_tensors
 from lmkit.train.scoring import mean_loss
 
@@ -131,11 +131,14 @@ class TorchAnswerer:
         room = generation.max_new_tokens if most is None else most - width
         config = _generation_config(self.model, generation, room)
         tensors = as_tensors({"input_ids": batch, "attention_mask": mask})
+        stop = self.task.stop_strings(generation)
+        ends = [_StopStrings(self.tokenizer, stop, len(prompts))] if stop else []
         self.model.eval()
         with quiet(), torch().random.fork_rng(devices=[], enabled=generation.seed is not None):
             if generation.seed is not None:
                 torch().manual_seed(generation.seed)
-            found = self.model.generate(**tensors, generation_config=config, streamer=streamer)
+            with only_config(self.model, config):
+                found = self.model.generate(**tensors, streamer=streamer, stopping_criteria=ends)
         return [[int(token) for token in row] for row in found[:, width:]]
 
     def _read(
@@ -178,6 +181,19 @@ class _ToQueue:
 
     def end(self) -> None:
         pass
+
+
+class _StopStrings:
+    """Tells `generate()` which rows have written a stop string, after each new token."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], n_rows: int) -> None:
+        self._rows = [IncrementalText(tokenizer.decode, stop=stop) for _ in range(n_rows)]
+
+    def __call__(self, input_ids: Any, scores: Any, **more: Any) -> Any:
+        """Return bool [B] for ids int64 [B, T]."""
+        for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
+            row.push(token)
+        return torch().tensor([row.stopped for row in self._rows], device=input_ids.device)
 
 
 def _stop_ids(model: Any) -> list[int]:

@@ -142,6 +142,20 @@ def fitted(task: Task, model: Any) -> Task:
     return task.evolve(collator=attrs.evolve(task.collator, max_length=most))  # type: ignore[misc]
 
 
+@contextlib.contextmanager
+def only_config(model: Any, config: Any) -> Iterator[Any]:
+    """Let `generate()` follow this generation config alone.
+
+    transformers fills what a given config leaves unset from the model's own file, where an author
+    may have put a repetition penalty or a temperature that nobody asked for here.
+    """
+    own, model.generation_config = model.generation_config, config
+    try:
+        yield config
+    finally:
+        model.generation_config = own
+
+
 def _build(source: Scratch, tokenizer: Tokenizer, family: Family, seed: int) -> Any:
     transformers_ = transformers()
     try:

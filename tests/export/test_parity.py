@@ -1,5 +1,7 @@
 """A bundle that would answer differently from torch is refused with figures, and leaves nothing."""
 
+import copy
+
 import attrs
 import numpy as np
 import pytest
@@ -121,6 +123,15 @@ class TestDisagreement:
         monkeypatch.setattr(Generator, "logits", broken_logits(lambda logits: logits + 1e-5))
 
         check_parity(model, ask, RECORDS)
+
+    def test_the_models_own_generation_settings_are_no_disagreement(self, model, ask, monkeypatch):
+        config = copy.deepcopy(model.generation_config)
+        config.update(repetition_penalty=9.0, no_repeat_ngram_size=1)
+        monkeypatch.setattr(model, "generation_config", config)
+
+        figures, _ = check_parity(model, ask, probe_records(ask.task, []))
+
+        assert figures["greedy_tokens_equal"]
 
     @pytest.mark.parametrize("rows", [1, len(RECORDS)], ids=["a single prompt", "a ragged batch"])
     def test_another_token_is_refused_with_its_place(self, model, ask, monkeypatch, rows):

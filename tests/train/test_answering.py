@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import transformers
@@ -115,6 +117,36 @@ def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(ask):
     assert answer.text == whole[: whole.index(stop)]
     assert answer.finish_reason == "stop"
     assert "".join(ask.stream(PROMPT, max_new_tokens=8, stop=[stop])) == answer.text
+
+
+def test_a_stop_string_ends_the_work_as_well(ask, monkeypatch):
+    stop = ask(PROMPT, max_new_tokens=8).text.strip()[0]
+    lengths = []
+    generate = ask.model.generate
+
+    def note(**options):
+        found = generate(**options)
+        lengths.append(found.shape[1] - options["input_ids"].shape[1])
+        return found
+
+    monkeypatch.setattr(ask.model, "generate", note)
+    answer = ask(PROMPT, max_new_tokens=40, min_new_tokens=40, stop=[stop])
+
+    assert lengths == [answer.usage.completion_tokens]
+    assert lengths[0] < 40
+
+
+def test_what_the_models_own_file_says_of_generation_does_not_leak_in(ask, monkeypatch):
+    """Released models come with a repetition penalty or a temperature that nobody asked for here."""
+    before = ask(PROMPT, max_new_tokens=12)
+    config = copy.deepcopy(ask.model.generation_config)
+    config.update(
+        repetition_penalty=9.0, no_repeat_ngram_size=1, suppress_tokens=[*before.token_ids]
+    )
+    monkeypatch.setattr(ask.model, "generation_config", config)
+
+    assert ask(PROMPT, max_new_tokens=12) == before
+    assert ask.model.generation_config is config
 
 
 def test_the_answer_ends_at_the_context(ask):
