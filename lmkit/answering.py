@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from lmkit.decoding import Answer
-from lmkit.encoding import Encoded
+from lmkit.encoding import Encoded, Ids
 from lmkit.errors import BundleError, MissingExtra, ModelError
 from lmkit.formatting import Record
 from lmkit.loss import Loss
@@ -36,6 +36,9 @@ class Answerer(Protocol):
 
     def batch(self, records: Sequence[Record], **options: Any) -> list[Answer]:
         """Answer several records, in order."""
+
+    def prompt(self, record: Record, index: int = 0) -> Ids:
+        """Return what the model is given for a record, int64 [P]; raise if it does not fit."""
 
     def score(self, rows: Sequence[Encoded]) -> Loss:
         """Return the loss over some rows' learned tokens."""

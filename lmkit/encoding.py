@@ -6,16 +6,16 @@ The one label convention, for every family: a label stands at the position of it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from lmkit.errors import RecordError, RecordErrors, TemplateError
+from lmkit.errors import PromptTooLong, RecordError, RecordErrors, TemplateError
 from lmkit.formatting import Record, Segment
-from lmkit.records import MOST_ERRORS, where_of
+from lmkit.records import MOST_ERRORS, Row, where_of
 from lmkit.tokenizing import Span, Tokenizer
 
 if TYPE_CHECKING:
@@ -78,11 +78,11 @@ def stretches(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[Stretch
     return encoded
 
 
-def encode(task: Task, records: Iterable[Record], tokenizer: Any) -> list[Encoded]:
+def encode(task: Task | str, records: Iterable[Record], tokenizer: Any) -> list[Encoded]:
     """Return each record's ids and labels.
 
     Args:
-        task: what decides the text, what of it is learned, and how it is cut.
+        task: what decides the text, what of it is learned, and how it is cut; or its name.
         records: rows with the task's columns.
         tokenizer: a folder, a tokenizer.json, or a loaded tokenizer.
     Returns:
@@ -92,7 +92,11 @@ def encode(task: Task, records: Iterable[Record], tokenizer: Any) -> list[Encode
         RecordErrors: several do; up to ten are gathered.
         TemplateError: the chat template refuses a record's conversation; the text names the record.
     """
-    return list(encode_rows(task, records, Tokenizer.load(tokenizer)))
+    from lmkit.registry import get_task
+
+    if isinstance(records, Mapping):
+        raise RecordError("", "records is a single record; expected a list of them")
+    return list(encode_rows(get_task(task), records, Tokenizer.load(tokenizer)))
 
 
 def encode_rows(task: Task, records: Iterable[Record], tokenizer: Tokenizer) -> Iterator[Encoded]:
@@ -118,11 +122,11 @@ def encode_rows(task: Task, records: Iterable[Record], tokenizer: Tokenizer) -> 
         raise RecordErrors(errors)
 
 
-def prompt_ids(task: Task, record: Record, tokenizer: Any) -> Ids:
+def prompt_ids(task: Task | str, record: Record, tokenizer: Any) -> Ids:
     """Return the ids that a model is given at inference.
 
     Args:
-        task: the task.
+        task: the task, or its name.
         record: a row with the task's prompt columns; the answer's column is not read.
         tokenizer: as for `encode`.
     Returns:
@@ -130,12 +134,37 @@ def prompt_ids(task: Task, record: Record, tokenizer: Any) -> Ids:
     Raises:
         RecordError: the record lacks a column, or a column is of the wrong type.
     """
-    loaded = Tokenizer.load(tokenizer)
+    from lmkit.registry import get_task
+
+    task, loaded = get_task(task), Tokenizer.load(tokenizer)
     try:
         segments = task.formatter.prompt(record, loaded.dialect)
     except RecordError as error:
         raise (error if error.where else _placed(error, record, 0)) from error
     return task.collator.prompt(segments, loaded, delimited=task.formatter.delimited)
+
+
+def fitting_prompt(
+    task: Task, record: Record, tokenizer: Tokenizer, *, most: int | None, index: int = 0
+) -> Ids:
+    """Return a prompt's ids, int64 [P], with room for an answer.
+
+    Args:
+        task: the task.
+        record: as for `prompt_ids`.
+        tokenizer: the model's.
+        most: the most tokens that the model can hold, or None.
+        index: the record's place among those that are answered with it.
+    Raises:
+        RecordError: as for `prompt_ids`; the text names the record.
+        PromptTooLong: the prompt leaves no room.
+    """
+    if isinstance(record, Mapping) and not isinstance(record, Row):
+        record = Row(record, f"record {index}")
+    ids = prompt_ids(task, record, tokenizer)
+    if most is not None and len(ids) >= most:
+        raise PromptTooLong(len(ids), most)
+    return ids
 
 
 def _placed(error: RecordError, record: Record, index: int) -> RecordError:

@@ -34,7 +34,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, *, force: bool = False, marker: str | None = None) -> Iterator[Path]:
     """Give a folder to fill, beside its place, and rename it into place when all went well.
 
     If anything fails, what was filled so far is removed and what stood at `path` is untouched.
@@ -42,11 +42,12 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     Args:
         path: where the folder is to be.
         force: whether it may replace what is there.
+        marker: a file that what is replaced must hold, so that `force` never takes another's folder.
     Raises:
         OutputExists: something is there and `force` was not given.
         LmkitError: the disk refuses.
     """
-    check_free(path, force=force)
+    check_free(path, force=force, marker=marker)
     path = path.absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,9 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         yield part
         os.chmod(part, 0o777 & ~_umask())
-        check_free(path, force=force)  # another process may have taken the place meanwhile
+        check_free(
+            path, force=force, marker=marker
+        )  # another process may have taken the place meanwhile
         _swap(part, path)
     except LmkitError:
         raise
@@ -66,10 +69,16 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def check_free(path: Path, *, force: bool) -> None:
-    """Refuse an output that is already there, before any work is done for it."""
-    if not force and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+def check_free(path: Path, *, force: bool, marker: str | None = None) -> None:
+    """Refuse an output that is already there, before any work is done for it; see `new_folder`."""
+    if not (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+        return
+    if not force:
         raise OutputExists(path, remedy="choose another output, or replace it with --force")
+    if marker is not None and not (path / marker).is_file():
+        raise OutputExists(
+            path, remedy=f"it has no {marker}, so --force leaves it alone; choose another output"
+        )
 
 
 def sha256_of(path: Path) -> str:

@@ -276,12 +276,16 @@ def column_text(record: Record, column: str) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, (int, float)) and not isinstance(content, bool):
+        if content != content:  # NaN is how tables write an empty cell
+            raise RecordError("", f"column '{column}' is empty (NaN), expected text")
         return str(content)
     found = "null" if content is None else f"a {type(content).__name__}"
     raise RecordError("", f"column '{column}' is {found}, expected text")
 
 
 def _blank(content: Any) -> bool:
+    if isinstance(content, float):
+        return content != content  # NaN is how tables write an empty cell
     return content is None or (isinstance(content, str) and not content.strip())
 
 

@@ -5,6 +5,7 @@ Export writes it, the runtime reads it, and nothing else decides how a bundle is
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,11 +73,13 @@ class Tokens:
     """The ids with a meaning.
 
     Attributes:
+        eos: the tokenizer's own end of a text.
         stop: any of these ends an answer; the EOS first.
         pad: fills rows that are shorter than their batch.
         bos: starts a text, or None.
     """
 
+    eos: int
     stop: tuple[int, ...]
     pad: int
     bos: int | None = None
@@ -121,6 +124,8 @@ class Manifest:
     Attributes:
         schema: the version of this file's form.
         lmkit: the version that wrote it.
+        created: when, in ISO 8601 form; golden prompts are rendered at that moment.
+        families: the families that its graphs serve.
         task: what the bundle does.
         model: name, architecture and number of parameters, for the reader.
         graph: how to run it.
@@ -134,6 +139,8 @@ class Manifest:
 
     schema: int
     lmkit: str
+    created: str
+    families: tuple[str, ...]
     task: Task
     model: dict[str, Any]
     graph: Graph
@@ -147,7 +154,15 @@ class Manifest:
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write `lmkit.json` into a folder."""
-    (folder / MANIFEST_FILE).write_text(dump(_converter().unstructure(manifest)), "utf-8")
+    data = _converter().unstructure(manifest)
+    (folder / MANIFEST_FILE).write_text(dump({**data, "sha256": signature(data)}), "utf-8")
+
+
+def signature(data: Mapping[str, Any]) -> str:
+    """Return the sha256 of a manifest's own content, its `sha256` left out."""
+    content = {key: part for key, part in data.items() if key != "sha256"}
+    canonical = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -175,11 +190,18 @@ def read_manifest(folder: Path) -> Manifest:
     if schema < SCHEMA:
         raise BundleError(f"'{path}' has schema {schema}, which is no longer read; export it again")
     try:
-        return _converter().structure(data, Manifest)
+        content = {key: part for key, part in data.items() if key != "sha256"}
+        manifest = _converter().structure(content, Manifest)
     except cattrs.BaseValidationError as error:
         _raise_plugin_error(error, data)
         problems = "; ".join(cattrs.transform_error(error, path="$", format_exception=_said))
         raise BundleError(f"'{path}' does not describe a bundle: {problems}") from error
+    if data.get("sha256") != signature(data):
+        raise BundleError(
+            f"'{path}' is damaged: it is not what was written (its sha256 differs); copy the bundle "
+            "again, or export it again"
+        )
+    return manifest
 
 
 def _said(error: BaseException, kind: type | None) -> str:

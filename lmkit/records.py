@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from lmkit.errors import MissingExtra, RecordError, RecordErrors
 
+csv.field_size_limit(1 << 30)  # Python's own limit of 128 KiB is below a long document
 MOST_ERRORS = 10  # bad rows shown together before reading stops
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

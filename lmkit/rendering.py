@@ -18,7 +18,9 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,30 @@ Message = dict[str, Any]
 _ESCAPES = range(0xF0100, 0xFFFFD)
 _MARKS = re.compile(r"\{%[-+]?\s*generation\b")
 _OPEN, _CLOSE = chr(0xF0000), chr(0xF0001)  # where a {% generation %} block begins and ends
+
+
+_CLOCK: ContextVar[datetime | None] = ContextVar("clock", default=None)
+
+
+@contextmanager
+def at_time(moment: str) -> Iterator[None]:
+    """Let templates that print the date print this one.
+
+    A run's rows and a bundle's golden prompts must come out the same on another day.
+
+    Args:
+        moment: a date and time in ISO 8601 form.
+    """
+    token = _CLOCK.set(datetime.fromisoformat(moment))
+    try:
+        yield
+    finally:
+        _CLOCK.reset(token)
+
+
+def now() -> str:
+    """Return the present moment, to the second, as `at_time` takes it."""
+    return datetime.now().isoformat(timespec="seconds")
 
 
 @attrs.frozen
@@ -286,7 +312,9 @@ def _compiled(source: str) -> jinja2.Template:
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.globals["strftime_now"] = lambda form: (_CLOCK.get() or datetime.now()).strftime(
+        form
+    )
     try:
         return environment.from_string(source)
     except jinja2.TemplateError as error:

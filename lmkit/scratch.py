@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,7 +51,8 @@ def parse_scratch(text: str) -> Scratch:
     Raises:
         ModelError: a part is not `name=value`.
     """
-    model_type, *pairs = text.removeprefix("scratch:").split(",")
+    # A comma in brackets is part of a value, as in layer_types=["a","b"].
+    model_type, *pairs = re.split(r",(?![^\[{]*[\]}])", text.removeprefix("scratch:"))
     config = {}
     for pair in pairs:
         name, equals, content = pair.partition("=")

@@ -10,6 +10,7 @@ import lmkit as lk
 from lmkit.chat import CHATML, Chat, Turn
 from lmkit.encoding import encode, prompt_ids
 from lmkit.errors import RecordError, TaskError, TemplateError, UnknownOption
+from lmkit.rendering import at_time
 from lmkit.tokenizing import Dialect
 
 CHATML_DIALECT = Dialect(
@@ -563,3 +564,15 @@ def test_decomposed_hangul_in_a_message_stays_decomposed():
 def test_a_misspelt_argument_is_refused_with_the_near_name():
     with pytest.raises(UnknownOption, match="close to: template"):
         Chat(templte="chatml")
+
+
+def test_a_template_that_prints_the_date_can_be_asked_for_a_days_text():
+    """Else a bundle with such a template would refuse to load tomorrow (Llama 3's prints it)."""
+    chat = Chat(template="{{ strftime_now('%Y-%m-%d') }}: {{ messages[0]['content'] }}")
+    record = {"messages": [{"role": "user", "content": "hi"}]}
+
+    with at_time("2024-02-29T12:00:00"):
+        [segment] = chat.prompt(record)
+
+    assert segment.text == "2024-02-29: hi"
+    assert chat.prompt(record)[0].text != segment.text

@@ -258,3 +258,17 @@ def test_sha256_is_the_well_known_one_of_no_bytes(tmp_path):
     (tmp_path / "empty").touch()
 
     assert sha256_of(tmp_path / "empty").startswith("e3b0c44298fc1c149afbf4c8996fb924")
+
+
+def test_force_replaces_only_what_holds_the_marker(tmp_path):
+    """Otherwise `--output runs --force` would take every run."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "precious").write_text("mine")
+
+    with (
+        pytest.raises(OutputExists, match=r"has no lmkit\.json, so --force leaves it alone"),
+        new_folder(tmp_path / "runs", force=True, marker="lmkit.json"),
+    ):
+        pytest.fail("it was opened")
+
+    assert (tmp_path / "runs" / "precious").read_text() == "mine"

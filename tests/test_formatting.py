@@ -186,3 +186,12 @@ def test_a_misspelt_argument_is_refused_with_the_near_name():
 def test_a_template_adds_to_templates_only():
     with pytest.raises(TypeError):
         lk.context("a") + "b"
+
+
+def test_a_tables_empty_cell_is_blank():
+    """pandas and JSON's NaN: the variant without input is the right one, and "nan" is no text."""
+    template = lk.context("a{input}").when("input") + lk.target("{o}")
+
+    assert [s.text for s in template.segments({"o": "x", "input": float("nan")})] == ["x"]
+    with pytest.raises(RecordError, match="'o' is empty"):
+        template.segments({"o": float("nan")})

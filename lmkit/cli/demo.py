@@ -43,8 +43,8 @@ def demo(output: str, force: bool, as_json: bool) -> None:
 
     folder = Path(output)
     run_folder, bundle_folder = folder / "run", folder / "bundle"
-    for part in (run_folder, bundle_folder):
-        check_free(part, force=force)
+    check_free(run_folder, force=force, marker="run.json")
+    check_free(bundle_folder, force=force, marker="lmkit.json")
     if force:
         _clear(run_folder)
     started = time.perf_counter()

@@ -181,13 +181,12 @@ def _answer_file(
     as_json: bool,
 ) -> None:
     """Answer a file of records in order, some at a time, each batch written before the next."""
-    from lmkit.encoding import prompt_ids
     from lmkit.records import gather, read
 
     rows = read(source)
     done = _answers_in(Path(output), rows) if output else 0
     # Every record is checked before the first is answered: a bad row late in the file costs nothing.
-    gather(_checked(row, lambda row: prompt_ids(model.task, row, model.tokenizer)) for row in rows)
+    gather(_checked(model, row) for row in rows)
     lines: list[dict[str, Any]] = []
     with (
         _appending(Path(output)) if output else contextlib.nullcontext(_print_lines) as write,
@@ -196,7 +195,7 @@ def _answer_file(
         job = progress.add_task("answering", total=len(rows), completed=done)
         for start in range(done, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            answers = _batch(model, part, options)
+            answers = model.batch(part, **options)
             some = [
                 {**row, "answer": _line(answer)} for row, answer in zip(part, answers, strict=True)
             ]
@@ -213,28 +212,16 @@ def _answer_file(
         click.echo(f"{len(rows)} answers in {output}{there}", err=True)
 
 
-def _checked(row: Row, check: Callable[[Row], Any]) -> Row | RecordError:
-    from lmkit.errors import RecordError
-
-    try:
-        check(row)
-    except RecordError as error:
-        return error
-    return row
-
-
-def _batch(model: Answerer, rows: Sequence[Row], options: dict[str, Any]) -> list[Answer]:
-    """Answer rows; if one is too long for the model, say which."""
-    from lmkit.encoding import prompt_ids
+def _checked(model: Answerer, row: Row) -> Row | RecordError:
     from lmkit.errors import PromptTooLong, RecordError
 
     try:
-        return model.batch(rows, **options)
+        model.prompt(row)
+    except RecordError as error:
+        return error
     except PromptTooLong as error:
-        for row in rows:
-            if len(prompt_ids(model.task, row, model.tokenizer)) == error.prompt_tokens:
-                raise RecordError(row.where, str(error)) from error
-        raise
+        return RecordError(row.where, str(error))
+    return row
 
 
 def _answers_in(path: Path, rows: Sequence[Row]) -> int:

@@ -96,6 +96,13 @@ def train(
     if as_json:
         print_json({"run": str(run.path), "task": run.task.name, "metrics": dict(run.metrics)})
         return
+    cut = run.cut
+    if cut["rows"]:
+        click.echo(
+            f"{cut['rows']} rows were cut to {cut['max_length']} tokens, from the left; "
+            f"{cut['ids']} tokens were left out",
+            err=True,
+        )
     click.echo(f"trained '{run.task.name}' into {run.path}")
     print_figures(dict(run.metrics))
     click.echo(f"next: lmkit export {run.path} --output bundles/{run.path.name}")

@@ -37,6 +37,7 @@ from lmkit.manifest import (
 from lmkit.plugins import distributions_of
 from lmkit.records import Data, Row, read
 from lmkit.registry import get_task
+from lmkit.rendering import at_time, now
 from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.generator import Generator
 from lmkit.runtime.session import CausalSession
@@ -85,17 +86,18 @@ def export(
     if precision not in PRECISIONS:
         raise UnknownName("precision", precision, PRECISIONS)
     folder = Path(output)
-    check_free(folder, force=force)
+    check_free(folder, force=force, marker=MANIFEST_FILE)
     rows = read(data) if data is not None else []
     task = _task_of(run, task)
     say("loading the model")
     source = _prepared(run, task, tokenizer, rows)
-    with new_folder(folder, force=force) as part:
+    with new_folder(folder, force=force, marker=MANIFEST_FILE) as part:
         say("tracing the graph")
         manifest = _write_model(part, source)
         say("comparing with torch")
         generator = _generator(part, manifest)
-        parity, golden = check_parity(source.model, generator, source.records)
+        with at_time(manifest.created):
+            parity, golden = check_parity(source.model, generator, source.records)
         figures: dict[str, Any] = {"parity": parity, "size_bytes": _graph_size(part)}
         if rows:
             say("measuring perplexity")
@@ -156,10 +158,14 @@ def _write_model(part: Path, source: _Source) -> Manifest:
     return Manifest(
         schema=SCHEMA,
         lmkit=lmkit.__version__,
+        created=now(),
+        families=(str(source.task.family),),
         task=source.task,
         model=_about(source),
         graph=_graph(contract),
-        tokens=Tokens(stop=source.stops, pad=pad_id, bos=source.tokenizer.bos_id),
+        tokens=Tokens(
+            eos=source.stops[0], stop=source.stops, pad=pad_id, bos=source.tokenizer.bos_id
+        ),
         plugins=_needed(source.task),
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 
 from lmkit.encoding import Ids, prompt_ids
@@ -45,30 +46,34 @@ def check_parity(
     found = [prompt_ids(generator.task, record, generator.tokenizer) for record in records]
     prompts = _short_enough(found, generator)
     torchs = [_greedy(model, prompt, generator) for prompt in prompts]
-    worst = 0.0
-    ties = 0
-    for prompt, wanted in zip(prompts, torchs, strict=True):
-        written = generator.greedy([prompt], GREEDY_TOKENS)[0]
-        difference, tied = _compare(model, generator, prompt, wanted, written, "a single prompt")
-        worst, ties = max(worst, difference), ties + tied
-    batch = generator.greedy(prompts, GREEDY_TOKENS)
-    for prompt, wanted, written in zip(prompts, torchs, batch, strict=True):
-        ties += _compare(model, generator, prompt, wanted, written, "a ragged batch")[1]
     long = _long_prompt(prompts, generator)
-    wanted = _greedy(model, long, generator)
-    written = generator.greedy([long], GREEDY_TOKENS)[0]
-    difference, tied = _compare(model, generator, long, wanted, written, "a long past")
+    further = _greedy(model, long, generator)
+    singles = [generator.greedy([prompt], GREEDY_TOKENS)[0] for prompt in prompts]
+    cases = [
+        *zip(prompts, torchs, singles, ["a single prompt"] * len(prompts), strict=True),
+        *zip(
+            prompts,
+            torchs,
+            generator.greedy(prompts, GREEDY_TOKENS),
+            ["a ragged batch"] * len(prompts),
+            strict=True,
+        ),
+        (long, further, generator.greedy([long], GREEDY_TOKENS)[0], "a long past"),
+    ]
+    compared = [_compare(model, generator, *case) for case in cases]
+    expected = sum(len(wanted) for _, wanted, _, _ in cases)
+    equal = sum(case.n_equal for case in compared)
     figures = {
-        "greedy_tokens_equal": True,
-        "greedy_tokens_compared": 2 * sum(map(len, torchs)) + len(wanted),
-        "ties": ties + tied,
-        "max_logit_difference": max(worst, difference),
+        "greedy_tokens_equal": equal == expected,
+        "greedy_tokens_compared": equal,
+        "ties": sum(case.tied for case in compared),
+        "max_logit_difference": max(case.difference for case in compared),
         "prompts": len(prompts),
-        "longest_past": len(long) + len(wanted),
+        "longest_past": len(long) + len(further),
     }
     whole = [len(cut) == len(prompt) for cut, prompt in zip(prompts, found, strict=True)]
-    cases = zip(records, prompts, torchs, strict=True)
-    golden = [_golden(model, *case) for case, fits in zip(cases, whole, strict=True) if fits]
+    written = zip(records, prompts, torchs, strict=True)
+    golden = [_golden(model, *case) for case, fits in zip(written, whole, strict=True) if fits]
     return figures, tuple(golden)
 
 
@@ -107,6 +112,21 @@ def _greedy(model: Any, prompt: Ids, generator: Generator) -> list[int]:
     return [int(token) for token in found[0, len(prompt) :]]
 
 
+@attrs.frozen
+class _Compared:
+    """One case.
+
+    Attributes:
+        difference: the largest one of a logit.
+        n_equal: greedy tokens that are equal, from the first on.
+        tied: whether they part where torch itself is undecided between two.
+    """
+
+    difference: float
+    n_equal: int
+    tied: bool
+
+
 def _compare(
     model: Any,
     generator: Generator,
@@ -114,8 +134,8 @@ def _compare(
     wanted: Sequence[int],
     found: Sequence[int],
     case: str,
-) -> tuple[float, int]:
-    """Return the largest difference of a logit, and how many times torch itself was undecided."""
+) -> _Compared:
+    """Compare logits and tokens, and refuse what rounding does not explain."""
     whole = np.concatenate([prompt, np.asarray(wanted, dtype=np.int64)])
     theirs = _logits(model, whole)
     ours = generator.logits(whole[None], np.ones_like(whole)[None])[0]
@@ -127,13 +147,13 @@ def _compare(
             f"{tolerance:.2e}; no bundle was written"
         )
     if list(found) == list(wanted):
-        return difference, 0
+        return _Compared(difference, len(wanted), tied=False)
     at = next(
         (i for i, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b),
         min(len(wanted), len(found)),
     )
     if _lead(theirs[len(prompt) + at - 1]) <= 2 * tolerance:
-        return difference, 1
+        return _Compared(difference, at, tied=True)
     raise ParityError(
         f"{case}: greedy token {at + 1} is {list(found)[at : at + 1]}, torch's generate() has "
         f"{list(wanted)[at : at + 1]}, behind a prompt of {len(prompt)} tokens; no bundle was written"

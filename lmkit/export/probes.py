@@ -25,13 +25,13 @@ def probe_records(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[dict[st
 
     Args:
         task: the task.
-        rows: the user's records; spread picks of them are used if there are enough.
+        rows: the user's records; a few of them are used, from all over the data.
+    Returns:
+        The picks, and built-in ones if there are too few.
     """
-    if len(rows) >= N_PROBES:
-        step = len(rows) // N_PROBES
-        picked = [rows[index * step] for index in range(N_PROBES)]
-        return [_prompt_columns(task, row) for row in picked]
-    return [_record(task, text) for text in TEXTS]
+    step = max(1, len(rows) // N_PROBES)
+    picked = [_prompt_columns(task, row) for row in rows[::step][:N_PROBES]]
+    return picked + [_record(task, text) for text in TEXTS[: N_PROBES - len(picked)]]
 
 
 def _prompt_columns(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmkit.decoding import Answer, Usage
-from lmkit.encoding import IGNORE, Encoded, Ids, prompt_ids
-from lmkit.errors import BundleError, PromptTooLong, RecordError, TaskError
+from lmkit.encoding import IGNORE, Encoded, Ids, fitting_prompt, prompt_ids
+from lmkit.errors import BundleError, RecordError, TaskError
 from lmkit.family import Family
 from lmkit.formatting import Record
 from lmkit.generation import Generation
 from lmkit.loss import Loss
 from lmkit.manifest import Golden
-from lmkit.records import Row
+from lmkit.rendering import at_time
 from lmkit.runtime.bundle import Bundle, open_bundle
 from lmkit.runtime.sampling import Sampler
 from lmkit.runtime.session import CausalSession
@@ -128,7 +128,7 @@ class Generator:
         Joined, they are the answer's `text`. Arguments and errors are those of a call.
         """
         generation = self.task.generation.override(**options)
-        row = self._row(self._prompt(record), generation)
+        row = self._row(self.prompt(record), generation)
 
         def pieces() -> Iterator[str]:
             for _ in self._write([row]):
@@ -147,13 +147,18 @@ class Generator:
         generation = self.task.generation.override(**options)
         if batch_size < 1:
             raise TaskError(f"batch_size is {batch_size}; expected 1 or more")
-        prompts = [self._prompt(record, index) for index, record in enumerate(records)]
+        prompts = [self.prompt(record, index) for index, record in enumerate(records)]
         rows = [self._row(prompt, generation) for prompt in prompts]
         by_length = sorted(rows, key=lambda row: len(row.prompt))  # likes together pad little
         for start in range(0, len(rows), batch_size):
             for _ in self._write(by_length[start : start + batch_size]):
                 pass
         return [self._answer(row) for row in rows]
+
+    def prompt(self, record: Record, index: int = 0) -> Ids:
+        """Return what the model is given for a record, int64 [P]; errors are those of a call."""
+        most = self.manifest.graph.context_length
+        return fitting_prompt(self.task, record, self._tokenizer, most=most, index=index)
 
     def score(self, rows: Sequence[Encoded]) -> Loss:
         """Return the loss over some rows' learned tokens."""
@@ -170,7 +175,8 @@ class Generator:
     def check_golden(self, golden: Golden, *, answer: bool) -> str | None:
         """Return how a golden prompt now comes out differently, or None if it does not."""
         try:
-            ids = prompt_ids(self.task, golden.record, self._tokenizer)
+            with at_time(self.manifest.created):
+                ids = prompt_ids(self.task, golden.record, self._tokenizer)
         except RecordError as error:
             return f"the golden record {golden.record} does not fit the task: {error.problem}"
         if ids.tolist() != list(golden.prompt_ids):
@@ -201,15 +207,6 @@ class Generator:
     def logits(self, input_ids: Ids, attention_mask: Ids) -> np.ndarray:
         """Return the logits of a right-padded batch, float32 [B, T, V]; for checks."""
         return self._session.logits(input_ids, attention_mask)
-
-    def _prompt(self, record: Record, index: int = 0) -> Ids:
-        if isinstance(record, Mapping) and not isinstance(record, Row):
-            record = Row(record, f"record {index}")  # so that an error names it
-        ids = prompt_ids(self.task, record, self._tokenizer)
-        most = self.manifest.graph.context_length
-        if most is not None and len(ids) >= most:
-            raise PromptTooLong(len(ids), most)
-        return ids
 
     def _row(self, prompt: Ids, generation: Generation, stop: Sequence[str] | None = None) -> _Row:
         if stop is None:

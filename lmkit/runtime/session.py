@@ -17,7 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lmkit.encoding import Ids
-from lmkit.errors import BundleError
+from lmkit.errors import BundleError, UnknownName
 from lmkit.manifest import Graph, Tensor
 
 Logits = NDArray[np.float32]
@@ -53,6 +53,10 @@ class CausalSession:
         providers: Sequence[str] | None = None,
         threads: int | None = None,
     ) -> None:
+        for provider in providers or ():
+            if provider not in ort.get_available_providers():
+                known = ort.get_available_providers()
+                raise UnknownName("execution provider in this onnxruntime", provider, known)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or available_cores()
         options.inter_op_num_threads = 1

@@ -12,8 +12,8 @@ import attrs
 import numpy as np
 
 from lmkit.decoding import Answer, Usage
-from lmkit.encoding import Encoded, Ids, prompt_ids
-from lmkit.errors import PromptTooLong
+from lmkit.encoding import Encoded, Ids, fitting_prompt
+from lmkit.errors import TaskError
 from lmkit.formatting import Record
 from lmkit.generation import Generation
 from lmkit.loss import Loss
@@ -60,7 +60,9 @@ class TorchAnswerer:
     ) -> list[Answer]:
         """Answer records, `batch_size` at a time; the order is kept."""
         generation = self.task.generation.override(**options)
-        prompts = [self._prompt(record) for record in records]
+        if batch_size < 1:
+            raise TaskError(f"batch_size is {batch_size}; expected 1 or more")
+        prompts = [self.prompt(record, index) for index, record in enumerate(records)]
         answers: list[Answer] = []
         for start in range(0, len(prompts), batch_size):
             some = prompts[start : start + batch_size]
@@ -72,7 +74,7 @@ class TorchAnswerer:
     def stream(self, record: Record, **options: Any) -> Iterator[str]:
         """Yield the answer's text in pieces; `generate()` runs in a thread meanwhile."""
         generation = self.task.generation.override(**options)
-        prompt = self._prompt(record)
+        prompt = self.prompt(record)
         ids: queue.Queue[int | BaseException | None] = queue.Queue()
 
         def work() -> None:
@@ -82,15 +84,18 @@ class TorchAnswerer:
             except BaseException as error:  # handed to the reader, who raises it
                 ids.put(error)
 
-        threading.Thread(target=work, daemon=True).start()
-        text = IncrementalText(self.tokenizer.decode, stop=self.task.stop_strings(generation))
-        while (item := ids.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            if piece := text.push(item):
+        def pieces() -> Iterator[str]:
+            threading.Thread(target=work, daemon=True).start()
+            text = IncrementalText(self.tokenizer.decode, stop=self.task.stop_strings(generation))
+            while (item := ids.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                if piece := text.push(item):
+                    yield piece
+            if piece := text.finish():
                 yield piece
-        if piece := text.finish():
-            yield piece
+
+        return pieces()
 
     def score(self, rows: Sequence[Encoded]) -> Loss:
         """Return the loss over some rows' learned tokens."""
@@ -98,12 +103,10 @@ class TorchAnswerer:
         assert pad_id is not None
         return mean_loss(self.model, [as_tensors(self.task.collator.collate(rows, pad_id))])
 
-    def _prompt(self, record: Record) -> Ids:
-        ids = prompt_ids(self.task, record, self.tokenizer)
+    def prompt(self, record: Record, index: int = 0) -> Ids:
+        """Return what the model is given for a record, int64 [P]."""
         most = context_length(self.model)
-        if most is not None and len(ids) >= most:
-            raise PromptTooLong(len(ids), most)
-        return ids
+        return fitting_prompt(self.task, record, self.tokenizer, most=most, index=index)
 
     def _fits(self, prompts: Sequence[Ids], generation: Generation) -> bool:
         most = context_length(self.model)

@@ -23,6 +23,7 @@ from lmkit.files import write_atomically
 from lmkit.jsonform import dump, read_task, to_json
 from lmkit.records import Data, fingerprint, name_of, read
 from lmkit.registry import get_task
+from lmkit.rendering import at_time, now
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.extra import datasets, torch, transformers
@@ -39,7 +40,12 @@ DEFAULTS: dict[str, Any] = {
     "save_total_limit": 2,
 }
 # These belong to lmkit: the first is `output`, the others would break the labels' path.
-RESERVED = ("output_dir", "remove_unused_columns", "resume_from_checkpoint", "disable_tqdm")
+RESERVED = {
+    "output_dir": "it is output= (--output)",
+    "resume_from_checkpoint": "it is resume= (--resume)",
+    "remove_unused_columns": "the labels would be lost on their way",
+    "disable_tqdm": "the bar is lmkit's own, and hides where there is no terminal",
+}
 
 
 @attrs.frozen
@@ -55,6 +61,11 @@ class Run:
     path: Path
     task: Task
     metrics: Mapping[str, float] = attrs.field(factory=dict)
+
+    @property
+    def cut(self) -> dict[str, int]:
+        """How many `rows` were too long, how many `ids` that left out, and the `max_length`."""
+        return dict(_read_about(self.path)["cut"])
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -123,12 +134,20 @@ def train(
     task = fitted(task, loaded.model)
     ready, _ = align(loaded.model, loaded.tokenizer, task.formatter)
     task = _portable(task)
-    train_set = dataset_of(list(encode_rows(task, rows, ready)), name_of(data))
-    eval_set = None
-    if eval_rows is not None:
-        eval_set = dataset_of(list(encode_rows(task, eval_rows, ready)), name_of(eval_data or ""))
+    started = _read_about(folder).get("started", now()) if resume else now()
+    with at_time(started):
+        encoded = list(encode_rows(task, rows, ready))
+        eval_encoded = list(encode_rows(task, eval_rows or [], ready))
+    train_set = dataset_of(encoded, name_of(data))
+    eval_set = dataset_of(eval_encoded, name_of(eval_data or "")) if eval_rows else None
     about = {
         "lmkit": lmkit.__version__,
+        "started": started,
+        "cut": {
+            "rows": sum(row.n_cut > 0 for row in encoded),
+            "ids": sum(row.n_cut for row in encoded),
+            "max_length": task.collator.max_length,
+        },
         "model": loaded.name,
         "tokenizer": ready.fingerprint,
         "data": {"name": name_of(data), "rows": len(rows), "sha256": fingerprint(rows)},
@@ -192,12 +211,18 @@ def save_model(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    known = [field.name for field in _training_fields() if field.init]
-    for name in arguments:
+    defaults = {field.name: field.default for field in _training_fields() if field.init}
+    for name, given in arguments.items():
         if name in RESERVED:
-            raise UnknownOption("train", name, [n for n in known if n not in RESERVED])
-        if name not in known:
-            raise UnknownOption("train", name, [*known, "eval_data", "tokenizer", "pad", "resume"])
+            raise LmkitError(f"'{name}' cannot be set: {RESERVED[name]}")
+        if name not in defaults:
+            known = [*defaults, "eval_data", "tokenizer", "pad", "resume"]
+            raise UnknownOption("train", name, known)
+        default = defaults[name]
+        if isinstance(default, bool) and not isinstance(given, bool):
+            raise LmkitError(f"{name} is {given!r}; expected true or false")
+        if type(default) in (int, float) and type(given) not in (int, float):
+            raise LmkitError(f"{name} is {given!r}; expected a number, such as {default}")
     return {**DEFAULTS, **arguments}
 
 
@@ -218,6 +243,12 @@ def _check_same(folder: Path, task: Task, about: Mapping[str, Any]) -> None:
     """Refuse to continue a run with another task, model, data or arguments."""
     before = _read_about(folder)
     if not before:
+        others = {path.name for path in folder.glob("[!.]*")} - {TASK_FILE}
+        if others:
+            raise ModelError(
+                f"'{folder}' is not a run, so there is nothing to resume: it has {min(others)} and "
+                f"no {RUN_FILE}; choose another output"
+            )
         return
     if to_json(read_task(folder / TASK_FILE)) != to_json(task):
         raise ModelError(f"'{folder}' was started with another task than '{task.name}' is now")

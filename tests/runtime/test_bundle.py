@@ -306,3 +306,14 @@ def test_answering_imports_nothing_of_training(bundle, how):
     )
 
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+def test_a_changed_setting_in_the_manifest_itself_is_noticed(copied):
+    file = copied / "lmkit.json"
+    text = file.read_text("utf-8")
+    changed = text.replace('"top_p": 1.0', '"top_p": 0.9')
+    assert changed != text
+    file.write_text(changed, "utf-8")
+
+    with pytest.raises(BundleError, match=r"lmkit\.json' is damaged: .* sha256 differs"):
+        lk.load(copied, verify=False)

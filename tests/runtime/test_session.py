@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lmkit.encoding import prompt_ids
-from lmkit.errors import BundleError
+from lmkit.errors import BundleError, UnknownName
 from lmkit.manifest import read_manifest
 from lmkit.runtime.session import CausalSession, available_cores
 
@@ -148,7 +148,8 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path, bundle):
 
 
 def test_an_execution_provider_that_is_not_there_is_named(bundle):
-    with pytest.raises(BundleError, match="NoSuchProvider"):
+    """onnxruntime itself would print to standard output and fall back to the CPU."""
+    with pytest.raises(UnknownName, match=r"'NoSuchProvider'\n.*CPUExecutionProvider"):
         CausalSession(
             bundle / "model.onnx", read_manifest(bundle).graph, providers=["NoSuchProvider"]
         )

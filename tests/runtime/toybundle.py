@@ -28,8 +28,10 @@ from lmkit.manifest import (
     Tensor,
     Tokens,
     read_manifest,
+    signature,
     write_manifest,
 )
+from lmkit.rendering import now
 
 WIDTH, HEADS, KV_HEADS, HEAD_SIZE = 16, 4, 2, 8
 CONTEXT_LENGTH = 64
@@ -229,10 +231,17 @@ def write_bundle(
     manifest = Manifest(
         schema=SCHEMA,
         lmkit=lk.__version__,
+        created=now(),
+        families=("causal",),
         task=task,
         model={"name": "toy", "architecture": "Toy", "model_type": "toy", "parameters": 1},
         graph=toy_graph(tokenizer.vocab_size),
-        tokens=Tokens(stop=(tokenizer.eos_id,), pad=tokenizer.pad_id, bos=tokenizer.bos_id),
+        tokens=Tokens(
+            eos=tokenizer.eos_id,
+            stop=(tokenizer.eos_id,),
+            pad=tokenizer.pad_id,
+            bos=tokenizer.bos_id,
+        ),
         golden=(
             Golden(record=RECORD, prompt_ids=tuple(prompt.tolist()), token_ids=tuple(expected)),
         ),
@@ -263,4 +272,5 @@ def change_manifest(folder: Path, change) -> None:  # type: ignore[no-untyped-de
     path = folder / "lmkit.json"
     data = json.loads(path.read_text("utf-8"))
     change(data)
+    data["sha256"] = signature(data)
     path.write_text(json.dumps(data, ensure_ascii=False), "utf-8")

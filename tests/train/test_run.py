@@ -158,11 +158,33 @@ class TestArguments:
         assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize(
-        "name", ["output_dir", "remove_unused_columns", "resume_from_checkpoint", "disable_tqdm"]
+        ("name", "reason"),
+        [
+            ("output_dir", "it is output="),
+            ("remove_unused_columns", "the labels would be lost"),
+            ("resume_from_checkpoint", "it is resume="),
+            ("disable_tqdm", "the bar is lmkit's own"),
+        ],
     )
-    def test_lmkits_own_cannot_be_set(self, fit, tmp_path, name):
-        with pytest.raises(UnknownOption, match=f"no option of train named '{name}'"):
+    def test_lmkits_own_cannot_be_set(self, fit, tmp_path, name, reason):
+        with pytest.raises(LmkitError, match=f"'{name}' cannot be set: {reason}"):
             fit(tmp_path / "run", **{name: None})
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"learning_rate": "abc"}, "learning_rate is 'abc'; expected a number, such as 5e-05"),
+            ({"max_steps": True}, "max_steps is True; expected a number, such as -1"),
+            ({"bf16": "maybe"}, "bf16 is 'maybe'; expected true or false"),
+        ],
+    )
+    def test_a_value_of_the_wrong_kind_is_refused_and_leaves_no_run(
+        self, fit, tmp_path, arguments, message
+    ):
+        with pytest.raises(LmkitError, match=message):
+            fit(tmp_path / "run", **arguments)
+
+        assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize(
         "arguments",
@@ -382,3 +404,23 @@ class TestResuming:
             fit(whole.path, resume=True, **{**STEPS, **changes})
 
         assert before == {path: path.read_bytes() for path in before}
+
+
+def test_resume_takes_no_folder_that_is_not_a_run(fit, tmp_path):
+    (tmp_path / "config.json").write_text("precious")
+
+    with pytest.raises(ModelError, match=r"is not a run, .* it has config\.json and no run\.json"):
+        fit(tmp_path, resume=True)
+
+    assert (tmp_path / "config.json").read_text() == "precious"
+
+
+def test_a_run_says_how_much_of_its_data_was_cut(fit, tmp_path):
+    task = lk.get_task("qa").evolve(collator=lk.CausalCollator(max_length=10))
+
+    run = fit(tmp_path / "run", task=task)
+
+    cut = json.loads((run.path / "run.json").read_text("utf-8"))["cut"]
+    assert cut["max_length"] == 10
+    assert cut["rows"] == 12
+    assert cut["ids"] > 0

@@ -150,7 +150,7 @@ class TestMetrics:
             def __call__(self, record, **options):
                 raise NotImplementedError
 
-            stream = __call__
+            stream = prompt = __call__
 
         assert lk.evaluate(Known(), data=rows[:4])["exact_match"] == 0.75
         assert asked == [{"temperature": 0.0}]
