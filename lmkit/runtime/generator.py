@@ -25,7 +25,7 @@ from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 
 ROWS_AT_ONCE = 8
-SCORED_FLOATS = 1 << 27  # logits held at once while scoring: half a gigabyte
+HELD_FLOATS = 1 << 27  # logits held at once: half a gigabyte
 
 
 def load(
@@ -149,9 +149,8 @@ class Generator:
             raise TaskError(f"batch_size is {batch_size}; expected 1 or more")
         prompts = [self.prompt(record, index) for index, record in enumerate(records)]
         rows = [self._row(prompt, generation) for prompt in prompts]
-        by_length = sorted(rows, key=lambda row: len(row.prompt))  # likes together pad little
-        for start in range(0, len(rows), batch_size):
-            for _ in self._write(by_length[start : start + batch_size]):
+        for group in self._groups(rows, batch_size):
+            for _ in self._write(group):
                 pass
         return [self._answer(row) for row in rows]
 
@@ -163,7 +162,7 @@ class Generator:
     def score(self, rows: Sequence[Encoded]) -> Loss:
         """Return the loss over some rows' learned tokens."""
         width = max(len(row) for row in rows)
-        at_once = max(1, SCORED_FLOATS // (width * self._session.graph.vocab_size))
+        at_once = max(1, HELD_FLOATS // (width * self._session.graph.vocab_size))
         loss = Loss()
         for start in range(0, len(rows), at_once):
             part = rows[start : start + at_once]
@@ -219,6 +218,18 @@ class Generator:
             sampler=Sampler(generation, eos_ids=sorted(self._stop_ids), seed=generation.seed),
             text=IncrementalText(self._tokenizer.decode, stop=stop),
         )
+
+    def _groups(self, rows: Sequence[_Row], most: int) -> Iterator[list[_Row]]:
+        """Yield rows to write together: at most so many, and no more logits than may be held."""
+        group: list[_Row] = []
+        for row in sorted(rows, key=lambda row: len(row.prompt)):  # likes together pad little
+            n_floats = (len(group) + 1) * len(row.prompt) * self._session.graph.vocab_size
+            if group and (len(group) == most or n_floats > HELD_FLOATS):
+                yield group
+                group = []
+            group.append(row)
+        if group:
+            yield group
 
     def _write(self, rows: Sequence[_Row]) -> Iterator[None]:
         """Write rows until all are finished; yields after every token."""

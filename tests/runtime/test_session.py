@@ -30,6 +30,19 @@ def test_a_prompt_is_read_as_numpy_reads_it(session, toy, prompts):
     np.testing.assert_allclose(logits[0], toy.logits(prompts[0])[-1], atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 1000])
+def test_a_prompt_is_read_in_chunks_of_any_size(session, toy, prompts, monkeypatch, chunk):
+    monkeypatch.setattr("lmkit.runtime.session.CHUNK", chunk)
+    prompt = max(prompts, key=len)
+
+    state, logits = session.begin([prompt], len(prompt) + 2)
+    following = state.step([7])
+
+    longer = np.append(prompt, 7)
+    np.testing.assert_allclose(logits[0], toy.logits(prompt)[-1], atol=TOLERANCE)
+    np.testing.assert_allclose(following[0], toy.logits(longer)[-1], atol=TOLERANCE)
+
+
 def test_ragged_rows_are_read_and_continued_as_each_alone(session, toy, prompts):
     assert len({len(prompt) for prompt in prompts}) > 2
     ids = [list(prompt) for prompt in prompts]
