@@ -141,18 +141,11 @@ def train(
     train_set = dataset_of(encoded, name_of(data))
     eval_set = dataset_of(eval_encoded, name_of(eval_data or "")) if eval_rows else None
     about = {
-        "lmkit": lmkit.__version__,
-        "started": started,
-        "cut": {
-            "rows": sum(row.n_cut > 0 for row in encoded),
-            "ids": sum(row.n_cut for row in encoded),
-            "max_length": task.collator.max_length,
-        },
+        **_account(task, encoded, started),
         "model": loaded.name,
         "tokenizer": ready.fingerprint,
         "data": {"name": name_of(data), "rows": len(rows), "sha256": fingerprint(rows)},
         "arguments": {key: str(content) for key, content in sorted(arguments.items())},
-        "versions": _versions(),
         "finished": False,
     }
     if resume:
@@ -169,6 +162,20 @@ def train(
     save_model(loaded.model, ready, folder)
     write_atomically(folder / RUN_FILE, dump({**about, "finished": True, "metrics": metrics}))
     return Run(folder, task, metrics)
+
+
+def _account(task: Task, rows: Sequence[Encoded], started: str) -> dict[str, Any]:
+    """Return when a run began, with which versions, and what of its rows did not fit."""
+    return {
+        "lmkit": lmkit.__version__,
+        "versions": _versions(),
+        "started": started,
+        "cut": {
+            "rows": sum(row.n_cut > 0 for row in rows),
+            "ids": sum(row.n_cut for row in rows),
+            "max_length": task.collator.max_length,
+        },
+    }
 
 
 def _is_unfinished(folder: Path) -> bool:
