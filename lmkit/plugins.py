@@ -134,8 +134,10 @@ def load(
     for entry_point in found:
         if _wanted(entry_point.name, environ):
             loader.add_entry_point(entry_point)
-    for file in filter(None, environ.get(FILES, "").split(os.pathsep)):
-        loader.add_file(Path(file))
+    files = [Path(file) for file in environ.get(FILES, "").split(os.pathsep) if file]
+    for file in {file.resolve(): file for file in files}.values():  # named twice is meant once
+        if file.stem not in _names(environ.get(DISABLE, "")):
+            loader.add_file(file)
     return loader.result()
 
 

@@ -394,6 +394,27 @@ class TestFiles:
             load([], write("", "notes.txt"))
 
 
+class TestFilesAndSwitches:
+    @pytest.fixture
+    def file(self, tmp_path):
+        path = tmp_path / "extra.py"
+        path.write_text("from lmkit import hookimpl\n")
+        return path
+
+    def test_a_file_that_is_named_twice_is_loaded_once(self, file):
+        twice = os.pathsep.join([str(file), str(file.parent / "." / file.name)])
+
+        assert [plugin.name for plugin in load([], {"LMKIT_PLUGIN_FILES": twice}).plugins] == [
+            "extra"
+        ]
+
+    def test_lmkit_disable_plugins_leaves_out_a_file_as_well(self, file):
+        """A conflict's message says to set it."""
+        environ = {"LMKIT_PLUGIN_FILES": str(file), "LMKIT_DISABLE_PLUGINS": "extra"}
+
+        assert load([], environ).plugins == ()
+
+
 class TestComponents:
     @pytest.fixture
     def with_shout(self, monkeypatch):
