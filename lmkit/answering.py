@@ -34,8 +34,10 @@ class Answerer(Protocol):
     def stream(self, record: Record, **options: Any) -> Iterator[str]:
         """Yield the answer's text in pieces, as it is written."""
 
-    def batch(self, records: Sequence[Record], **options: Any) -> list[Answer]:
-        """Answer several records, in order."""
+    def batch(
+        self, records: Sequence[Record], *, batch_size: int = ..., **options: Any
+    ) -> list[Answer]:
+        """Answer several records, in order, so many at a time."""
 
     def prompt(self, record: Record, index: int = 0) -> Ids:
         """Return what the model is given for a record, int64 [P]; raise if it does not fit."""

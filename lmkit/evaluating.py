@@ -38,7 +38,7 @@ def evaluate(
     rows = read(data)
     encoded = list(encode_rows(model.task, rows, model.tokenizer))
     loss, done = Loss(), 0
-    for batch in _batches(encoded, batch_size):
+    for batch in batches_by_length(encoded, batch_size):
         loss += model.score(batch)
         done += len(batch)
         if on_progress is not None:
@@ -48,7 +48,7 @@ def evaluate(
     return {**loss.figures(), "records": len(rows), **_metric_figures(model, rows)}
 
 
-def _batches(rows: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
+def batches_by_length(rows: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
     """Yield rows of like length together, so that little is padded; the sum does not mind."""
     by_length = sorted(rows, key=len)
     for start in range(0, len(by_length), size):

@@ -195,7 +195,7 @@ def _answer_file(
         job = progress.add_task("answering", total=len(rows), completed=done)
         for start in range(done, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            answers = model.batch(part, **options)
+            answers = model.batch(part, batch_size=batch_size, **options)
             some = [
                 {**row, "answer": _line(answer)} for row, answer in zip(part, answers, strict=True)
             ]

@@ -56,7 +56,7 @@ TRAINING: dict[str, Any] = {
     "logging_steps": 50,
     "seed": 0,
 }
-GREEDY = {"temperature": 0.0, "max_new_tokens": 32}
+GREEDY: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 32}
 TIMED_TOKENS = 64
 TIMED_RUNS = 3
 

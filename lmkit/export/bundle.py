@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 import lmkit
-from lmkit.encoding import encode_rows
+from lmkit.encoding import encode_rows, prompt_ids
 from lmkit.errors import ExportError, MissingExtra, RecordError, UnknownName
-from lmkit.evaluating import EVAL_BATCH
+from lmkit.evaluating import EVAL_BATCH, batches_by_length
 from lmkit.export.card import write_card
 from lmkit.export.genai import try_genai, write_genai_config
 from lmkit.export.parity import check_parity
@@ -131,7 +131,7 @@ def _prepared(run: Any, task: Task, tokenizer: Any, rows: Sequence[Row]) -> _Sou
     graph.check_exportable(loaded.model)
     task = models.fitted(task, loaded.model)
     # Read before `align` replaces them; in another tokenizer they mean nothing.
-    own_stops = _own_stops(loaded.model) if tokenizer is None else []
+    own_stops = models.stop_ids(loaded.model) if tokenizer is None else []
     ready, stops = models.align(loaded.model, loaded.tokenizer, task.formatter)
     if not stops:
         raise ExportError("the tokenizer has no EOS token, so no answer would ever end")
@@ -208,17 +208,7 @@ def _source(run: Any) -> Any:
     return str(path) if path is not None else run
 
 
-def _own_stops(model: Any) -> list[int]:
-    """Return the ids at which the model's authors let it stop."""
-    found = model.generation_config.eos_token_id
-    return [
-        int(token) for token in (found if isinstance(found, list) else [found]) if token is not None
-    ]
-
-
 def _check_prompts(task: Task, records: Sequence[dict[str, Any]], tokenizer: Tokenizer) -> None:
-    from lmkit.encoding import prompt_ids
-
     for record in records:
         prompt_ids(task, record, tokenizer)
 
@@ -265,20 +255,19 @@ def _graph_size(part: Path) -> int:
 
 def _perplexity(model: Any, generator: Generator, rows: Sequence[Row]) -> dict[str, Any]:
     """Return both sides' perplexity on the first rows of the data."""
-    from lmkit.train.run import as_tensors
-    from lmkit.train.scoring import mean_loss
+    from lmkit.train.answering import TorchAnswerer
 
-    task, pad = generator.task, generator.manifest.tokens.pad
+    task, tokenizer = generator.task, generator.tokenizer
+    torch_side = TorchAnswerer(task=task, model=model, tokenizer=tokenizer)
     some = rows[:SCORED_ROWS]
     try:
-        encoded = sorted(encode_rows(task, some, generator.tokenizer), key=len)
+        encoded = list(encode_rows(task, some, tokenizer))
     except RecordError as error:
         return {"not_measured": f"the data has no answers to score: {error}"}
     ours, torchs = Loss(), Loss()
-    for start in range(0, len(encoded), EVAL_BATCH):
-        part = encoded[start : start + EVAL_BATCH]
+    for part in batches_by_length(encoded, EVAL_BATCH):
         ours += generator.score(part)
-        torchs += mean_loss(model, [as_tensors(task.collator.collate(part, pad))])
+        torchs += torch_side.score(part)
     return {
         "bundle": ours.figures()["perplexity"],
         "torch": torchs.figures()["perplexity"],

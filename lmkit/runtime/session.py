@@ -22,7 +22,7 @@ from lmkit.manifest import Graph, Tensor
 
 Logits = NDArray[np.float32]
 
-CHUNK = 512  # tokens of a prompt that are run at once; more are no faster on a CPU
+CHUNK = 512  # tokens of a prompt that are run at once, which bounds the logits in memory
 
 # What onnxruntime calls numpy's types.
 _TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}

@@ -21,7 +21,7 @@ from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.extra import torch, transformers
-from lmkit.train.models import context_length, load_model, only_config, quiet
+from lmkit.train.models import context_length, load_model, only_config, quiet, stop_ids
 from lmkit.train.run import Run, as_tensors
 from lmkit.train.scoring import mean_loss
 
@@ -114,7 +114,7 @@ class TorchAnswerer:
 
     def _answer(self, prompts: Sequence[Ids], generation: Generation) -> list[Answer]:
         written = self._generate(prompts, generation)
-        stops = _stop_ids(self.model)
+        stops = stop_ids(self.model)
         return [
             self._read(prompt, ids, stops, generation)
             for prompt, ids in zip(prompts, written, strict=True)
@@ -197,11 +197,6 @@ class _StopStrings:
         for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
             row.push(token)
         return torch().tensor([row.stopped for row in self._rows], device=input_ids.device)
-
-
-def _stop_ids(model: Any) -> list[int]:
-    found = model.generation_config.eos_token_id
-    return found if isinstance(found, list) else [found]
 
 
 def _generation_config(model: Any, options: Generation, room: int) -> Any:

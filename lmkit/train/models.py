@@ -21,8 +21,6 @@ from lmkit.train.extra import torch, transformers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ModelSource = "str | Path | Scratch | PreTrainedModel"
-
 _HEADS = {Family.CAUSAL: "AutoModelForCausalLM"}
 
 
@@ -125,6 +123,13 @@ def align(model: Any, tokenizer: Tokenizer, formatter: Formatter) -> tuple[Token
     if len(stops) > 1:
         model.generation_config.eos_token_id = stops
     return tokenizer, stops
+
+
+def stop_ids(model: Any) -> list[int]:
+    """Return the ids at which a model's own generation config lets it stop."""
+    found = model.generation_config.eos_token_id
+    ids = found if isinstance(found, list) else [found]
+    return [int(token) for token in ids if token is not None]
 
 
 def context_length(model: Any) -> int | None:

@@ -39,7 +39,7 @@ DEFAULTS: dict[str, Any] = {
     "save_strategy": "epoch",
     "save_total_limit": 2,
 }
-# These belong to lmkit: the first is `output`, the others would break the labels' path.
+# These belong to lmkit; each with what a user who sets it should know.
 RESERVED = {
     "output_dir": "it is output= (--output)",
     "resume_from_checkpoint": "it is resume= (--resume)",
