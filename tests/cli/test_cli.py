@@ -10,7 +10,7 @@ import pytest
 from exported import ROWS
 
 import lmkit as lk
-from lmkit.cli.main import VERBS
+from lmkit.cli.main import VERBS, run
 
 RECORDS = [{"prompt": row["prompt"], "id": n} for n, row in enumerate(ROWS[:6])]
 TRAINING = ("torch", "transformers", "datasets", "accelerate", "onnx", "onnx_ir", "onnxscript")
@@ -350,3 +350,25 @@ def test_a_verb_whose_packages_are_missing_says_what_to_install(
     assert f"pip install 'lmkit-tasks[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_generate_answers_as_many_at_once_as_it_is_told(tiny_bundle, tmp_path, monkeypatch):
+    from lmkit.runtime.generator import Generator
+
+    sizes = []
+    batch = Generator.batch
+
+    def note(self, records, **options):
+        sizes.append((len(records), options["batch_size"]))
+        return batch(self, records, **options)
+
+    monkeypatch.setattr(Generator, "batch", note)
+    rows = [{"prompt": f"{n}?"} for n in range(12)]
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    arguments = ["--input", str(questions), "--output", str(tmp_path / "a.jsonl")]
+
+    code = run(["generate", str(tiny_bundle), *arguments, "--batch-size", "10"])
+
+    assert code == 0
+    assert sizes == [(10, 10), (2, 10)]
