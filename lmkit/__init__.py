@@ -17,14 +17,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lmkit.chat import Chat
-    from lmkit.collating import CausalCollator, Collator
-    from lmkit.decoding import Answer, Decoder, TextDecoder, Usage
-    from lmkit.encoding import IGNORE, Encoded, encode, prompt_ids
+    from lmkit.collating.causal import CausalCollator
+    from lmkit.decoding import Answer
+    from lmkit.decoding.text import TextDecoder
+    from lmkit.encoding import Encoded, encode, prompt_ids
     from lmkit.errors import LmkitError
     from lmkit.evaluating import evaluate
     from lmkit.export.bundle import export
     from lmkit.family import Family
-    from lmkit.formatting import Formatter, Segment, Template, context, target
+    from lmkit.formatting import Segment, context, target
     from lmkit.generation import Generation
     from lmkit.hooks import hookimpl
     from lmkit.metrics import ExactMatch
@@ -38,23 +39,17 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Answer": "decoding",
-    "CausalCollator": "collating",
+    "CausalCollator": "collating.causal",
     "Chat": "chat",
-    "Collator": "collating",
-    "Decoder": "decoding",
     "Encoded": "encoding",
     "ExactMatch": "metrics",
     "Family": "family",
-    "Formatter": "formatting",
     "Generation": "generation",
-    "IGNORE": "encoding",
     "LmkitError": "errors",
     "Segment": "formatting",
     "Task": "task",
-    "Template": "formatting",
-    "TextDecoder": "decoding",
+    "TextDecoder": "decoding.text",
     "Tokenizer": "tokenizing",
-    "Usage": "decoding",
     "context": "formatting",
     "encode": "encoding",
     "evaluate": "evaluating",

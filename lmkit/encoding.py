@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmkit.errors import PromptTooLong, RecordError, RecordErrors, TemplateError
+from lmkit.family import Family
 from lmkit.formatting import Record, Segment
 from lmkit.records import MOST_ERRORS, Row, where_of
 from lmkit.tokenizing import Span, Tokenizer
@@ -31,22 +32,25 @@ class Encoded:
     """One row before padding.
 
     Attributes:
-        input_ids: int64 [T].
-        labels: int64 [T], the token's own id where it is learned, `IGNORE` elsewhere.
+        input_ids: int64 [T]; of a seq2seq row the source's ids.
+        labels: int64 [T], the token's own id where it is learned, `IGNORE` elsewhere; of a seq2seq
+            row the target's ids, int64 [L]; of a masked row every token that may be hidden.
         n_cut: how many ids did not fit and were left out.
+        family: how the model reads the row.
     """
 
     input_ids: Ids
     labels: Ids
     n_cut: int = 0
+    family: Family = Family.CAUSAL
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     @property
     def n_learned(self) -> int:
-        """The number of tokens that the loss sees; a first token has nothing to predict it from."""
-        return int((self.labels[1:] != IGNORE).sum())
+        """The number of tokens that the loss sees; a causal row's first has nothing before it."""
+        return int((self.labels[1 if self.family.shifts else 0 :] != IGNORE).sum())
 
 
 @attrs.frozen
@@ -147,7 +151,7 @@ def prompt_ids(task: Task | str, record: Record, tokenizer: Any) -> Ids:
 def fitting_prompt(
     task: Task, record: Record, tokenizer: Tokenizer, *, most: int | None, index: int = 0
 ) -> Ids:
-    """Return a prompt's ids, int64 [P], with room for an answer.
+    """Return a prompt's ids, int64 [P], which fit the model, of a causal one with an answer.
 
     Args:
         task: the task.
@@ -162,8 +166,9 @@ def fitting_prompt(
     if isinstance(record, Mapping) and not isinstance(record, Row):
         record = Row(record, f"record {index}")
     ids = prompt_ids(task, record, tokenizer)
-    if most is not None and len(ids) >= most:
-        raise PromptTooLong(len(ids), most)
+    needed = len(ids) + task.family.shifts  # a causal model's answer stands in the same context
+    if most is not None and needed > most:
+        raise PromptTooLong(len(ids), most, answer_follows=task.family.shifts)
     return ids
 
 

@@ -162,10 +162,13 @@ class PromptTooLong(LmkitError, ValueError):
         context_length: the most tokens the model can hold.
     """
 
-    def __init__(self, prompt_tokens: int, context_length: int) -> None:
+    def __init__(
+        self, prompt_tokens: int, context_length: int, *, answer_follows: bool = True
+    ) -> None:
+        room = ", of which one at least is for the answer" if answer_follows else ""
         super().__init__(
             f"the prompt has {prompt_tokens} tokens and the model's context holds "
-            f"{context_length}, of which one at least is for the answer; shorten the record"
+            f"{context_length}{room}; shorten the record"
         )
         self.prompt_tokens = prompt_tokens
         self.context_length = context_length

@@ -37,6 +37,7 @@ def evaluate(
     model = open_answerer(run)
     rows = read(data)
     encoded = list(encode_rows(model.task, rows, model.tokenizer))
+    encoded = model.task.collator.measured(encoded, model.tokenizer)
     loss, done = Loss(), 0
     for batch in batches_by_length(encoded, batch_size):
         loss += model.score(batch)

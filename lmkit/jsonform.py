@@ -18,8 +18,10 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
 from lmkit.chat import Chat
-from lmkit.collating import CausalCollator, Collator
-from lmkit.decoding import Decoder, TextDecoder
+from lmkit.collating import Collator
+from lmkit.collating.causal import CausalCollator
+from lmkit.decoding import Decoder
+from lmkit.decoding.text import TextDecoder
 from lmkit.errors import PluginError, SerialError, near
 from lmkit.formatting import Formatter, Template
 from lmkit.generation import Generation

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import attrs
+import numpy as np
+from numpy.typing import NDArray
 
 
 @attrs.frozen
@@ -18,6 +21,12 @@ class Loss:
 
     total: float = 0.0
     count: int = 0
+
+    @classmethod
+    def over(cls, log_probs: Iterable[NDArray[np.float64]]) -> Loss:
+        """Return the loss of rows, given the log-probabilities of their learned tokens."""
+        rows = list(log_probs)
+        return cls(-float(sum(row.sum() for row in rows)), sum(map(len, rows)))
 
     def __add__(self, other: Loss) -> Loss:
         return Loss(self.total + other.total, self.count + other.count)

@@ -16,11 +16,13 @@ import cattrs
 from cattrs.v import format_exception
 
 from lmkit.errors import BundleError, LmkitError, PluginError, SerialError
+from lmkit.family import Family
 from lmkit.jsonform import dump, from_json, plugin_types, to_json
 from lmkit.task import Task
 
 MANIFEST_FILE = "lmkit.json"
-SCHEMA = 1  # raised whenever an older lmkit could misread what is written
+SCHEMA = 2  # raised whenever an older lmkit could misread what is written
+OLDEST = 1  # causal graphs only; all that was written then is read as it stands
 
 
 @attrs.frozen(kw_only=True)
@@ -39,13 +41,30 @@ class Tensor:
 
 
 @attrs.frozen(kw_only=True)
-class Graph:
-    """What the runtime must know of a causal graph.
+class Ports:
+    """A graph's file, and what goes in and comes out.
 
     Attributes:
         file: the graph, relative to the bundle.
         inputs: in the graph's order.
         outputs: in the graph's order.
+    """
+
+    file: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The inputs' names."""
+        return tuple(tensor.name for tensor in self.inputs)
+
+
+@attrs.frozen(kw_only=True)
+class Graph(Ports):
+    """What the runtime must know of a causal graph.
+
+    Attributes:
         n_layers: how many layers keep keys and values.
         n_kv_heads: heads of keys and values in each.
         head_size: numbers in a head.
@@ -53,9 +72,6 @@ class Graph:
         context_length: the most tokens the model can hold, or None.
     """
 
-    file: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
     n_layers: int
     n_kv_heads: int
     head_size: int
@@ -63,9 +79,68 @@ class Graph:
     context_length: int | None
 
     @property
-    def input_names(self) -> tuple[str, ...]:
-        """The inputs' names."""
-        return tuple(tensor.name for tensor in self.inputs)
+    def graphs(self) -> tuple[Ports, ...]:
+        """The graph itself; a seq2seq bundle has two."""
+        return (self,)
+
+
+@attrs.frozen(kw_only=True)
+class MaskedGraph(Ports):
+    """What the runtime must know of a masked graph.
+
+    Attributes:
+        vocab_size: numbers in a row of logits.
+        context_length: the most tokens the model can hold, or None.
+    """
+
+    vocab_size: int
+    context_length: int | None
+
+    @property
+    def graphs(self) -> tuple[Ports, ...]:
+        """The graph itself."""
+        return (self,)
+
+
+@attrs.frozen(kw_only=True)
+class Seq2SeqGraph:
+    """What the runtime must know of an encoder's graph and its decoder's.
+
+    Attributes:
+        encoder: reads a source once; gives every decoder layer's cross keys and values.
+        decoder: reads one token a step.
+        n_layers: layers of the decoder.
+        n_heads: heads of each, in self-attention and cross-attention alike.
+        head_size: numbers in a head.
+        vocab_size: numbers in a row of logits.
+        context_length: the most tokens of a source, or None.
+        target_length: the most tokens of a target, the start token included, or None.
+        start_id: the token that every target starts with, given to the decoder first.
+    """
+
+    encoder: Ports
+    decoder: Ports
+    n_layers: int
+    n_heads: int
+    head_size: int
+    vocab_size: int
+    context_length: int | None
+    target_length: int | None
+    start_id: int
+
+    @property
+    def graphs(self) -> tuple[Ports, ...]:
+        """Both."""
+        return (self.encoder, self.decoder)
+
+
+AnyGraph = Graph | MaskedGraph | Seq2SeqGraph
+
+_GRAPHS: dict[Family, type[Any]] = {
+    Family.CAUSAL: Graph,
+    Family.MASKED: MaskedGraph,
+    Family.SEQ2SEQ: Seq2SeqGraph,
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -143,7 +218,7 @@ class Manifest:
     families: tuple[str, ...]
     task: Task
     model: dict[str, Any]
-    graph: Graph
+    graph: AnyGraph
     tokens: Tokens
     plugins: tuple[Needed, ...] = ()
     precisions: dict[str, dict[str, Any]] = attrs.field(factory=dict)
@@ -187,11 +262,11 @@ def read_manifest(folder: Path) -> Manifest:
             f"'{path}' has schema {schema}, written by lmkit {data.get('lmkit')}; this lmkit reads "
             f"up to schema {SCHEMA}: pip install --upgrade lmkit-tasks"
         )
-    if schema < SCHEMA:
-        raise BundleError(f"'{path}' has schema {schema}, which is no longer read; export it again")
+    if schema < OLDEST:
+        raise BundleError(f"'{path}' has schema {schema}, which is not read; export it again")
     try:
         content = {key: part for key, part in data.items() if key != "sha256"}
-        manifest = _converter().structure(content, Manifest)
+        manifest = _converter(_family_of(data)).structure(content, Manifest)
     except cattrs.BaseValidationError as error:
         _raise_plugin_error(error, data)
         problems = "; ".join(cattrs.transform_error(error, path="$", format_exception=_said))
@@ -202,6 +277,13 @@ def read_manifest(folder: Path) -> Manifest:
             "again, or export it again"
         )
     return manifest
+
+
+def _family_of(data: Mapping[str, Any]) -> Family:
+    """Return the family that decides the form of `graph`; what is wrong with it is told elsewhere."""
+    families = data.get("families")
+    known = [name for name in families or () if name in list(Family)] if families else []
+    return Family(known[0]) if known else Family.CAUSAL
 
 
 def _said(error: BaseException, kind: type | None) -> str:
@@ -231,8 +313,14 @@ def _raise_plugin_error(error: BaseException, data: Mapping[str, Any]) -> None:
     ) from error
 
 
-def _converter() -> cattrs.Converter:
+def _converter(family: Family = Family.CAUSAL) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_structure_hook(
+        AnyGraph, lambda data, _: converter.structure(data, _GRAPHS[family])
+    )
+    converter.register_unstructure_hook(
+        AnyGraph, lambda graph: converter.unstructure(graph, unstructure_as=type(graph))
+    )
     converter.register_structure_hook(Task, lambda data, _: from_json(data, Task))
     converter.register_unstructure_hook(Task, to_json)
     as_it_is: dict[Any, Any] = {

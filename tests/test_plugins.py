@@ -10,8 +10,8 @@ import attrs
 import click
 import pytest
 
-from lmkit.collating import CausalCollator
-from lmkit.decoding import TextDecoder
+from lmkit.collating.causal import CausalCollator
+from lmkit.decoding.text import TextDecoder
 from lmkit.errors import DuplicateName, PluginError
 from lmkit.family import Family
 from lmkit.formatting import context, target

@@ -6,6 +6,7 @@ against torch, so what stands at the output is whole, or nothing is there.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,10 @@ from lmkit.encoding import encode_rows, prompt_ids
 from lmkit.errors import ExportError, MissingExtra, RecordError, UnknownName
 from lmkit.evaluating import EVAL_BATCH, batches_by_length
 from lmkit.export.card import write_card
-from lmkit.export.genai import try_genai, write_genai_config
+from lmkit.export.genai import try_genai
 from lmkit.export.parity import check_parity
 from lmkit.export.probes import probe_records
+from lmkit.export.source import Source
 from lmkit.family import Family
 from lmkit.files import check_free, new_folder, sha256_of
 from lmkit.jsonform import plugin_types, to_json
@@ -28,7 +30,6 @@ from lmkit.manifest import (
     MANIFEST_FILE,
     SCHEMA,
     File,
-    Graph,
     Manifest,
     Needed,
     Tokens,
@@ -39,13 +40,12 @@ from lmkit.records import Data, Row, read
 from lmkit.registry import get_task
 from lmkit.rendering import at_time, now
 from lmkit.runtime.bundle import Bundle
-from lmkit.runtime.generator import Generator
-from lmkit.runtime.session import CausalSession
+from lmkit.runtime.generator import Generator, open_generator
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 
 if TYPE_CHECKING:
-    from lmkit.export.graph import GraphContract
+    pass
 
 GRAPH_FILE = "model.onnx"
 PRECISIONS = ("fp32",)
@@ -95,7 +95,7 @@ def export(
         say("tracing the graph")
         manifest = _write_model(part, source)
         say("comparing with torch")
-        generator = _generator(part, manifest)
+        generator = open_generator(Bundle(part, manifest))
         with at_time(manifest.created):
             parity, golden = check_parity(source.model, generator, source.records)
         figures: dict[str, Any] = {"parity": parity, "size_bytes": _graph_size(part)}
@@ -103,7 +103,10 @@ def export(
             say("measuring perplexity")
             figures["perplexity"] = _perplexity(source.model, generator, rows)
         manifest = attrs.evolve(
-            manifest, golden=golden, precisions={precision: figures}, genai=try_genai(part)
+            manifest,
+            golden=golden,
+            precisions={precision: figures},
+            genai=_genai(part, task.family),
         )
         write_card(part, manifest)
         manifest = attrs.evolve(manifest, files=_files(part))
@@ -112,23 +115,11 @@ def export(
     return Bundle(folder, manifest)
 
 
-@attrs.frozen(kw_only=True)
-class _Source:
-    """What a bundle is made of: everything is known to fit before the first file is written."""
-
-    task: Task
-    model: Any
-    name: str
-    tokenizer: Tokenizer
-    stops: tuple[int, ...]
-    records: Sequence[dict[str, Any]]
-
-
-def _prepared(run: Any, task: Task, tokenizer: Any, rows: Sequence[Row]) -> _Source:
+def _prepared(run: Any, task: Task, tokenizer: Any, rows: Sequence[Row]) -> Source:
     """Load the model and refuse what cannot work before minutes are spent on the graph."""
-    graph, models = _heavy()
+    family, models = _heavy(task.family)
     loaded = models.load_model(_source(run), family=task.family, tokenizer=tokenizer)
-    graph.check_exportable(loaded.model)
+    family.check(loaded.model)
     task = models.fitted(task, loaded.model)
     # Read before `align` replaces them; in another tokenizer they mean nothing.
     own_stops = models.stop_ids(loaded.model) if tokenizer is None else []
@@ -137,7 +128,7 @@ def _prepared(run: Any, task: Task, tokenizer: Any, rows: Sequence[Row]) -> _Sou
         raise ExportError("the tokenizer has no EOS token, so no answer would ever end")
     records = probe_records(task, rows)
     _check_prompts(task, records, ready)
-    return _Source(
+    return Source(
         task=task,
         model=loaded.model,
         name=loaded.name,
@@ -147,12 +138,11 @@ def _prepared(run: Any, task: Task, tokenizer: Any, rows: Sequence[Row]) -> _Sou
     )
 
 
-def _write_model(part: Path, source: _Source) -> Manifest:
-    """Write the graph, the tokenizer and genai's config, and return the manifest so far."""
-    graph, _ = _heavy()
-    contract = graph.export_causal(source.model, part / GRAPH_FILE)
+def _write_model(part: Path, source: Source) -> Manifest:
+    """Write the graph and the tokenizer, and return the manifest so far."""
+    family, _ = _heavy(source.task.family)
+    graph = family.write(part, source)
     source.tokenizer.save(part)
-    write_genai_config(part, contract, source.task, source.tokenizer, source.stops)
     pad_id = source.tokenizer.pad_id
     assert pad_id is not None  # load_model saw to it
     return Manifest(
@@ -162,7 +152,7 @@ def _write_model(part: Path, source: _Source) -> Manifest:
         families=(str(source.task.family),),
         task=source.task,
         model=_about(source),
-        graph=_graph(contract),
+        graph=graph,
         tokens=Tokens(
             eos=source.stops[0], stop=source.stops, pad=pad_id, bos=source.tokenizer.bos_id
         ),
@@ -184,23 +174,21 @@ def _task_of(run: Any, task: Task | str | None) -> Task:
                 "task= (--task), such as chat"
             )
         found = get_task(Path(run) / "task.json")
-    if found.family is not Family.CAUSAL:
-        raise ExportError(f"task '{found.name}' is {found.family}; only causal models export yet")
     to_json(found)  # what cannot become JSON is told before any work
     return found
 
 
-def _heavy() -> tuple[Any, Any]:
-    """Import what needs torch and onnx; they are an extra."""
+def _heavy(family: Family) -> tuple[Any, Any]:
+    """Import the family's module, which has `check` and `write`, and the models; they need an extra."""
     try:
         import onnxscript  # noqa: F401 - torch's exporter needs it
 
-        from lmkit.export import graph
+        module = importlib.import_module(f"lmkit.export.{family}")
     except ModuleNotFoundError as error:
         raise MissingExtra("export", "export", error.name) from error
     from lmkit.train import models
 
-    return graph, models
+    return module, models
 
 
 def _source(run: Any) -> Any:
@@ -213,7 +201,7 @@ def _check_prompts(task: Task, records: Sequence[dict[str, Any]], tokenizer: Tok
         prompt_ids(task, record, tokenizer)
 
 
-def _about(source: _Source) -> dict[str, Any]:
+def _about(source: Source) -> dict[str, Any]:
     model = source.model
     return {
         "name": Path(source.name).name,
@@ -221,19 +209,6 @@ def _about(source: _Source) -> dict[str, Any]:
         "model_type": model.config.model_type,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
-
-
-def _graph(contract: GraphContract) -> Graph:
-    return Graph(
-        file=GRAPH_FILE,
-        inputs=contract.inputs,
-        outputs=contract.outputs,
-        n_layers=contract.n_layers,
-        n_kv_heads=contract.kv_heads,
-        head_size=contract.head_size,
-        vocab_size=contract.vocab_size,
-        context_length=contract.context_length,
-    )
 
 
 def _needed(task: Task) -> tuple[Needed, ...]:
@@ -244,13 +219,15 @@ def _needed(task: Task) -> tuple[Needed, ...]:
     )
 
 
-def _generator(part: Path, manifest: Manifest) -> Generator:
-    session = CausalSession(part / manifest.graph.file, manifest.graph)
-    return Generator(Bundle(part, manifest), session)
+def _genai(part: Path, family: Family) -> dict[str, Any]:
+    """Return how onnxruntime-genai fares with the bundle."""
+    if family is not Family.CAUSAL:
+        return {"loads": False, "reason": f"it runs causal models, and this one is {family}"}
+    return try_genai(part)
 
 
 def _graph_size(part: Path) -> int:
-    return sum(file.stat().st_size for file in part.glob(f"{GRAPH_FILE}*"))
+    return sum(file.stat().st_size for file in part.glob("*.onnx*"))
 
 
 def _perplexity(model: Any, generator: Generator, rows: Sequence[Row]) -> dict[str, Any]:
@@ -262,6 +239,7 @@ def _perplexity(model: Any, generator: Generator, rows: Sequence[Row]) -> dict[s
     some = rows[:SCORED_ROWS]
     try:
         encoded = list(encode_rows(task, some, tokenizer))
+        encoded = task.collator.measured(encoded, tokenizer)
     except RecordError as error:
         return {"not_measured": f"the data has no answers to score: {error}"}
     ours, torchs = Loss(), Loss()

@@ -136,9 +136,9 @@ def _compare(
     case: str,
 ) -> _Compared:
     """Compare logits and tokens, and refuse what rounding does not explain."""
-    whole = np.concatenate([prompt, np.asarray(wanted, dtype=np.int64)])
-    theirs = _logits(model, whole)
-    ours = generator.logits(whole[None], np.ones_like(whole)[None])[0]
+    answer = np.asarray(wanted, dtype=np.int64)
+    theirs = _forced(model, prompt, answer)
+    ours = generator.forced(prompt, answer)
     difference = float(np.abs(theirs - ours).max())
     tolerance = ABSOLUTE + RELATIVE * float(np.abs(theirs).max())
     if not difference <= tolerance:  # a NaN is no agreement either
@@ -152,7 +152,7 @@ def _compare(
         (i for i, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b),
         min(len(wanted), len(found)),
     )
-    if _lead(theirs[len(prompt) + at - 1]) <= 2 * tolerance:
+    if _lead(theirs[at]) <= 2 * tolerance:
         return _Compared(difference, at, tied=True)
     raise ParityError(
         f"{case}: greedy token {at + 1} is {list(found)[at : at + 1]}, torch's generate() has "
@@ -160,11 +160,12 @@ def _compare(
     )
 
 
-def _logits(model: Any, ids: Ids) -> np.ndarray:
-    """Return torch's logits at every position, float32 [T, V]."""
+def _forced(model: Any, prompt: Ids, answer: Ids) -> np.ndarray:
+    """Return torch's logits that predict each answer token and the next, float32 [L + 1, V]."""
+    whole = np.concatenate([prompt, answer])
     with torch().inference_mode():
-        found = model(torch().from_numpy(ids)[None], use_cache=False).logits[0]
-    return np.asarray(found.float().numpy())
+        found = model(torch().from_numpy(whole)[None], use_cache=False).logits[0]
+    return np.asarray(found[len(prompt) - 1 :].float().numpy())
 
 
 def _lead(logits: np.ndarray) -> float:
@@ -175,8 +176,7 @@ def _lead(logits: np.ndarray) -> float:
 
 def _golden(model: Any, record: Mapping[str, Any], prompt: Ids, wanted: Sequence[int]) -> Golden:
     """Return a prompt with the first tokens, as far as they lead so clearly that any CPU agrees."""
-    whole = np.concatenate([prompt, np.asarray(wanted, dtype=np.int64)])
-    logits = _logits(model, whole)[len(prompt) - 1 :]
+    logits = _forced(model, prompt, np.asarray(wanted, dtype=np.int64))
     clear = [_lead(row) > CLEAR_LEAD for row in logits[: min(len(wanted), GOLDEN_TOKENS)]]
     count = clear.index(False) if False in clear else len(clear)
     return Golden(

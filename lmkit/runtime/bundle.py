@@ -32,11 +32,6 @@ class Bundle:
         """The tokenizer, read anew."""
         return Tokenizer.load(self.path)
 
-    @property
-    def graph_file(self) -> Path:
-        """The graph's file."""
-        return self.path / self.manifest.graph.file
-
 
 def open_bundle(path: str | Path, *, checksums: bool = True) -> Bundle:
     """Return a bundle whose files are all there and as they were written.
@@ -69,6 +64,6 @@ def open_bundle(path: str | Path, *, checksums: bool = True) -> Bundle:
                 f"'{path}' is damaged: '{name}' is not what was written (its sha256 differs); "
                 "copy the bundle again, or export it again"
             )
-    if bundle.manifest.graph.file not in bundle.manifest.files:
+    if any(graph.file not in bundle.manifest.files for graph in bundle.manifest.graph.graphs):
         raise BundleError(f"'{path}' has no checksum for its graph")
     return bundle

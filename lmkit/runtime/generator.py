@@ -9,23 +9,22 @@ from typing import Any
 import numpy as np
 
 from lmkit.decoding import Answer, Usage
-from lmkit.encoding import IGNORE, Encoded, Ids, fitting_prompt, prompt_ids
+from lmkit.encoding import Encoded, Ids, fitting_prompt, prompt_ids
 from lmkit.errors import BundleError, RecordError, TaskError
-from lmkit.family import Family
 from lmkit.formatting import Record
 from lmkit.generation import Generation
 from lmkit.loss import Loss
-from lmkit.manifest import Golden
+from lmkit.manifest import Golden, Graph
 from lmkit.rendering import at_time
 from lmkit.runtime.bundle import Bundle, open_bundle
+from lmkit.runtime.causal import HELD_FLOATS, CausalSession
 from lmkit.runtime.sampling import Sampler
-from lmkit.runtime.session import CausalSession
+from lmkit.runtime.session import LogProbs, Session
 from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 
 ROWS_AT_ONCE = 8
-HELD_FLOATS = 1 << 27  # logits held at once: half a gigabyte
 
 
 def load(
@@ -48,20 +47,24 @@ def load(
         PluginError: its task needs a plugin that is not installed.
     """
     bundle = open_bundle(path, checksums=verify)
-    if bundle.manifest.task.family is not Family.CAUSAL:
-        raise BundleError(
-            f"'{path}' is a {bundle.manifest.task.family} bundle, which needs a "
-            "newer lmkit: pip install --upgrade lmkit-tasks"
-        )
-    session = CausalSession(
-        bundle.graph_file, bundle.manifest.graph, providers=providers, threads=threads
-    )
-    generator = Generator(bundle, session)
+    generator = open_generator(bundle, providers=providers, threads=threads)
     for golden in bundle.manifest.golden:
         problem = generator.check_golden(golden, answer=verify)
         if problem is not None:
             raise BundleError(f"'{path}' does not behave as it did at export: {problem}")
     return generator
+
+
+def open_generator(
+    bundle: Bundle, *, providers: Sequence[str] | None = None, threads: int | None = None
+) -> Generator:
+    """Load a bundle's graphs, by its family; nothing of it is checked."""
+    graph = bundle.manifest.graph
+    if isinstance(graph, Graph):
+        file = bundle.path / graph.file
+        session = CausalSession(file, graph, providers=providers, threads=threads)
+        return Generator(bundle, session)
+    raise BundleError(f"'{bundle.path}' is a {bundle.manifest.task.family} bundle")
 
 
 def verify(path: str | Path) -> dict[str, str]:
@@ -79,8 +82,11 @@ def verify(path: str | Path) -> dict[str, str]:
     return {
         "schema": f"{manifest.schema}, written by lmkit {manifest.lmkit}",
         "files": f"{len(manifest.files)} files, {size:,} bytes, every sha256 as written",
-        "graph": f"{len(manifest.graph.inputs)} inputs and {len(manifest.graph.outputs)} outputs "
-        "as written down",
+        "graph": " and ".join(
+            f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
+            for graph in manifest.graph.graphs
+        )
+        + " as written down",
         "golden prompts": f"{len(manifest.golden)} encode to the same ids, and {answered} greedy "
         "tokens are the same",
     }
@@ -89,7 +95,7 @@ def verify(path: str | Path) -> dict[str, str]:
 class Generator:
     """A bundle that answers. Calls from several threads do not disturb each other."""
 
-    def __init__(self, bundle: Bundle, session: CausalSession) -> None:
+    def __init__(self, bundle: Bundle, session: Session) -> None:
         self.path = bundle.path
         self.manifest = bundle.manifest
         self._session = session
@@ -159,17 +165,13 @@ class Generator:
         most = self.manifest.graph.context_length
         return fitting_prompt(self.task, record, self._tokenizer, most=most, index=index)
 
+    def log_probs(self, rows: Sequence[Encoded]) -> list[LogProbs]:
+        """Return the log-probability of each row's learned tokens, float64 [L] a row."""
+        return self._session.log_probs(rows)
+
     def score(self, rows: Sequence[Encoded]) -> Loss:
         """Return the loss over some rows' learned tokens."""
-        width = max(len(row) for row in rows)
-        at_once = max(1, HELD_FLOATS // (width * self._session.graph.vocab_size))
-        loss = Loss()
-        for start in range(0, len(rows), at_once):
-            part = rows[start : start + at_once]
-            batch = self.task.collator.collate(part, self.manifest.tokens.pad)
-            logits = self._session.logits(batch["input_ids"], batch["attention_mask"])
-            loss += _loss(logits, batch["labels"])
-        return loss
+        return Loss.over(self.log_probs(rows))
 
     def check_golden(self, golden: Golden, *, answer: bool) -> str | None:
         """Return how a golden prompt now comes out differently, or None if it does not."""
@@ -203,18 +205,19 @@ class Generator:
             pass
         return [row.token_ids for row in rows]
 
-    def logits(self, input_ids: Ids, attention_mask: Ids) -> np.ndarray:
-        """Return the logits of a right-padded batch, float32 [B, T, V]; for checks."""
-        return self._session.logits(input_ids, attention_mask)
+    def forced(self, prompt: Ids, answer: Ids) -> np.ndarray:
+        """Return the logits that predict each answer token and the next, float32 [L + 1, V]; for checks."""
+        return self._session.forced(prompt, answer)
 
     def _row(self, prompt: Ids, generation: Generation, stop: Sequence[str] | None = None) -> _Row:
         if stop is None:
             stop = self.task.stop_strings(generation)
-        most = self.manifest.graph.context_length
-        room = generation.max_new_tokens if most is None else most - len(prompt)
+        room = self._session.room(prompt)
+        limit = generation.max_new_tokens
         return _Row(
             prompt=prompt,
-            limit=min(generation.max_new_tokens, room),
+            history=self._session.history(prompt),
+            limit=limit if room is None else min(limit, room),
             sampler=Sampler(generation, eos_ids=sorted(self._stop_ids), seed=generation.seed),
             text=IncrementalText(self._tokenizer.decode, stop=stop),
         )
@@ -223,7 +226,7 @@ class Generator:
         """Yield rows to write together: at most so many, and no more logits than may be held."""
         group: list[_Row] = []
         for row in sorted(rows, key=lambda row: len(row.prompt)):  # likes together pad little
-            n_floats = (len(group) + 1) * len(row.prompt) * self._session.graph.vocab_size
+            n_floats = (len(group) + 1) * len(row.prompt) * self._session.vocab_size
             if group and (len(group) == most or n_floats > HELD_FLOATS):
                 yield group
                 group = []
@@ -233,8 +236,9 @@ class Generator:
 
     def _write(self, rows: Sequence[_Row]) -> Iterator[None]:
         """Write rows until all are finished; yields after every token."""
-        capacity = max(len(row.prompt) + row.limit for row in rows)
-        state, logits = self._session.begin([row.prompt for row in rows], capacity)
+        state, logits = self._session.begin(
+            [row.prompt for row in rows], [row.limit for row in rows]
+        )
         while True:
             for row, row_logits in zip(rows, logits, strict=True):
                 if row.reason is None:
@@ -258,7 +262,9 @@ class Generator:
 class _Row:
     """One answer while it is written."""
 
-    def __init__(self, *, prompt: Ids, limit: int, sampler: Sampler, text: IncrementalText) -> None:
+    def __init__(
+        self, *, prompt: Ids, history: Ids, limit: int, sampler: Sampler, text: IncrementalText
+    ) -> None:
         self.prompt = prompt
         self.limit = limit
         self.text = text
@@ -266,12 +272,12 @@ class _Row:
         self.reason: str | None = None
         self._sampler = sampler
         self._pending = ""
-        self._history = np.empty(len(prompt) + limit, dtype=np.int64)
-        self._history[: len(prompt)] = prompt
+        self._before = len(history)
+        self._history = np.concatenate([history, np.empty(limit, dtype=np.int64)])
 
     def accept(self, logits: np.ndarray, stop_ids: frozenset[int]) -> None:
         """Choose the next token from the logits, float32 [V]."""
-        length = len(self.prompt) + len(self.token_ids)
+        length = self._before + len(self.token_ids)
         token = self._sampler.choose(logits, self._history[:length], len(self.token_ids))
         self._history[length] = token
         self.token_ids.append(token)
@@ -290,21 +296,3 @@ class _Row:
         """Return the text that came since the last call."""
         piece, self._pending = self._pending, ""
         return piece
-
-
-def _loss(logits: np.ndarray, labels: Ids) -> Loss:
-    """Return the summed negative log-likelihood of the labels.
-
-    Args:
-        logits: float32 [B, T, V]; position t predicts the token at t + 1.
-        labels: int64 [B, T], `IGNORE` where nothing is learned.
-    """
-    total, count = 0.0, 0
-    for row, wanted in zip(logits, labels, strict=True):
-        at = np.flatnonzero(wanted[1:] != IGNORE)
-        scores = row[at].astype(np.float64)
-        scores -= scores.max(axis=1, keepdims=True)
-        picked = scores[np.arange(len(at)), wanted[1:][at]]
-        total += float((np.log(np.exp(scores).sum(axis=1)) - picked).sum())
-        count += len(at)
-    return Loss(total, count)

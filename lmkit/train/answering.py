@@ -101,7 +101,8 @@ class TorchAnswerer:
         """Return the loss over some rows' learned tokens."""
         pad_id = self.tokenizer.pad_id
         assert pad_id is not None
-        return mean_loss(self.model, [as_tensors(self.task.collator.collate(rows, pad_id))])
+        batch = as_tensors(self.task.collator.collate(rows, pad_id))
+        return mean_loss(self.model, [batch], self.task.family)
 
     def prompt(self, record: Record, index: int = 0) -> Ids:
         """Return what the model is given for a record, int64 [P]."""

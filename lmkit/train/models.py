@@ -21,7 +21,11 @@ from lmkit.train.extra import torch, transformers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_HEADS = {Family.CAUSAL: "AutoModelForCausalLM"}
+_HEADS = {
+    Family.CAUSAL: "AutoModelForCausalLM",
+    Family.MASKED: "AutoModelForMaskedLM",
+    Family.SEQ2SEQ: "AutoModelForSeq2SeqLM",
+}
 
 
 @attrs.frozen
@@ -56,8 +60,6 @@ def load_model(
         ModelError: the model cannot be found, read or built.
         TokenizerError: there is no tokenizer for it.
     """
-    if family not in _HEADS:
-        raise ModelError(f"{family} models cannot be trained yet")
     if isinstance(source, str) and source.startswith("scratch:"):
         source = parse_scratch(source)
     if isinstance(source, Scratch):
@@ -197,8 +199,8 @@ def _random_state(seed: int) -> Iterator[None]:
 def _open(source: Any, family: Family) -> tuple[Any, Any]:
     """Return a model and a function that finds its tokenizer."""
     if not isinstance(source, (str, Path)):
-        if not hasattr(source, "generate"):
-            raise ModelError(f"a {type(source).__name__} is not a model that can generate")
+        if not hasattr(source, "get_input_embeddings"):
+            raise ModelError(f"a {type(source).__name__} is not a transformers model")
         return source, lambda: _missing_tokenizer(source)
     path = Path(source)
     if path.suffix == ".gguf":

@@ -138,8 +138,9 @@ def train(
     with at_time(started):
         encoded = list(encode_rows(task, rows, ready))
         eval_encoded = list(encode_rows(task, eval_rows or [], ready))
-    train_set = dataset_of(encoded, name_of(data))
-    eval_set = dataset_of(eval_encoded, name_of(eval_data or "")) if eval_rows else None
+    check_learnable(encoded, name_of(data))
+    if eval_rows:
+        check_learnable(eval_encoded, name_of(eval_data or ""))
     about = {
         **_account(task, encoded, started),
         "model": loaded.name,
@@ -153,7 +154,7 @@ def train(
         if _read_about(folder).get("finished"):
             return Run(folder, task, _read_about(folder)["metrics"])
     caches = loaded.model.config.use_cache
-    trainer = _trainer(task, loaded.model, ready, folder, options, train_set, eval_set)
+    trainer = _trainer(task, loaded.model, ready, folder, options, encoded, eval_encoded)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TASK_FILE, dump(to_json(task)))
     write_atomically(folder / RUN_FILE, dump(about))
@@ -193,16 +194,10 @@ def _read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def dataset_of(rows: Sequence[Encoded], name: str) -> Any:
-    """Return encoded rows as a `datasets` table; refuse a set in which nothing can be learned."""
+def check_learnable(rows: Sequence[Encoded], name: str) -> None:
+    """Refuse a set in which nothing can be learned."""
     if not any(row.n_learned for row in rows):
         raise RecordError(name, "no row has anything to learn")
-    columns = {
-        "input_ids": [row.input_ids for row in rows],
-        "labels": [row.labels for row in rows],
-        "length": [len(row) for row in rows],
-    }
-    return datasets().Dataset.from_dict(columns).with_format("numpy")
 
 
 def as_tensors(batch: Batch) -> dict[str, Any]:
@@ -276,20 +271,22 @@ def _trainer(
     tokenizer: Tokenizer,
     folder: Path,
     options: Mapping[str, Any],
-    train_set: Any,
-    eval_set: Any,
+    rows: Sequence[Encoded],
+    eval_rows: Sequence[Encoded],
 ) -> Any:
+    from lmkit.train.feeding import CountEpochs, MeasuredRows, TrainingRows
     from lmkit.train.progress import MetricsLog, Progress, SaveBeside
     from lmkit.train.trainer import TaskTrainer
 
     pad_id = tokenizer.pad_id
     assert pad_id is not None
 
-    def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        encoded = [Encoded(row["input_ids"], row["labels"]) for row in rows]
-        return as_tensors(task.collator.collate(encoded, pad_id))
+    def collate(rows: Sequence[Encoded]) -> dict[str, Any]:
+        return as_tensors(task.collator.collate(rows, pad_id))
 
-    options = dict(options)
+    collator, options = task.collator, dict(options)
+    train_set = TrainingRows(collator.feed(rows, tokenizer), int(options.get("seed", 42)))
+    eval_set = MeasuredRows(collator.measured(eval_rows, tokenizer)) if eval_rows else None
     options.setdefault("dataloader_pin_memory", torch().cuda.is_available())
     if eval_set is not None:
         options.setdefault("eval_strategy", "epoch")
@@ -298,6 +295,7 @@ def _trainer(
             output_dir=str(folder), remove_unused_columns=False, disable_tqdm=True, **options
         )
         trainer = TaskTrainer(
+            family=task.family,
             model=model,
             args=arguments,
             train_dataset=train_set,
@@ -307,6 +305,7 @@ def _trainer(
     except (ValueError, TypeError) as error:
         raise LmkitError(f"the training arguments do not fit together: {error}") from error
     trainer.remove_callback(transformers().PrinterCallback)
+    trainer.add_callback(CountEpochs(train_set))
     trainer.add_callback(Progress())
     trainer.add_callback(MetricsLog(folder / METRICS_FILE))
     trainer.add_callback(SaveBeside(tokenizer, folder / TASK_FILE))

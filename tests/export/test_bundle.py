@@ -21,7 +21,7 @@ from exported import CHATS, CONTEXT_LENGTH, GPT2, LLAMA, ROWS, train_tiny  # noq
 import lmkit as lk  # noqa: E402
 import lmkit.files as files  # noqa: E402
 import lmkit.tokenizing as tokenizing  # noqa: E402
-from lmkit.decoding import TextDecoder  # noqa: E402
+from lmkit.decoding.text import TextDecoder  # noqa: E402
 from lmkit.encoding import prompt_ids  # noqa: E402
 from lmkit.errors import (  # noqa: E402
     ExportError,
@@ -33,6 +33,7 @@ from lmkit.errors import (  # noqa: E402
     UnknownTask,
 )
 from lmkit.export import bundle as exporting  # noqa: E402
+from lmkit.export import causal  # noqa: E402
 from lmkit.export import graph as tracing  # noqa: E402
 from lmkit.manifest import read_manifest  # noqa: E402
 from lmkit.train import models  # noqa: E402
@@ -300,7 +301,7 @@ class TestRefusedBeforeAnyWork:
 STAGES = {
     "the graph": (tracing.ir, "save"),
     "the tokenizer": (tokenizing.Tokenizer, "save"),
-    "the genai config": (exporting, "write_genai_config"),
+    "the genai config": (causal, "write_genai_config"),
     "the card": (exporting, "write_card"),
     "the manifest": (exporting, "write_manifest"),
     "the rename": (files.os, "replace"),

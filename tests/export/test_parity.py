@@ -69,9 +69,8 @@ class TestAgreement:
         assert any(entry.token_ids for entry in golden)
         for entry in golden:
             assert ask.check_golden(entry, answer=True) is None
-            ids = np.array([*entry.prompt_ids, *entry.token_ids])
-            logits = ask.logits(ids[None], np.ones_like(ids)[None])[0]
-            written = logits[len(entry.prompt_ids) - 1 : -1]
+            parts = np.array(entry.prompt_ids), np.array(entry.token_ids, dtype=np.int64)
+            written = ask.forced(*parts)[:-1]
             assert written.argmax(axis=-1).tolist() == list(entry.token_ids)
             best = np.sort(written, axis=-1)
             assert (best[:, -1] - best[:, -2] > 0.99 * parity.CLEAR_LEAD).all()
@@ -99,10 +98,10 @@ class TestAgreement:
 
 
 def broken_logits(shift):
-    logits = Generator.logits
+    forced = Generator.forced
 
-    def shifted(self, input_ids, attention_mask):
-        return shift(logits(self, input_ids, attention_mask).copy())
+    def shifted(self, prompt, answer):
+        return shift(forced(self, prompt, answer).copy())
 
     return shifted
 
@@ -111,16 +110,16 @@ class TestDisagreement:
     @pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
     def test_one_wrong_logit_is_refused_with_the_figures(self, model, ask, monkeypatch, value):
         def shift(logits):
-            logits[0, -1, 3] += value
+            logits[-1, 3] += value
             return logits
 
-        monkeypatch.setattr(Generator, "logits", broken_logits(shift))
+        monkeypatch.setattr(Generator, "forced", broken_logits(shift))
 
         with pytest.raises(ParityError, match=r"a single prompt: a logit differs by \S+ .*expl"):
             check_parity(model, ask, RECORDS)
 
     def test_rounding_is_no_disagreement(self, model, ask, monkeypatch):
-        monkeypatch.setattr(Generator, "logits", broken_logits(lambda logits: logits + 1e-5))
+        monkeypatch.setattr(Generator, "forced", broken_logits(lambda logits: logits + 1e-5))
 
         check_parity(model, ask, RECORDS)
 

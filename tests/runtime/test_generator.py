@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lmkit as lk
-from lmkit.decoding import TextDecoder
+from lmkit.decoding.text import TextDecoder
 from lmkit.encoding import IGNORE, encode, prompt_ids
 from lmkit.errors import PromptTooLong, RecordError, TaskError, UnknownOption
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from lmkit.encoding import prompt_ids
+from lmkit.encoding import IGNORE, Encoded, prompt_ids
 from lmkit.errors import BundleError, UnknownName
 from lmkit.manifest import read_manifest
-from lmkit.runtime.session import CausalSession, available_cores
+from lmkit.runtime.causal import CausalSession
+from lmkit.runtime.session import available_cores
 
 from .toybundle import HEAD_SIZE, KV_HEADS, RECORDS, TASK, change_manifest
 
@@ -25,17 +26,17 @@ def prompts(ask):
 
 
 def test_a_prompt_is_read_as_numpy_reads_it(session, toy, prompts):
-    _, logits = session.begin(prompts[:1], capacity=40)
+    _, logits = session.begin(prompts[:1], [40])
 
     np.testing.assert_allclose(logits[0], toy.logits(prompts[0])[-1], atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
 def test_a_prompt_is_read_in_chunks_of_any_size(session, toy, prompts, monkeypatch, chunk):
-    monkeypatch.setattr("lmkit.runtime.session.CHUNK", chunk)
+    monkeypatch.setattr("lmkit.runtime.causal.CHUNK", chunk)
     prompt = max(prompts, key=len)
 
-    state, logits = session.begin([prompt], len(prompt) + 2)
+    state, logits = session.begin([prompt], [2])
     following = state.step([7])
 
     longer = np.append(prompt, 7)
@@ -47,7 +48,7 @@ def test_ragged_rows_are_read_and_continued_as_each_alone(session, toy, prompts)
     assert len({len(prompt) for prompt in prompts}) > 2
     ids = [list(prompt) for prompt in prompts]
 
-    state, logits = session.begin(prompts, capacity=40)
+    state, logits = session.begin(prompts, [40] * len(prompts))
     for _ in range(5):
         for row, scores in zip(ids, logits, strict=True):
             np.testing.assert_allclose(scores, toy.logits(np.array(row))[-1], atol=TOLERANCE)
@@ -55,19 +56,29 @@ def test_ragged_rows_are_read_and_continued_as_each_alone(session, toy, prompts)
         logits = state.step([row[-1] for row in ids])
 
 
-def test_all_positions_of_a_padded_batch(session, toy, prompts):
-    width = max(map(len, prompts))
-    mask = np.array([[1] * len(p) + [0] * (width - len(p)) for p in prompts])
-    ids = np.array([[*p, *[0] * (width - len(p))] for p in prompts])
+def test_forced_logits_predict_each_answer_token_and_the_next(session, toy, prompts):
+    for prompt in prompts:
+        logits = session.forced(prompt, np.array([5, 6, 7]))
 
-    logits = session.logits(ids, mask)
+        whole = np.array([*prompt, 5, 6, 7])
+        np.testing.assert_allclose(logits, toy.logits(whole)[len(prompt) - 1 :], atol=TOLERANCE)
 
-    for row, prompt in zip(logits, prompts, strict=True):
-        np.testing.assert_allclose(row[: len(prompt)], toy.logits(prompt), atol=TOLERANCE)
+
+def test_log_probabilities_are_of_learned_tokens_in_a_ragged_batch(session, toy, prompts):
+    labels = [np.where(np.arange(len(p)) % 2, p, IGNORE) for p in prompts]
+
+    found = session.log_probs([Encoded(*row) for row in zip(prompts, labels, strict=True)])
+
+    for scores, prompt in zip(found, prompts, strict=True):
+        logits = toy.logits(prompt).astype(np.float64)
+        every = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        at = [place for place in range(1, len(prompt)) if place % 2]
+        expected = [every[place - 1, prompt[place]] for place in at]
+        np.testing.assert_allclose(scores, expected, atol=TOLERANCE)
 
 
 def test_a_finished_row_stays_as_it_is_while_others_go_on(session, toy, prompts):
-    state, _ = session.begin(prompts[:2], capacity=40)
+    state, _ = session.begin(prompts[:2], [40, 40])
     state.step([5, 6])
     before = state._buffers["0.key"].numpy()[0].copy()
 
@@ -83,12 +94,13 @@ class TestTheBuffer:
     """Keys and values are written where they are read: one buffer, never moved, never copied."""
 
     def test_it_is_as_long_as_the_request(self, session, prompts):
-        state, _ = session.begin(prompts[:2], capacity=37)
+        state, _ = session.begin(prompts[:2], [9, 9])
 
-        assert state._buffers["0.value"].shape() == [2, KV_HEADS, 37, HEAD_SIZE]
+        longest = max(map(len, prompts[:2])) + 9
+        assert state._buffers["0.value"].shape() == [2, KV_HEADS, longest, HEAD_SIZE]
 
     def test_a_step_writes_one_place_and_leaves_the_rest(self, session, prompts):
-        state, _ = session.begin(prompts[:1], capacity=40)
+        state, _ = session.begin(prompts[:1], [40])
         n = len(prompts[0])
         before = state._buffers["0.key"].numpy().copy()
 
@@ -101,7 +113,7 @@ class TestTheBuffer:
         assert np.abs(after[:, :, n]).max() > 0
 
     def test_nothing_moves_from_step_to_step(self, session, prompts):
-        state, _ = session.begin(prompts, capacity=40)
+        state, _ = session.begin(prompts, [40] * len(prompts))
         buffers = {name: buffer.data_ptr() for name, buffer in state._buffers.items()}
         first = state.step([5] * len(prompts))
         bound = state._step
@@ -114,8 +126,8 @@ class TestTheBuffer:
 
 
 def test_two_states_do_not_share_a_buffer(session, toy, prompts):
-    one, _ = session.begin(prompts[:1], capacity=40)
-    session.begin(prompts[1:2], capacity=40)
+    one, _ = session.begin(prompts[:1], [40])
+    session.begin(prompts[1:2], [40])
 
     logits = one.step([5])
 

@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import lmkit as lk
-from lmkit.decoding import TextDecoder
+from lmkit.decoding.text import TextDecoder
 from lmkit.encoding import prompt_ids
 from lmkit.manifest import (
     SCHEMA,

@@ -6,6 +6,8 @@ import torch
 import transformers
 
 import lmkit as lk
+from lmkit.decoding import Usage
+from lmkit.encoding import IGNORE
 from lmkit.loss import Loss
 from lmkit.train.scoring import batch_loss, mean_loss
 
@@ -21,7 +23,7 @@ def by_hand(model, row):
     with torch.no_grad():
         logits = model(input_ids=ids[None]).logits[0]
     losses = -torch.log_softmax(logits[:-1], dim=-1)[range(len(ids) - 1), ids[1:]]
-    return losses[labels[1:] != lk.IGNORE]
+    return losses[labels[1:] != IGNORE]
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +143,7 @@ class TestMetrics:
                 asked.append(options)
                 values = [record["completion"].strip() for record in records]
                 answers = ["?", *values[1:]]
-                usage = lk.Usage(prompt_tokens=1, completion_tokens=1)
+                usage = Usage(prompt_tokens=1, completion_tokens=1)
                 return [
                     lk.Answer(value=text, text=text, finish_reason="stop", usage=usage)
                     for text in answers

@@ -1,50 +1,20 @@
-"""Collate: rows become one padded numpy batch, and the family decides how a row is built.
-
-A collator owns its family: it says which special tokens frame a row, what is cut when a row is too
-long, and which arrays a batch has. It makes numpy only; the training side turns that into tensors.
-"""
+"""Rows for a causal model: one text, each token of which predicts the next."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import attrs
 import numpy as np
 
+from lmkit.collating import Batch, RowFeed, padded
 from lmkit.encoding import IGNORE, Encoded, Ids, Stretch, stretches
 from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Segment
 from lmkit.tokenizing import Tokenizer
-from lmkit.validators import as_int, at_least
+from lmkit.validators import FLAG, as_int, at_least
 from lmkit.values import value
-
-Batch = dict[str, Ids]
-
-
-@runtime_checkable
-class Collator(Protocol):
-    """What turns segments into a row, and rows into a batch."""
-
-    @property
-    def family(self) -> Family:
-        """How the model reads a row."""
-
-    @property
-    def max_length(self) -> int:
-        """The most tokens in a row."""
-
-    def encode(
-        self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool
-    ) -> Encoded:
-        """Return one training row; raise `RecordError` if there is nothing to learn in it."""
-
-    def prompt(self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool) -> Ids:
-        """Return the ids of a prompt, int64 [P]."""
-
-    def collate(self, rows: Sequence[Encoded], pad_id: int) -> Batch:
-        """Return the rows as arrays of one shape, int64 [B, T]."""
 
 
 @value
@@ -58,10 +28,12 @@ class CausalCollator:
     Attributes:
         max_length: the most tokens in a row.
         pad_to_multiple_of: pad a batch to a multiple of this many tokens.
+        pad_to_max_length: pad every batch to `max_length`, so that all have one shape.
     """
 
     max_length: int = attrs.field(default=1024, converter=as_int, validator=at_least(2))
     pad_to_multiple_of: int = attrs.field(default=1, converter=as_int, validator=at_least(1))
+    pad_to_max_length: bool = attrs.field(default=False, validator=FLAG)
 
     family = Family.CAUSAL
 
@@ -100,6 +72,14 @@ class CausalCollator:
             raise RecordError("", "the prompt is empty, so there is nothing to continue")
         return np.asarray(ids, dtype=np.int64)
 
+    def feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> RowFeed:
+        """Return the rows, the same in every epoch."""
+        return RowFeed(rows)
+
+    def measured(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> list[Encoded]:
+        """Return the rows as they are."""
+        return list(rows)
+
     def collate(self, rows: Sequence[Encoded], pad_id: int) -> Batch:
         """Right-pad rows to the longest one.
 
@@ -115,19 +95,13 @@ class CausalCollator:
         >>> batch["input_ids"].tolist(), batch["labels"].tolist()
         ([[5, 6, 6]], [[-100, 6, -100]])
         """
-        longest = max(len(row) for row in rows)
-        width = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
-        lengths = np.array([len(row) for row in rows])
-        mask = np.arange(width) < lengths[:, None]
-        input_ids = np.full(mask.shape, pad_id, dtype=np.int64)
-        labels = np.full(mask.shape, IGNORE, dtype=np.int64)
-        input_ids[mask] = np.concatenate([row.input_ids for row in rows])
-        labels[mask] = np.concatenate([row.labels for row in rows])
-        return {
-            "input_ids": input_ids,
-            "attention_mask": mask.astype(np.int64),
-            "labels": labels,
-        }
+        width = self.max_length if self.pad_to_max_length else 0
+        multiple = self.pad_to_multiple_of
+        ids = [row.input_ids for row in rows]
+        input_ids, mask = padded(ids, pad_id, multiple_of=multiple, width=width)
+        learned = [row.labels for row in rows]
+        labels, _ = padded(learned, IGNORE, multiple_of=multiple, width=width)
+        return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
 
     def _framed(
         self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool

@@ -3,18 +3,24 @@
 Decoders run on both sides: on torch's output when a run is evaluated, and in the torch-free
 runtime. The answer is exactly what the model wrote after the prompt: no marker is searched for, so
 a marker inside a prompt or an answer changes nothing.
+
+A decoder decides how the model is asked: a plain one reads the text that the model writes, a
+`Chooser` has given labels scored, and a `Filler` reads the logits of a masked text.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import attrs
+import numpy as np
+from numpy.typing import NDArray
 
 from lmkit.family import Family
-from lmkit.generation import stop_strings
-from lmkit.validators import TEXTS
 from lmkit.values import value
+
+if TYPE_CHECKING:
+    from lmkit.tokenizing import Tokenizer
 
 
 @value(kw_only=True)
@@ -45,6 +51,7 @@ class Answer:
         finish_reason: `stop` (the model ended, or a stop string came) or `length`.
         usage: what it cost.
         token_ids: the ids that the model wrote.
+        probabilities: what each label got, where the answer is one of several labels.
     """
 
     value: Any
@@ -52,6 +59,7 @@ class Answer:
     finish_reason: str
     usage: Usage
     token_ids: tuple[int, ...] = ()
+    probabilities: Mapping[str, float] | None = None
 
 
 @runtime_checkable
@@ -70,23 +78,23 @@ class Decoder(Protocol):
         """Return the answer's value."""
 
 
-@value(kw_only=True)
-class TextDecoder:
-    r"""The answer is the text itself.
+@runtime_checkable
+class Chooser(Decoder, Protocol):
+    """A decoder that picks one of several labels; the model writes nothing freely."""
 
-    Attributes:
-        stop: texts that end the answer wherever they appear in it; they are cut off.
-        strip: whether to drop white space around the answer.
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, in order."""
 
-    >>> TextDecoder().read(" 네, 맞아요.\n")
-    '네, 맞아요.'
-    """
+    def choose(self, scores: Sequence[NDArray[np.float64]]) -> dict[str, float]:
+        """Return each label's probability, given the log-probabilities of its tokens, float64 [L]."""
 
-    stop: tuple[str, ...] = attrs.field(default=(), converter=stop_strings, validator=TEXTS)
-    strip: bool = True
 
-    families = frozenset({Family.CAUSAL, Family.SEQ2SEQ})
+@runtime_checkable
+class Filler(Decoder, Protocol):
+    """A decoder that reads what a masked model would put in place of its mask tokens."""
 
-    def read(self, text: str) -> str:
-        """Return the text, stripped if so asked."""
-        return text.strip() if self.strip else text
+    def fill(
+        self, input_ids: NDArray[np.int64], logits: NDArray[np.float32], tokenizer: Tokenizer
+    ) -> Any:
+        """Return the answer's value for one text, int64 [T], and its logits, float32 [T, V]."""

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 import lmkit as lk
-from lmkit.collating import CausalCollator, Collator
+from lmkit.collating import Collator
+from lmkit.collating.causal import CausalCollator
 from lmkit.encoding import IGNORE, Encoded, encode
 from lmkit.errors import TaskError, UnknownOption
 from lmkit.family import Family

@@ -1,0 +1,112 @@
+"""Collate: rows become one padded numpy batch, and the family decides how a row is built.
+
+A collator owns its family: it says which special tokens frame a row, what is cut when a row is too
+long, what of the rows differs from epoch to epoch, and which arrays a batch has. It makes numpy
+only; the training side turns that into tensors.
+
+Each family has a module here: `causal`, `masked`, `seq2seq`, and `blocks` for windows of one text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from lmkit.encoding import Encoded, Ids
+from lmkit.family import Family
+from lmkit.formatting import Segment
+from lmkit.tokenizing import Tokenizer
+
+Batch = dict[str, Ids]
+
+
+@runtime_checkable
+class Feed(Protocol):
+    """What training draws its rows from, in one epoch after another."""
+
+    def __len__(self) -> int:
+        """Return how many rows an epoch has."""
+
+    def draw(self, index: int, rng: np.random.Generator) -> Encoded:
+        """Return a row of an epoch.
+
+        Args:
+            index: its place, from 0 to `len` - 1.
+            rng: the only source of what is random in it. It is seeded with the run's seed, the
+                epoch and the index, so a row comes out the same in every process and after a resume.
+        """
+
+
+@runtime_checkable
+class Collator(Protocol):
+    """What turns segments into a row, and rows into a batch."""
+
+    @property
+    def family(self) -> Family:
+        """How the model reads a row."""
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens in a row."""
+
+    def encode(
+        self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool
+    ) -> Encoded:
+        """Return one training row; raise `RecordError` if there is nothing to learn in it."""
+
+    def prompt(self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool) -> Ids:
+        """Return the ids of a prompt, int64 [P]."""
+
+    def feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> Feed:
+        """Return what training draws from; `RowFeed` if the rows are the same in every epoch."""
+
+    def measured(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> list[Encoded]:
+        """Return the rows that a loss is measured on: always the same ones for the same input."""
+
+    def collate(self, rows: Sequence[Encoded], pad_id: int) -> Batch:
+        """Return the rows as arrays of one shape, int64 [B, T]."""
+
+
+class RowFeed:
+    """Rows that are the same in every epoch.
+
+    Args:
+        rows: the rows.
+    """
+
+    def __init__(self, rows: Sequence[Encoded]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def draw(self, index: int, rng: np.random.Generator) -> Encoded:
+        """Return a row as it is."""
+        return self._rows[index]
+
+
+def padded(
+    rows: Sequence[Ids], fill: int, *, multiple_of: int = 1, width: int = 0
+) -> tuple[Ids, Ids]:
+    """Right-pad rows to the longest one.
+
+    Args:
+        rows: B rows, each int64 [T].
+        fill: what stands in empty cells.
+        multiple_of: the width is a multiple of this.
+        width: the width is at least this.
+    Returns:
+        The rows and their mask (one where a row has a token), int64 [B, T].
+
+    >>> cells, mask = padded([np.array([5, 6]), np.array([7])], fill=0)
+    >>> cells.tolist(), mask.tolist()
+    ([[5, 6], [7, 0]], [[1, 1], [1, 0]])
+    """
+    lengths = np.array([len(row) for row in rows])
+    longest = max(int(lengths.max()), width)
+    mask = np.arange(-(-longest // multiple_of) * multiple_of) < lengths[:, None]
+    cells = np.full(mask.shape, fill, dtype=np.int64)
+    cells[mask] = np.concatenate(rows)
+    return cells, mask.astype(np.int64)

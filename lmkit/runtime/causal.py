@@ -1,0 +1,201 @@
+"""Run a causal graph: ids in, logits out, keys and values kept in one buffer that never moves.
+
+The graph's operator writes new keys and values into the buffer that it reads the old ones from, so
+the same memory is bound as `past_key_values.*` and `present.*`. It is as long as the request needs:
+the prompt and the most tokens that may follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from lmkit.encoding import IGNORE, Encoded, Ids
+from lmkit.errors import BundleError
+from lmkit.manifest import Graph
+from lmkit.runtime.session import Logits, LogProbs, log_probs_of, open_graph
+
+CHUNK = 512  # tokens of a prompt that are run at once, which bounds the logits in memory
+HELD_FLOATS = 1 << 27  # logits held at once: half a gigabyte
+
+
+class CausalSession:
+    """A loaded graph.
+
+    Args:
+        file: the ONNX file.
+        graph: its description.
+        providers: onnxruntime's execution providers; the CPU's if None.
+        threads: how many threads one step may use; all cores of the process if None.
+    Raises:
+        BundleError: onnxruntime cannot load it.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        graph: Graph,
+        *,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.onnx = open_graph(
+            file, (*graph.inputs, *graph.outputs), providers=providers, threads=threads
+        )
+        self.graph = graph
+        _check_sizes(file, graph)
+
+    @property
+    def vocab_size(self) -> int:
+        """The numbers in a row of logits."""
+        return self.graph.vocab_size
+
+    def room(self, prompt: Ids) -> int | None:
+        """Return the most tokens that can follow a prompt, or None."""
+        most = self.graph.context_length
+        return None if most is None else most - len(prompt)
+
+    def history(self, prompt: Ids) -> Ids:
+        """Return the prompt: an answer continues it."""
+        return prompt
+
+    def begin(self, prompts: Sequence[Ids], limits: Sequence[int]) -> tuple[CausalState, Logits]:
+        """Read prompts into fresh buffers, as long as each row may become; see `Session`."""
+        capacity = max(len(row) + limit for row, limit in zip(prompts, limits, strict=True))
+        state = CausalState(self, len(prompts), capacity)
+        if len(prompts) == 1:
+            return state, state.read_in_chunks(prompts[0])
+        logits = state.read(prompts)
+        ends = np.array([len(prompt) for prompt in prompts]) - 1
+        return state, logits[np.arange(len(prompts)), ends]
+
+    def forced(self, prompt: Ids, answer: Ids) -> Logits:
+        """Return the logits that predict each token of an answer, and the one behind it."""
+        whole = np.concatenate([prompt, answer])
+        return CausalState(self, 1, len(whole)).read([whole])[0, len(prompt) - 1 :]
+
+    def log_probs(self, rows: Sequence[Encoded]) -> list[LogProbs]:
+        """Return the log-probability of each row's learned tokens, float64 [L] a row."""
+        at_once = max(1, HELD_FLOATS // (max(map(len, rows)) * self.graph.vocab_size))
+        found: list[LogProbs] = []
+        for start in range(0, len(rows), at_once):
+            part = rows[start : start + at_once]
+            state = CausalState(self, len(part), max(map(len, part)))
+            logits = state.read([row.input_ids for row in part])
+            for row, row_logits in zip(part, logits, strict=True):
+                at = np.flatnonzero(row.labels[1:] != IGNORE)
+                found.append(log_probs_of(row_logits[at], row.labels[1:][at]))
+        return found
+
+
+class CausalState:
+    """Rows that are being written: their keys and values, and the arrays of the next step."""
+
+    def __init__(self, session: CausalSession, n_rows: int, capacity: int) -> None:
+        graph = session.graph
+        self._session = session
+        self._capacity = capacity
+        self._lengths = np.zeros(n_rows, dtype=np.int64)
+        shape = (n_rows, graph.n_kv_heads, capacity, graph.head_size)
+        self._buffers = {
+            f"{layer}.{kind}": ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
+            for layer in range(graph.n_layers)
+            for kind in ("key", "value")
+        }
+        # A step's arrays are bound once and written in place.
+        self._ids = np.zeros((n_rows, 1), dtype=np.int64)
+        self._positions = np.zeros((n_rows, 1), dtype=np.int64)
+        self._mask = np.zeros((n_rows, capacity), dtype=np.int64)
+        self._logits = np.zeros((n_rows, 1, graph.vocab_size), dtype=np.float32)
+        self._step = self._bind(self._ids, self._mask, self._positions, self._logits)
+
+    def read(self, rows: Sequence[Ids]) -> Logits:
+        """Run whole rows, right-padded to the longest; return float32 [B, T, V]."""
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        width = int(lengths.max())
+        mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
+        ids = np.zeros_like(mask)
+        ids[mask == 1] = np.concatenate(rows)
+        positions = np.ascontiguousarray(np.broadcast_to(np.arange(width), mask.shape))
+        logits = np.empty((*ids.shape, self._session.graph.vocab_size), dtype=np.float32)
+        self._run(self._bind(ids, mask, positions, logits))
+        self._mask[:, :width] = mask
+        self._lengths = lengths
+        return logits
+
+    def read_in_chunks(self, row: Ids) -> Logits:
+        """Run one row, some tokens at a time, so that a long prompt's logits never lie in memory.
+
+        Args:
+            row: int64 [P].
+        Returns:
+            The logits behind its last token, float32 [1, V].
+        """
+        for start in range(0, len(row), CHUNK):
+            ids = np.ascontiguousarray(row[None, start : start + CHUNK])
+            end = start + ids.shape[1]
+            mask = np.ones((1, end), dtype=np.int64)
+            positions = np.arange(start, end, dtype=np.int64)[None]
+            logits = np.empty((*ids.shape, self._session.graph.vocab_size), dtype=np.float32)
+            self._run(self._bind(ids, mask, positions, logits))
+        self._mask[:, : len(row)] = 1
+        self._lengths[0] = len(row)
+        return logits[:, -1]
+
+    def step(self, tokens: Sequence[int | None]) -> Logits:
+        """Append one token to each row and return the logits behind it.
+
+        Args:
+            tokens: B ids; None for a row that is finished, which stays as it is.
+        Returns:
+            float32 [B, V], overwritten by the next step.
+        """
+        for row, token in enumerate(tokens):
+            if token is not None:
+                length = self._lengths[row]
+                self._ids[row, 0] = token
+                self._positions[row, 0] = length
+                self._mask[row, length] = 1
+                self._lengths[row] = length + 1
+        self._run(self._step)
+        return self._logits[:, 0]
+
+    def _bind(
+        self, ids: Ids, mask: Ids, positions: Ids, logits: Logits
+    ) -> tuple[ort.IOBinding, list[np.ndarray]]:
+        binding = self._session.onnx.io_binding()
+        arrays = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        for name in self._session.graph.input_names:
+            if name in arrays:
+                binding.bind_cpu_input(name, arrays[name])
+        for name, buffer in self._buffers.items():
+            binding.bind_ortvalue_input(f"past_key_values.{name}", buffer)
+            binding.bind_ortvalue_output(f"present.{name}", buffer)
+        out = ort.OrtValue.ortvalue_from_numpy(logits)
+        binding.bind_ortvalue_output("logits", out)
+        # The binding holds addresses only: the arrays must live as long as it does.
+        return binding, [ids, mask, positions, logits]
+
+    def _run(self, bound: tuple[ort.IOBinding, list[np.ndarray]]) -> None:
+        self._session.onnx.run_with_iobinding(bound[0])
+
+
+def _check_sizes(file: Path, graph: Graph) -> None:
+    """Refuse sizes that contradict the ports, before a buffer is made of them."""
+    axes = {tensor.name: tensor.axes for tensor in (*graph.inputs, *graph.outputs)}
+    layers = {name for name in axes if name.startswith("past_key_values.")}
+    kept = next((axes[name] for name in sorted(layers)), (None,) * 4)
+    facts = {
+        "n_layers": len(layers) / 2,
+        "n_kv_heads": kept[1],
+        "head_size": kept[3],
+        "vocab_size": axes.get("logits", (None,))[-1],
+    }
+    for name, fact in facts.items():
+        if getattr(graph, name) != fact:
+            raise BundleError(
+                f"{name} is written down as {getattr(graph, name)}, and '{file}' has {fact}"
+            )

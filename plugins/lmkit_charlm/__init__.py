@@ -1,0 +1,1 @@
+"""The built-in task: a text, one character a token."""

@@ -1,0 +1,1 @@
+"""The built-in task: a masked language model: hidden tokens are guessed."""

@@ -1,0 +1,1 @@
+"""The built-in task: an article and its summary."""
