@@ -44,12 +44,10 @@ def main(hub_id: str | None = None) -> None:
     tiny = lk.scratch("gpt2", n_layer=2, n_embd=64, n_head=2, n_positions=64, initializer_range=0.1)
     tokenizer = None if hub_id else lk.train_tokenizer(kind="bpe", data=ROWS)
     how = {"model": hub_id or tiny, "tokenizer": tokenizer, "data": ROWS, "use_cpu": True}
-    rate = 3e-5 if hub_id else 1e-2
     with tempfile.TemporaryDirectory() as folder:
         to = Path(folder)
-        first = open_answerer(
-            lk.train(KO_QA, output=to / "before", max_steps=1, learning_rate=0.0, **how)
-        )
+        before = lk.train(KO_QA, output=to / "before", max_steps=1, learning_rate=0.0, **how)
+        first, rate = open_answerer(before), 3e-5 if hub_id else 1e-2
         after = lk.train(KO_QA, output=to / "after", max_steps=40, learning_rate=rate, **how)
         ask = lk.load(lk.export(after, output=to / "bundle", data=ROWS).path)  # without torch
         for row in ROWS:
