@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lmkit.chat import Chat
+    from lmkit.collating.blocks import BlockCollator
     from lmkit.collating.causal import CausalCollator
     from lmkit.decoding import Answer
     from lmkit.decoding.text import TextDecoder
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Answer": "decoding",
+    "BlockCollator": "collating.blocks",
     "CausalCollator": "collating.causal",
     "Chat": "chat",
     "Encoded": "encoding",

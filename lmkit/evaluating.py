@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lmkit.answering import Answerer, open_answerer
+from lmkit.collating import Stream
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import RecordError
 from lmkit.loss import Loss
@@ -35,7 +36,7 @@ def evaluate(
         RecordError: the data does not fit the task, or nothing in it is learned.
     """
     model = open_answerer(run)
-    rows = read(data)
+    rows = read(data, whole=isinstance(model.task.collator, Stream))
     encoded = list(encode_rows(model.task, rows, model.tokenizer))
     encoded = model.task.collator.measured(encoded, model.tokenizer)
     loss, done = Loss(), 0
@@ -43,7 +44,7 @@ def evaluate(
         loss += model.score(batch)
         done += len(batch)
         if on_progress is not None:
-            on_progress(done, len(rows))
+            on_progress(done, len(encoded))
     if not loss.count:
         raise RecordError(name_of(data), "no row has anything to learn")
     return {**loss.figures(), "records": len(rows), **_metric_figures(model, rows)}

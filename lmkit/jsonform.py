@@ -19,6 +19,7 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
 from lmkit.chat import Chat
 from lmkit.collating import Collator
+from lmkit.collating.blocks import BlockCollator
 from lmkit.collating.causal import CausalCollator
 from lmkit.decoding import Decoder
 from lmkit.decoding.text import TextDecoder
@@ -31,6 +32,7 @@ from lmkit.task import Task
 T = TypeVar("T")
 
 OWN: tuple[type, ...] = (
+    BlockCollator,
     CausalCollator,
     Chat,
     ExactMatch,

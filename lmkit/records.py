@@ -45,18 +45,19 @@ def where_of(record: Mapping[str, Any], index: int) -> str:
     return record.where if isinstance(record, Row) else f"record {index}"
 
 
-def read(data: Data, *, most_errors: int = MOST_ERRORS) -> list[Row]:
+def read(data: Data, *, whole: bool = False, most_errors: int = MOST_ERRORS) -> list[Row]:
     """Return all records of a data source.
 
     Args:
         data: a .jsonl, .json, .csv, .tsv, .parquet or .txt file, a `datasets` folder or hub name,
             `-` for JSON lines on standard input, or records in memory.
+        whole: whether a .txt file is one record, as it stands; otherwise each line is one.
         most_errors: how many bad rows to gather before giving up.
     Raises:
         RecordError: the source is missing, empty, or of no known kind.
         RecordErrors: rows that cannot be read, each with its place.
     """
-    rows = gather(_located(data), most_errors=most_errors)
+    rows = gather(_located(data, whole), most_errors=most_errors)
     if not rows:
         raise RecordError(name_of(data), "there are no records in it")
     return rows
@@ -96,7 +97,7 @@ def fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
     return digest.hexdigest()
 
 
-def _located(data: Data) -> Iterator[Row | RecordError]:
+def _located(data: Data, whole: bool) -> Iterator[Row | RecordError]:
     if not isinstance(data, (str, Path)):
         return (_row(record, f"rows:{index}") for index, record in enumerate(data))
     if str(data) == "-":
@@ -106,6 +107,8 @@ def _located(data: Data) -> Iterator[Row | RecordError]:
         return _datasets_folder(path)
     if path.is_file():
         reader = _READERS.get(path.suffix.lower())
+        if whole and reader is _text_file:
+            return _whole_text(path)
         if reader is None:
             kinds = ", ".join(sorted(_READERS))
             raise RecordError(
@@ -224,6 +227,11 @@ def _text_file(path: Path) -> Iterator[Row | RecordError]:
     for number, line in enumerate(_open_text(path), start=1):
         if line.strip():
             yield Row({"text": line.rstrip("\r\n")}, f"{path}:{number}")
+
+
+def _whole_text(path: Path) -> Iterator[Row]:
+    if text := _open_text(path).read():
+        yield Row({"text": text}, str(path))
 
 
 def _parquet_file(path: Path) -> Iterator[Row | RecordError]:

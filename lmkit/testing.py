@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lmkit.chat import CHATML, Chat
+from lmkit.collating import Stream
 from lmkit.encoding import encode, prompt_ids
 from lmkit.errors import TaskError
 from lmkit.formatting import Record
@@ -59,7 +60,8 @@ def check_task(task: Task, records: Iterable[Record], tokenizer: Any = None) -> 
     """Check what every causal task must have, on some records.
 
     The JSON form describes the same task; the prompt's ids are the first ids of the training row;
-    something is learned in every row, and its last token is what stops generation.
+    something is learned in every row, and its last token is what stops generation. Where records
+    are parts of one text, only that something is learned in each, and that each has a prompt.
 
     Args:
         task: the task.
@@ -80,6 +82,8 @@ def check_task(task: Task, records: Iterable[Record], tokenizer: Any = None) -> 
         if not row.n_learned:
             raise TaskError(f"task '{task.name}': nothing is learned from {record}")
         prompt = prompt_ids(task, record, loaded).tolist()
+        if isinstance(task.collator, Stream):  # no row of its own, so no prompt in it and no end
+            continue
         if not row.n_cut and row.input_ids[: len(prompt)].tolist() != prompt:
             raise TaskError(f"task '{task.name}': the prompt is no prefix of the text of {record}")
         last = int(row.labels[row.labels != -100][-1])

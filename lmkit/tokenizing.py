@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lmkit.errors import TokenizerError
+from lmkit.errors import RecordError, TokenizerError
 from lmkit.tokenizer_json import (
     ROLES,
     adds_space_everywhere,
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
+
+MOST_CHARACTERS = 10  # characters without a token that an error names
 
 
 @attrs.frozen(kw_only=True)
@@ -248,6 +250,10 @@ class Tokenizer:
         """Return the ids of one text; nothing is put before or after it."""
         return self.encode_spans([Span(text, trusted)], opens=opens)
 
+    def unknown_in(self, text: str) -> list[str]:
+        """Return the characters of a text, each once, for which there is no token."""
+        return [char for char in dict.fromkeys(text) if not self._knows(char)]
+
     def encode_spans(self, spans: Sequence[Span], *, opens: bool) -> list[int]:
         """Return the ids of the spans' joined text.
 
@@ -257,6 +263,8 @@ class Tokenizer:
         Args:
             spans: pieces of one text, in order.
             opens: whether this is the start of a text; if not, no opening space is added.
+        Raises:
+            RecordError: a character has no token, nor has the tokenizer one for the unknown.
         """
         ids: list[int] = []
         after_control = False
@@ -356,7 +364,10 @@ class Tokenizer:
         A Unigram vocabulary holds "</s>" as a piece of its own, and a normalizer makes it of full
         width characters too, so text that gives a control token is cut before its last character.
         """
-        encoding = backend.encode(text, add_special_tokens=False)
+        try:
+            encoding = backend.encode(text, add_special_tokens=False)
+        except Exception as error:  # the library raises a bare Exception
+            raise RecordError("", self._without_tokens(text, error)) from error
         ids: list[int] = encoding.ids
         if self._control_ids.keys().isdisjoint(ids):
             return ids
@@ -371,6 +382,28 @@ class Tokenizer:
         for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True):
             ids += self._encode_plain(text[start:end], opens=False)
         return ids
+
+    def _knows(self, char: str) -> bool:
+        try:
+            ids = self._continuing.encode(char, add_special_tokens=False).ids
+        except Exception:  # as in `_unforged`
+            return False
+        return self._unknown_id is None or self._unknown_id not in ids
+
+    def _without_tokens(self, text: str, error: Exception) -> str:
+        """Put into words why a text has no ids."""
+        chars = self.unknown_in(text)
+        if not chars:
+            return f"the tokenizer cannot read it: {error}"
+        named = ", ".join(f"{char!r} (U+{ord(char):04X})" for char in chars[:MOST_CHARACTERS])
+        more = f" and {len(chars) - MOST_CHARACTERS} more" if chars[MOST_CHARACTERS:] else ""
+        at = text.index(chars[0])
+        return (
+            f"the tokenizer has not learned the characters {named}{more}; the first stands in "
+            f"{text[max(0, at - 12) : at + 12]!r}; learn a tokenizer from text that has them, or "
+            "one that reads such characters as unknown (train_tokenizer(unknown='token'), "
+            "--tokenizer char:unk)"
+        )
 
     def _forges(self, token_id: int, text: str) -> bool:
         """Say whether plain text came out as a control token, but for an unknown character."""

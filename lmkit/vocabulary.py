@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from lmkit.chat import CHATML
 from lmkit.errors import TokenizerError, UnknownName
@@ -13,51 +17,88 @@ from lmkit.tokenizing import Tokenizer
 if TYPE_CHECKING:
     import tokenizers
 
+    Texts = Iterator[str]
+    Learn = Callable[[Texts, int, tuple[str, ...]], tokenizers.Tokenizer]
+
 END, PAD, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|unk|>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"  # so that chats work from scratch too
 CONTROL = (END, PAD, UNKNOWN, TURN_START, TURN_END)
 
 DEFAULT_SIZE = 8000
+UNKNOWNS = ("error", "token")  # what becomes of a character that was not in the data
+
+LONGEST_WORD = 1000  # characters; a longer word is unknown to wordpiece
+_BYTES = 256
+_SPACE = "▁"  # how SentencePiece writes a space
 
 
-def train_tokenizer(*, kind: str, data: Data, vocab_size: int = DEFAULT_SIZE) -> Tokenizer:
+def train_tokenizer(
+    *, kind: str, data: Data, vocab_size: int = DEFAULT_SIZE, unknown: str = "error"
+) -> Tokenizer:
     """Return a tokenizer learned from data.
 
-    It ends texts with `<|endoftext|>`, pads with `<|pad|>`, and carries a ChatML template.
+    - `bpe`: pieces of bytes, so that nothing is unknown.
+    - `char`: one character, one token.
+    - `wordpiece`: BERT's pieces of words, for masked models. A text is framed by `[CLS]` and
+      `[SEP]`; a word with a character that was not learned is `[UNK]`. Text becomes NFC, in which
+      a Hangul syllable is one character, and white space between words one space.
+    - `unigram`: SentencePiece's pieces, for T5 and its like. A text is closed by `</s>`; what no
+      piece covers is written in bytes, so that nothing is unknown. Text becomes NFC and loses a
+      space that it starts with.
+
+    The first two end texts with `<|endoftext|>`, pad with `<|pad|>`, and carry a ChatML template.
 
     Args:
-        kind: `bpe` (bytes, so that nothing is unknown) or `char` (one character, one token).
-        data: anything that `train` takes; all text in the records is learned from.
-        vocab_size: the most tokens, control tokens included; `char` needs as many as there are
-            characters and takes no more than this many, the most frequent first.
+        kind: one of these.
+        data: anything that `train` takes; all text in the records is learned from, a .txt file's
+            line ends included.
+        vocab_size: the most tokens, control tokens included; `char` takes no more than there are
+            characters.
+        unknown: what `char` does with a character that it has not learned: `error` refuses the
+            text and names the character, `token` reads it as `<|unk|>`. Only with `token` may there
+            be more characters than `vocab_size`; then the most frequent are learned.
     Raises:
-        UnknownName: there is no such kind.
+        UnknownName: there is no such kind, or no such way with the unknown.
         TokenizerError: the size is too small for the kind.
     """
     if kind not in _KINDS:
         raise UnknownName("kind of tokenizer", kind, _KINDS)
-    if vocab_size <= len(CONTROL):
-        raise TokenizerError(f"vocab_size is {vocab_size}; {len(CONTROL)} go to control tokens")
-    backend = _KINDS[kind](texts_in(read(data)), vocab_size)
-    return Tokenizer(
-        backend.to_str(),
-        special={"eos_token": END, "bos_token": END, "pad_token": PAD, "unk_token": UNKNOWN},
-        chat_template=CHATML,
-    )
+    if unknown not in UNKNOWNS:
+        raise UnknownName("way with unknown characters", unknown, UNKNOWNS)
+    if unknown == "token" and kind != "char":
+        raise TokenizerError(
+            f"unknown='token' is for char; {kind} has its own way with the unknown"
+        )
+    chosen = _CHAR_WITH_UNKNOWN if unknown == "token" else _KINDS[kind]
+    if vocab_size <= len(chosen.control):
+        raise TokenizerError(
+            f"vocab_size is {vocab_size}; {len(chosen.control)} go to control tokens"
+        )
+    backend = chosen.learn(texts_in(read(data, whole=True)), vocab_size, chosen.control)
+    return Tokenizer(backend.to_str(), special=chosen.special, chat_template=chosen.chat_template)
 
 
 def parse_tokenizer(text: str, data: Data) -> Tokenizer:
-    """Return the tokenizer that a command line names: a folder, or `bpe:8000`, `char`.
+    """Return the tokenizer that a command line names: a folder, or `bpe:8000`, `char`, `char:unk`.
 
     Raises:
         TokenizerError: it is neither, or the size is no number.
     """
-    kind, colon, size = text.partition(":")
+    kind, *options = text.split(":")
     if kind not in _KINDS:
         return Tokenizer.load(text)
-    if colon and not size.isdigit():
-        raise TokenizerError(f"'{text}' should end in a number of tokens, such as {kind}:8000")
-    return train_tokenizer(kind=kind, data=data, vocab_size=int(size) if colon else DEFAULT_SIZE)
+    settings: dict[str, Any] = {}
+    for option in options:
+        if option == "unk" and kind == "char":
+            settings["unknown"] = "token"
+        elif option.isdigit():
+            settings["vocab_size"] = int(option)
+        else:
+            also = ", or in unk, such as char:unk" if kind == "char" else ""
+            raise TokenizerError(
+                f"'{text}' should end in a number of tokens, such as {kind}:8000{also}"
+            )
+    return train_tokenizer(kind=kind, data=data, **settings)
 
 
 def texts_in(records: Iterable[Any]) -> Iterator[str]:
@@ -71,12 +112,12 @@ def texts_in(records: Iterable[Any]) -> Iterator[str]:
             yield from texts_in(part)
 
 
-def _bpe(texts: Iterator[str], vocab_size: int) -> tokenizers.Tokenizer:
+def _bpe(texts: Texts, vocab_size: int, control: tuple[str, ...]) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    smallest = len(alphabet) + len(CONTROL)
+    smallest = len(alphabet) + len(control)
     if vocab_size < smallest:
         raise TokenizerError(f"vocab_size is {vocab_size}; byte-level BPE needs {smallest} or more")
     backend = Backend(models.BPE())
@@ -84,7 +125,7 @@ def _bpe(texts: Iterator[str], vocab_size: int) -> tokenizers.Tokenizer:
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(CONTROL),
+        special_tokens=list(control),
         initial_alphabet=alphabet,
         show_progress=False,
     )
@@ -92,21 +133,147 @@ def _bpe(texts: Iterator[str], vocab_size: int) -> tokenizers.Tokenizer:
     return backend
 
 
-def _char(texts: Iterator[str], vocab_size: int) -> tokenizers.Tokenizer:
-    from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+def _char(texts: Texts, vocab_size: int, control: tuple[str, ...]) -> tokenizers.Tokenizer:
+    """Learn characters; where `UNKNOWN` is no control token, others cannot be encoded at all."""
+    from tokenizers import Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 
-    backend = Backend(models.WordLevel(unk_token=UNKNOWN))
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    room = vocab_size - len(control)
+    if len(counts) > room and UNKNOWN not in control:
+        raise TokenizerError(
+            f"vocab_size is {vocab_size}; {len(counts)} characters and {len(control)} control "
+            f"tokens need {len(counts) + len(control)}, unless the rarest are read as unknown: "
+            "unknown='token' (--tokenizer char:unk)"
+        )
+    letters = sorted(counts, key=lambda char: (-counts[char], char))[:room]
+    vocabulary = {text: index for index, text in enumerate([*control, *letters])}
+    backend = Backend(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     backend.decoder = decoders.Fuse()
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=vocab_size, special_tokens=list(CONTROL), show_progress=False
-    )
-    backend.train_from_iterator(texts, trainer)
+    backend.add_special_tokens(list(control))
     return backend
 
 
-_KINDS: dict[str, Callable[[Iterator[str], int], tokenizers.Tokenizer]] = {
-    "bpe": _bpe,
-    "char": _char,
+def _wordpiece(texts: Texts, vocab_size: int, control: tuple[str, ...]) -> tokenizers.Tokenizer:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    backend = Backend(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
+    backend.normalizer = normalizers.NFC()  # NFD, as BERT has it, takes Hangul syllables apart
+    # Cut at white space alone: a text cut at punctuation too would come back with spaces there.
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(control),
+        # A character may open a word or continue one, so half of the room goes to characters.
+        limit_alphabet=max(1, (vocab_size - len(control)) // 4),
+        continuing_subword_prefix="##",
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return backend
+
+
+def _unigram(texts: Texts, vocab_size: int, control: tuple[str, ...]) -> tokenizers.Tokenizer:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    smallest = _BYTES + len(control) + 1
+    if vocab_size < smallest:
+        raise TokenizerError(f"vocab_size is {vocab_size}; unigram needs {smallest} or more")
+    backend = Backend(models.Unigram())
+    backend.normalizer = normalizers.NFC()
+    spaces = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="first")
+    lines = pre_tokenizers.Split("\n", behavior="isolated")  # no piece goes over a line's end
+    backend.pre_tokenizer = pre_tokenizers.Sequence([lines, spaces])
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size - _BYTES,
+        special_tokens=list(control),
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    try:
+        backend.train_from_iterator(texts, trainer)
+    except Exception as error:  # the library raises a bare Exception
+        raise TokenizerError(
+            f"vocab_size is {vocab_size}, of which {_BYTES} are bytes and {len(control)} control "
+            f"tokens; the rest is too little for unigram: {error}"
+        ) from error
+    backend = Backend.from_str(json.dumps(_with_bytes(json.loads(backend.to_str()), len(control))))
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace(_SPACE, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(content=" ", left=1),
+        ]
+    )
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A </s>",
+        pair="$A </s> $B </s>",
+        special_tokens=[("</s>", backend.token_to_id("</s>"))],
+    )
+    return backend
+
+
+def _with_bytes(definition: dict[str, Any], n_control: int) -> dict[str, Any]:
+    """Return a Unigram tokenizer's definition with a piece for each byte behind the control tokens.
+
+    Source: SentencePiece's byte_fallback, whose byte pieces are `<0x00>` to `<0xFF>` with score 0.
+    """
+    pieces = definition["model"]["vocab"]
+    pieces[n_control:n_control] = [[f"<0x{byte:02X}>", 0.0] for byte in range(_BYTES)]
+    definition["model"]["byte_fallback"] = True
+    return definition
+
+
+@attrs.frozen(kw_only=True)
+class _Kind:
+    """A kind of tokenizer: how it is learned, and what its control tokens are for."""
+
+    learn: Learn
+    control: tuple[str, ...]
+    special: Mapping[str, str]
+    chat_template: str | None = None
+
+
+_ENDED = {"eos_token": END, "bos_token": END, "pad_token": PAD}
+_CHAR_WITH_UNKNOWN = _Kind(
+    learn=_char,
+    control=CONTROL,
+    special={**_ENDED, "unk_token": UNKNOWN},
+    chat_template=CHATML,
+)
+_KINDS = {
+    "bpe": attrs.evolve(_CHAR_WITH_UNKNOWN, learn=_bpe),
+    "char": attrs.evolve(
+        _CHAR_WITH_UNKNOWN,
+        control=tuple(token for token in CONTROL if token != UNKNOWN),
+        special=_ENDED,
+    ),
+    "wordpiece": _Kind(
+        learn=_wordpiece,
+        control=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+        special={
+            "pad_token": "[PAD]",
+            "unk_token": "[UNK]",
+            "cls_token": "[CLS]",
+            "sep_token": "[SEP]",
+            "mask_token": "[MASK]",
+        },
+    ),
+    "unigram": _Kind(
+        learn=_unigram,
+        control=("<pad>", "</s>", "<unk>"),
+        special={"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"},
+    ),
 }

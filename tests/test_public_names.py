@@ -9,6 +9,7 @@ import lmkit as lk
 
 NAMES = [
     "Answer",
+    "BlockCollator",
     "CausalCollator",
     "Chat",
     "Encoded",

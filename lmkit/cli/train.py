@@ -25,13 +25,22 @@ from lmkit.cli.printing import json_option, print_figures, print_json, progress_
     "--data",
     required=True,
     help="Records to learn from: .jsonl, .json, .csv, .parquet, "
-    ".txt, a datasets folder or hub name, or - for JSON lines on standard input.",
+    ".txt (each line a record, or for char-lm one text), a datasets folder or hub name, or - for JSON "
+    "lines on standard input.",
 )
 @click.option("--eval-data", help="Records to measure perplexity on, after every epoch.")
+@click.option(
+    "--eval-fraction",
+    type=float,
+    metavar="F",
+    help="Hold out this much of the data to measure on; of a text, its last part.",
+)
 @click.option("--output", required=True, type=click.Path(), help="The run's folder, to be made.")
 @click.option(
     "--tokenizer",
-    help="A folder or tokenizer.json; or bpe:8000 or char, learned from the data.",
+    help="A folder or tokenizer.json; or one learned from the data: bpe:8000, wordpiece:8000, "
+    "unigram:8000, or char, which refuses text with characters that are not in the data; char:unk "
+    "reads them as unknown.",
 )
 @click.option(
     "--pad",
@@ -57,6 +66,7 @@ def train(
     model: str,
     data: str,
     eval_data: str | None,
+    eval_fraction: float | None,
     output: str,
     tokenizer: str | None,
     pad: str | None,
@@ -87,6 +97,7 @@ def train(
         model=model,
         data=rows,
         eval_data=eval_data,
+        eval_fraction=eval_fraction,
         output=output,
         tokenizer=None if tokenizer is None else parse_tokenizer(tokenizer, rows),
         pad=pad,

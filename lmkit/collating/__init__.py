@@ -69,6 +69,19 @@ class Collator(Protocol):
         """Return the rows as arrays of one shape, int64 [B, T]."""
 
 
+@runtime_checkable
+class Stream(Collator, Protocol):
+    """A collator to which all records are one text; a .txt file is read for it as it stands."""
+
+    def within(self, most: int) -> Stream:
+        """Return a collator whose rows have at most so many tokens."""
+
+    def hold_out(
+        self, rows: Sequence[Encoded], tokenizer: Tokenizer, fraction: float
+    ) -> tuple[list[Encoded], list[Encoded]]:
+        """Return what is learned from, and the text's last fraction, which is measured."""
+
+
 class RowFeed:
     """Rows that are the same in every epoch.
 

@@ -69,7 +69,7 @@ def split() -> tuple[list[Row], list[Row]]:
 
 def untrained(rows: Sequence[Row]) -> TorchAnswerer:
     """Return the model as it is before training."""
-    tokenizer = train_tokenizer(kind="char", data=rows)
+    tokenizer = train_tokenizer(kind="char", unknown="token", data=rows)
     task = get_task("qa")
     loaded = load_model(MODEL, family=task.family, tokenizer=tokenizer, seed=0)
     return TorchAnswerer(task=task, model=loaded.model, tokenizer=loaded.tokenizer)

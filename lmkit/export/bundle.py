@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 import lmkit
+from lmkit.collating import Stream
 from lmkit.encoding import encode_rows, prompt_ids
 from lmkit.errors import ExportError, MissingExtra, RecordError, UnknownName
 from lmkit.evaluating import EVAL_BATCH, batches_by_length
@@ -87,8 +88,9 @@ def export(
         raise UnknownName("precision", precision, PRECISIONS)
     folder = Path(output)
     check_free(folder, force=force, marker=MANIFEST_FILE)
-    rows = read(data) if data is not None else []
     task = _task_of(run, task)
+    whole = isinstance(task.collator, Stream)
+    rows = read(data, whole=whole) if data is not None else []
     say("loading the model")
     source = _prepared(run, task, tokenizer, rows)
     with new_folder(folder, force=force, marker=MANIFEST_FILE) as part:
@@ -126,7 +128,7 @@ def _prepared(run: Any, task: Task, tokenizer: Any, rows: Sequence[Row]) -> Sour
     ready, stops = models.align(loaded.model, loaded.tokenizer, task.formatter)
     if not stops:
         raise ExportError("the tokenizer has no EOS token, so no answer would ever end")
-    records = probe_records(task, rows)
+    records = probe_records(task, rows, ready)
     _check_prompts(task, records, ready)
     return Source(
         task=task,
@@ -239,7 +241,7 @@ def _perplexity(model: Any, generator: Generator, rows: Sequence[Row]) -> dict[s
     some = rows[:SCORED_ROWS]
     try:
         encoded = list(encode_rows(task, some, tokenizer))
-        encoded = task.collator.measured(encoded, tokenizer)
+        encoded = task.collator.measured(encoded, tokenizer)[:SCORED_ROWS]
     except RecordError as error:
         return {"not_measured": f"the data has no answers to score: {error}"}
     ours, torchs = Loss(), Loss()

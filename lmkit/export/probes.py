@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmkit.chat import Chat
+from lmkit.collating import Stream
 from lmkit.records import Row
 from lmkit.task import Task
+from lmkit.tokenizing import Tokenizer
 
 N_PROBES = 4
 
@@ -20,18 +22,39 @@ TEXTS = (
 )
 
 
-def probe_records(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def probe_records(
+    task: Task, rows: Sequence[Mapping[str, Any]], tokenizer: Tokenizer | None = None
+) -> list[dict[str, Any]]:
     """Return a few records with the task's prompt columns.
 
     Args:
         task: the task.
-        rows: the user's records; a few of them are used, from all over the data.
+        rows: the user's records; a few of them are used, from all over the data. Where they are
+            parts of one text, the prompts are pieces of it.
+        tokenizer: what the built-in texts must be readable for.
     Returns:
         The picks, and built-in ones if there are too few.
     """
-    step = max(1, len(rows) // N_PROBES)
-    picked = [_prompt_columns(task, row) for row in rows[::step][:N_PROBES]]
-    return picked + [_record(task, text) for text in TEXTS[: N_PROBES - len(picked)]]
+    picked = list(rows[:: max(1, len(rows) // N_PROBES)][:N_PROBES])
+    if isinstance(task.collator, Stream):
+        records = [_record(task, piece) for piece in _pieces(task, picked)]
+    else:
+        records = [_prompt_columns(task, row) for row in picked]
+    texts = TEXTS[: N_PROBES - len(records)]
+    return records + [_record(task, _readable(text, tokenizer)) for text in texts]
+
+
+def _pieces(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return pieces of unlike length from all over the rows' text."""
+    text = "".join(segment.text for row in rows for segment in task.formatter.segments(row))
+    starts = range(0, len(text), max(1, -(-len(text) // N_PROBES)))
+    return [text[start : start + 8 * count] for count, start in enumerate(starts, start=1)]
+
+
+def _readable(text: str, tokenizer: Tokenizer | None) -> str:
+    """Return a text without the characters that a tokenizer refuses."""
+    refused = () if tokenizer is None else tokenizer.unknown_in(text)
+    return "".join(char for char in text if char not in refused)
 
 
 def _prompt_columns(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from lmkit.collating import Stream
 from lmkit.errors import ModelError, TokenizerError, UnknownName, UnknownOption
 from lmkit.family import Family
 from lmkit.formatting import Formatter
@@ -146,6 +147,8 @@ def fitted(task: Task, model: Any) -> Task:
     most = context_length(model)
     if most is None or task.collator.max_length <= most:
         return task
+    if isinstance(task.collator, Stream):
+        return task.evolve(collator=task.collator.within(most))
     return task.evolve(collator=attrs.evolve(task.collator, max_length=most))  # type: ignore[misc]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 import lmkit
-from lmkit.collating import Batch
+from lmkit.collating import Batch, Stream
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import LmkitError, ModelError, OutputExists, RecordError, UnknownOption
 from lmkit.files import write_atomically
@@ -97,6 +97,7 @@ def train(
     data: Data,
     output: str | Path,
     eval_data: Data | None = None,
+    eval_fraction: float | None = None,
     tokenizer: Any = None,
     pad: str | None = None,
     resume: bool = False,
@@ -110,6 +111,8 @@ def train(
         data: a file, a `datasets` folder or hub name, or records in memory.
         output: the folder to make. It must not exist, unless `resume`.
         eval_data: records to measure loss and perplexity on, after every epoch.
+        eval_fraction: how much of the data to hold out for that, where there is no `eval_data`:
+            of one text it is the last part.
         tokenizer: a folder or a tokenizer; None for the model's own.
         pad: the pad token; see `lmkit.train.models.load_model`.
         resume: continue from the output's last checkpoint, as if there had been no interruption;
@@ -128,7 +131,10 @@ def train(
     folder = Path(output)
     if folder.is_file() or (folder.is_dir() and not resume and any(folder.iterdir())):
         raise OutputExists(folder, remedy="choose another output, or continue it with --resume")
-    rows, eval_rows = read(data), read(eval_data) if eval_data is not None else None
+    _check_held_out(task, eval_fraction, eval_data)
+    whole = isinstance(task.collator, Stream)
+    rows = read(data, whole=whole)
+    eval_rows = read(eval_data, whole=whole) if eval_data is not None else []
     seed = int(options.get("seed", 42))
     loaded = load_model(model, family=task.family, tokenizer=tokenizer, pad=pad, seed=seed)
     task = fitted(task, loaded.model)
@@ -137,16 +143,19 @@ def train(
     started = _read_about(folder).get("started", now()) if resume else now()
     with at_time(started):
         encoded = list(encode_rows(task, rows, ready))
-        eval_encoded = list(encode_rows(task, eval_rows or [], ready))
+        eval_encoded = list(encode_rows(task, eval_rows, ready))
+    if eval_fraction is not None and isinstance(task.collator, Stream):
+        encoded, eval_encoded = task.collator.hold_out(encoded, ready, eval_fraction)
     check_learnable(encoded, name_of(data))
-    if eval_rows:
-        check_learnable(eval_encoded, name_of(eval_data or ""))
+    if eval_encoded:
+        check_learnable(eval_encoded, name_of(eval_data or data))
+    told = {**arguments, **({"eval_fraction": eval_fraction} if eval_fraction is not None else {})}
     about = {
         **_account(task, encoded, started),
         "model": loaded.name,
         "tokenizer": ready.fingerprint,
         "data": {"name": name_of(data), "rows": len(rows), "sha256": fingerprint(rows)},
-        "arguments": {key: str(content) for key, content in sorted(arguments.items())},
+        "arguments": {key: str(content) for key, content in sorted(told.items())},
         "finished": False,
     }
     if resume:
@@ -218,7 +227,7 @@ def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if name in RESERVED:
             raise LmkitError(f"'{name}' cannot be set: {RESERVED[name]}")
         if name not in defaults:
-            known = [*defaults, "eval_data", "tokenizer", "pad", "resume"]
+            known = [*defaults, "eval_data", "eval_fraction", "tokenizer", "pad", "resume"]
             raise UnknownOption("train", name, known)
         default = defaults[name]
         if isinstance(default, bool) and not isinstance(given, bool):
@@ -226,6 +235,20 @@ def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if type(default) in (int, float) and type(given) not in (int, float):
             raise LmkitError(f"{name} is {given!r}; expected a number, such as {default}")
     return {**DEFAULTS, **arguments}
+
+
+def _check_held_out(task: Task, fraction: float | None, eval_data: Data | None) -> None:
+    if fraction is None:
+        return
+    if eval_data is not None:
+        raise LmkitError("eval_data and eval_fraction both say what is measured; give one of them")
+    if not 0 < fraction < 1:
+        raise LmkitError(f"eval_fraction is {fraction:g}; expected a number between 0 and 1")
+    if not isinstance(task.collator, Stream):
+        raise LmkitError(
+            f"eval_fraction holds out the end of a text, and task '{task.name}' has records; give "
+            "eval_data"
+        )
 
 
 def _training_fields() -> Any:

@@ -41,7 +41,7 @@ class TestRecords:
             file.write_bytes(raw if isinstance(raw, bytes) else raw.encode())
             before = sorted(tmp_path.iterdir())
             message = refused(
-                *("train", task, "--model", MODEL, "--tokenizer", "char", "--data", file),
+                *("train", task, "--model", MODEL, "--tokenizer", "char:unk", "--data", file),
                 *("--output", tmp_path / "run"),
             )
             assert sorted(tmp_path.iterdir()) == before
@@ -106,7 +106,7 @@ class TestRecords:
 
     def test_a_file_that_is_not_there(self, refused, tmp_path):
         message = refused(
-            *("train", "qa", "--model", MODEL, "--tokenizer", "char", "--data"),
+            *("train", "qa", "--model", MODEL, "--tokenizer", "char:unk", "--data"),
             *(tmp_path / "gone.jsonl", "--output", tmp_path / "run"),
         )
 
@@ -154,7 +154,7 @@ class TestTasksAndFlags:
     @pytest.mark.slow
     def test_an_unknown_training_argument(self, refused, tmp_path, jsonl):
         message = refused(
-            *("train", "qa", "--model", MODEL, "--tokenizer", "char", "--data", jsonl([GOOD])),
+            *("train", "qa", "--model", MODEL, "--tokenizer", "char:unk", "--data", jsonl([GOOD])),
             *("--output", tmp_path / "run", "--set", "lerning_rate=1"),
         )
 

@@ -175,7 +175,7 @@ class TestJson:
     def test_train_and_export(self, one_document, jsonl, tmp_path):
         model = "scratch:gpt2,n_layer=1,n_embd=16,n_head=2,n_positions=64"
         trained = one_document(
-            *("train", "qa", "--model", model, "--tokenizer", "char", "--data", jsonl(ROWS)),
+            *("train", "qa", "--model", model, "--tokenizer", "char:unk", "--data", jsonl(ROWS)),
             *("--output", tmp_path / "run", "--set", "max_steps=2", "--set", "use_cpu=true"),
         )
         written = one_document("export", tmp_path / "run", "--output", tmp_path / "bundle")

@@ -15,7 +15,7 @@ def rows():
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return lk.train_tokenizer(kind="char", data=ROWS)
+    return lk.train_tokenizer(kind="char", unknown="token", data=ROWS)
 
 
 @pytest.fixture(scope="session")
