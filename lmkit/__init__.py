@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lmkit.chat import Chat
     from lmkit.collating.causal import CausalCollator
     from lmkit.decoding import Answer
+    from lmkit.decoding.labels import LabelDecoder
     from lmkit.decoding.text import TextDecoder
     from lmkit.encoding import Encoded, encode, prompt_ids
     from lmkit.errors import LmkitError
@@ -45,6 +46,7 @@ _HOMES = {
     "ExactMatch": "metrics",
     "Family": "family",
     "Generation": "generation",
+    "LabelDecoder": "decoding.labels",
     "LmkitError": "errors",
     "Segment": "formatting",
     "Task": "task",

@@ -21,20 +21,25 @@ from lmkit.chat import Chat
 from lmkit.collating import Collator
 from lmkit.collating.causal import CausalCollator
 from lmkit.decoding import Decoder
+from lmkit.decoding.labels import LabelDecoder
 from lmkit.decoding.text import TextDecoder
 from lmkit.errors import PluginError, SerialError, near
 from lmkit.formatting import Choice, Formatter, Part, Piece, Template
 from lmkit.generation import Generation
-from lmkit.metrics import ExactMatch, Metric
+from lmkit.metrics import Accuracy, ExactMatch, MacroF1, Metric, Rouge
 from lmkit.task import Task
 
 T = TypeVar("T")
 
 OWN: tuple[type, ...] = (
+    Accuracy,
     CausalCollator,
     Chat,
     ExactMatch,
     Generation,
+    LabelDecoder,
+    MacroF1,
+    Rouge,
     Task,
     Template,
     TextDecoder,

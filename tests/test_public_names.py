@@ -15,6 +15,7 @@ NAMES = [
     "ExactMatch",
     "Family",
     "Generation",
+    "LabelDecoder",
     "LmkitError",
     "Segment",
     "Task",
