@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lmkit.collating.blocks import BlockCollator
     from lmkit.collating.causal import CausalCollator
     from lmkit.decoding import Answer
+    from lmkit.decoding.labels import LabelDecoder
     from lmkit.decoding.text import TextDecoder
     from lmkit.encoding import Encoded, encode, prompt_ids
     from lmkit.errors import LmkitError
@@ -47,6 +48,7 @@ _HOMES = {
     "ExactMatch": "metrics",
     "Family": "family",
     "Generation": "generation",
+    "LabelDecoder": "decoding.labels",
     "LmkitError": "errors",
     "Segment": "formatting",
     "Task": "task",

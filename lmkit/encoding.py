@@ -13,6 +13,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from lmkit.decoding import Chooser
 from lmkit.errors import PromptTooLong, RecordError, RecordErrors, TemplateError
 from lmkit.family import Family
 from lmkit.formatting import Record, Segment
@@ -82,6 +83,33 @@ def stretches(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[Stretch
     return encoded
 
 
+def texts_to_read(rows: Sequence[Encoded]) -> tuple[list[Ids], list[int]]:
+    """Return what a causal model must read to score some rows, and which text is each row's.
+
+    The last token of a row is predicted and predicts nothing, so it is not read; and a text that
+    another one begins with is read there. Labels of one token behind one prompt are one text.
+
+    Args:
+        rows: B rows.
+    Returns:
+        Up to B texts, each int64 [T], the longest first, and for each row the index of its text.
+
+    >>> rows = [Encoded(np.array([5, 6, last]), np.array([-100, -100, last])) for last in (7, 8)]
+    >>> texts_to_read(rows)
+    ([array([5, 6])], [0, 0])
+    """
+    needed = [row.input_ids[: max(1, len(row) - 1)] for row in rows]
+    texts: list[Ids] = []
+    which = [0] * len(rows)
+    for index in sorted(range(len(rows)), key=lambda index: -len(needed[index])):
+        wanted = needed[index]
+        known = (at for at, text in enumerate(texts) if np.array_equal(text[: len(wanted)], wanted))
+        which[index] = next(known, len(texts))
+        if which[index] == len(texts):
+            texts.append(wanted)
+    return texts, which
+
+
 def encode(task: Task | str, records: Iterable[Record], tokenizer: Any) -> list[Encoded]:
     """Return each record's ids and labels.
 
@@ -107,9 +135,12 @@ def encode_rows(task: Task, records: Iterable[Record], tokenizer: Tokenizer) -> 
     """Yield each record's ids and labels; bad rows are gathered and raised together."""
     errors: list[RecordError] = []
     delimited = task.formatter.delimited
+    chooses = isinstance(task.decoder, Chooser)
     for index, record in enumerate(records):
         try:
             segments = task.formatter.segments(record, tokenizer.dialect)
+            if chooses:
+                task.reference(record, tokenizer.dialect)  # an answer that is no label is refused
             row = task.collator.encode(segments, tokenizer, delimited=delimited)
         except TemplateError as error:
             raise TemplateError(f"{where_of(record, index)}: {error}") from error

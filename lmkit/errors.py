@@ -163,9 +163,15 @@ class PromptTooLong(LmkitError, ValueError):
     """
 
     def __init__(
-        self, prompt_tokens: int, context_length: int, *, answer_follows: bool = True
+        self,
+        prompt_tokens: int,
+        context_length: int,
+        *,
+        answer_follows: bool = True,
+        answer_tokens: int = 1,
     ) -> None:
-        room = ", of which one at least is for the answer" if answer_follows else ""
+        needed = "one at least is" if answer_tokens == 1 else f"{answer_tokens} are"
+        room = f", of which {needed} for the answer" if answer_follows else ""
         super().__init__(
             f"the prompt has {prompt_tokens} tokens and the model's context holds "
             f"{context_length}{room}; shorten the record"

@@ -7,6 +7,7 @@ from typing import Any
 
 from lmkit.answering import Answerer, open_answerer
 from lmkit.collating import Stream
+from lmkit.decoding import Chooser, Filler
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import RecordError
 from lmkit.loss import Loss
@@ -62,7 +63,10 @@ def _metric_figures(model: Answerer, rows: Sequence[Row]) -> dict[str, float]:
         return {}
     dialect = model.tokenizer.dialect
     references = [model.task.reference(row, dialect) for row in rows]
-    answers = [answer.value for answer in model.batch(rows, temperature=0.0)]
+    # What scores labels, or fills masks, draws nothing, so there is nothing to make greedy.
+    draws = not isinstance(model.task.decoder, (Chooser, Filler))
+    options: dict[str, Any] = {"temperature": 0.0} if draws else {}
+    answers = [answer.value for answer in model.batch(rows, **options)]
     figures: dict[str, float] = {}
     for metric in model.task.metrics:
         figures |= metric.score(answers, references)

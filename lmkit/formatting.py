@@ -8,7 +8,7 @@ two cannot drift apart.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
@@ -151,9 +151,13 @@ class Piece:
         named = [part.name for part in parse_template(self.template) if isinstance(part, Column)]
         return tuple(dict.fromkeys([*self.when, *named]))
 
+    def __str__(self) -> str:
+        kind = "target" if self.learn else "context"
+        return f"{kind}({self.template!r}){_condition(self.when)}"
+
     def applies(self, record: Record) -> bool:
         """Say whether every column it depends on is present and not blank."""
-        return all(not _blank(record.get(column)) for column in self.when)
+        return _all_there(self.when, record)
 
     def render(self, record: Record) -> list[Segment]:
         """Return the piece's text for a record; what comes from the record is not trusted."""
@@ -166,8 +170,86 @@ class Piece:
 
 
 @value
+class Choice:
+    """Alternatives, of which a record gets the first that fits: what `a | b` builds.
+
+    An alternative fits a record in which every column that it names, in its text or in a `when`, is
+    present and not blank. One without columns fits every record, so it can only be the last.
+
+    Attributes:
+        alternatives: each is one or more pieces, all of them read or all of them learned.
+        when: columns without which nothing of it is written.
+    """
+
+    alternatives: tuple[tuple[Piece, ...], ...] = attrs.field()
+    when: tuple[str, ...] = ()
+
+    @alternatives.validator
+    def _check(self, attribute: object, alternatives: tuple[tuple[Piece, ...], ...]) -> None:
+        if len(alternatives) < 2 or not all(alternatives):
+            raise TemplateError("a choice has fewer than two alternatives, or one without a text")
+        if len({piece.learn for pieces in alternatives for piece in pieces}) > 1:
+            raise TemplateError(
+                f"{self} has a context and a target to choose from, but the prompt must end at one "
+                "place in every record; choose among contexts or among targets, and set the choice "
+                "in parentheses where it is joined with '+'"
+            )
+        for pieces in alternatives[:-1]:
+            if not _columns(pieces):
+                raise TemplateError(
+                    f"{_written(pieces)} needs no column, so what stands behind it is never "
+                    "written; put it last"
+                )
+
+    def __str__(self) -> str:
+        return f"({' | '.join(map(_written, self.alternatives))}){_condition(self.when)}"
+
+    @property
+    def learn(self) -> bool:
+        """Whether what it writes is learned."""
+        return self.alternatives[0][0].learn
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it may read or depend on."""
+        return tuple(
+            dict.fromkeys(
+                [*self.when, *(c for pieces in self.alternatives for c in _columns(pieces))]
+            )
+        )
+
+    def applies(self, record: Record) -> bool:
+        """Say whether every column that the whole choice depends on is present and not blank."""
+        return _all_there(self.when, record)
+
+    def render(self, record: Record) -> list[Segment]:
+        """Return the text of the first alternative that fits.
+
+        Raises:
+            RecordError: none fits; the text says what each one needs.
+        """
+        for pieces in self.alternatives:
+            if _all_there(_columns(pieces), record):
+                return _render(pieces, record)
+        needs = "; ".join(
+            f"{_written(pieces)} needs {' and '.join(_columns(pieces))}"
+            for pieces in self.alternatives
+        )
+        have = ", ".join(str(column) for column in record if _all_there([column], record))
+        raise RecordError(
+            "",
+            f"no alternative fits: {needs}; the record has {have or 'nothing that is not blank'}",
+        )
+
+
+Part = Piece | Choice
+
+
+@value
 class Template:
     r"""Pieces of text in order: the formatter that `context(...) + target(...)` builds.
+
+    `a | b` is a choice: each record gets the first alternative whose columns it has.
 
     >>> qa = context("Q: {question}\nA:") + target(" {answer}")
     >>> qa.prompt_columns
@@ -176,7 +258,7 @@ class Template:
     ['Q: ', '1+1?', '\nA:', ' ', '2']
     """
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Part, ...]
 
     delimited = False
 
@@ -185,12 +267,13 @@ class Template:
             return NotImplemented
         return Template(self.pieces + other.pieces)
 
+    def __or__(self, other: Template) -> Template:
+        if not isinstance(other, Template):
+            return NotImplemented
+        return Template((Choice(_alternatives(self) + _alternatives(other)),))
+
     def __str__(self) -> str:
-        return " + ".join(
-            f"{'target' if piece.learn else 'context'}({piece.template!r})"
-            + (f".when({', '.join(map(repr, piece.when))})" if piece.when else "")
-            for piece in self.pieces
-        )
+        return _written(self.pieces)
 
     def when(self, *columns: str) -> Template:
         """Return these pieces, kept only in records where the columns are present and not blank."""
@@ -216,7 +299,7 @@ class Template:
         return any(piece.learn for piece in self.pieces)
 
     @property
-    def trailing(self) -> tuple[Piece, ...]:
+    def trailing(self) -> tuple[Part, ...]:
         """The context pieces after the last target, which no answer can depend on."""
         last = max((i for i, piece in enumerate(self.pieces) if piece.learn), default=-1)
         return self.pieces[last + 1 :] if last >= 0 else ()
@@ -242,7 +325,7 @@ class Template:
         """Return None: plain text needs no chat template."""
         return None
 
-    def _prompt_pieces(self) -> tuple[Piece, ...]:
+    def _prompt_pieces(self) -> tuple[Part, ...]:
         first = next((i for i, piece in enumerate(self.pieces) if piece.learn), len(self.pieces))
         return self.pieces[:first]
 
@@ -289,11 +372,42 @@ def _blank(content: Any) -> bool:
     return content is None or (isinstance(content, str) and not content.strip())
 
 
-def _render(pieces: Iterable[Piece], record: Record) -> list[Segment]:
+def _all_there(columns: Iterable[str], record: Record) -> bool:
+    return all(not _blank(record.get(column)) for column in columns)
+
+
+def _alternatives(template: Template) -> tuple[tuple[Piece, ...], ...]:
+    """Return what a template adds to a choice: itself, or the alternatives that it is made of."""
+    pieces = tuple(part for part in template.pieces if isinstance(part, Piece))
+    if len(pieces) == len(template.pieces):
+        return (pieces,)
+    if len(template.pieces) > 1:
+        raise TemplateError(
+            f"{template} has a choice inside, so it cannot be an alternative of another one; write "
+            "its cases side by side, or set the choice in parentheses: '+' is joined before '|'"
+        )
+    (choice,) = template.pieces
+    assert isinstance(choice, Choice)
+    return tuple(
+        tuple(attrs.evolve(piece, when=(*choice.when, *piece.when)) for piece in alternative)
+        for alternative in choice.alternatives
+    )
+
+
+def _written(pieces: Iterable[Part]) -> str:
+    """Return pieces as they are written in Python."""
+    return " + ".join(map(str, pieces))
+
+
+def _condition(columns: Sequence[str]) -> str:
+    return f".when({', '.join(map(repr, columns))})" if columns else ""
+
+
+def _render(pieces: Iterable[Part], record: Record) -> list[Segment]:
     return [
         segment for piece in pieces if piece.applies(record) for segment in piece.render(record)
     ]
 
 
-def _columns(pieces: Iterable[Piece]) -> tuple[str, ...]:
+def _columns(pieces: Iterable[Part]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(column for piece in pieces for column in piece.columns))

@@ -22,21 +22,26 @@ from lmkit.collating import Collator
 from lmkit.collating.blocks import BlockCollator
 from lmkit.collating.causal import CausalCollator
 from lmkit.decoding import Decoder
+from lmkit.decoding.labels import LabelDecoder
 from lmkit.decoding.text import TextDecoder
 from lmkit.errors import PluginError, SerialError, near
-from lmkit.formatting import Formatter, Template
+from lmkit.formatting import Choice, Formatter, Part, Piece, Template
 from lmkit.generation import Generation
-from lmkit.metrics import ExactMatch, Metric
+from lmkit.metrics import Accuracy, ExactMatch, MacroF1, Metric, Rouge
 from lmkit.task import Task
 
 T = TypeVar("T")
 
 OWN: tuple[type, ...] = (
     BlockCollator,
+    Accuracy,
     CausalCollator,
     Chat,
     ExactMatch,
     Generation,
+    LabelDecoder,
+    MacroF1,
+    Rouge,
     Task,
     Template,
     TextDecoder,
@@ -144,6 +149,7 @@ def _converter(components: Mapping[str, type]) -> cattrs.Converter:
     for plain in (str, bool, int, float):
         converter.register_structure_hook(plain, _read_plain)
     converter.register_structure_hook_func(_is_tuple, functools.partial(_read_tuple, converter))
+    converter.register_structure_hook(Part, functools.partial(_read_template_part, converter))
     for role in _ROLES:
         converter.register_structure_hook(
             role, functools.partial(_read_any, components, converter, role)
@@ -186,6 +192,15 @@ def _read_tuple(converter: cattrs.Converter, data: Any, kind: Any) -> tuple[Any,
         raise SerialError(f"expected a list, found {data!r}")
     inner = get_args(kind)[0]
     return tuple(converter.structure(data, list[inner]))  # type: ignore[valid-type]
+
+
+def _read_template_part(converter: cattrs.Converter, data: Any, union: Any) -> Part:
+    """Return a piece of a template, or a choice, which is told by its alternatives."""
+    if not isinstance(data, Mapping):
+        raise SerialError(f"expected an object, a piece of a template, found {data!r}")
+    kind: Any = Choice if "alternatives" in data else Piece
+    found: Part = converter.structure(data, kind)
+    return found
 
 
 def _read_plain(data: Any, kind: Any) -> Any:

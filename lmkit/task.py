@@ -9,10 +9,10 @@ from typing import Any
 import attrs
 
 from lmkit.collating import Collator
-from lmkit.decoding import Decoder
+from lmkit.decoding import Chooser, Decoder
 from lmkit.errors import TaskError, UnknownOption
 from lmkit.family import Family
-from lmkit.formatting import Formatter, Record, Segment, Template
+from lmkit.formatting import Formatter, Record, Segment, Template, column_text
 from lmkit.generation import Generation
 from lmkit.metrics import Metric
 from lmkit.tokenizing import Dialect
@@ -60,6 +60,8 @@ class Task:
     def __attrs_post_init__(self) -> None:
         self._check_parts()
         _check_family(self.formatter, self.collator, self.decoder)
+        if isinstance(self.decoder, Chooser):
+            _ = self.answer_column
 
     def _check_parts(self) -> None:
         protocols = {"formatter": Formatter, "collator": Collator, "decoder": Decoder}
@@ -93,12 +95,35 @@ class Task:
         """The columns of a record to be answered."""
         return self.formatter.prompt_columns
 
+    @property
+    def answer_column(self) -> str:
+        """The one column that a prompt does without: where labels are put in to be scored.
+
+        Raises:
+            TaskError: there is none, or there are several.
+        """
+        found = [column for column in self.columns if column not in self.prompt_columns]
+        if len(found) == 1:
+            return found[0]
+        several = f"{', '.join(found)} stand" if found else "no column stands"
+        hint = ", as in target(' {answer}') or Chat.of(assistant='{answer}')"
+        raise TaskError(
+            f"task '{self.name}': {several} in the answer alone, and a {type(self.decoder).__name__} "
+            f"needs exactly one column for its labels{'' if found else hint}"
+        )
+
     def stop_strings(self, generation: Generation) -> tuple[str, ...]:
         """Return every text that ends an answer: the decoder's and the request's."""
         return tuple(dict.fromkeys((*self.decoder.stop, *generation.stop)))
 
     def reference(self, record: Record, dialect: Dialect) -> Any:
-        """Return the answer that a training record holds, read as a model's answer would be."""
+        """Return the answer that a training record holds, read as a model's answer would be.
+
+        Raises:
+            RecordError: the record does not fit, or its answer is none of the task's labels.
+        """
+        if isinstance(self.decoder, Chooser):
+            return self.decoder.read(column_text(record, self.answer_column))
         asked = sum(len(segment.text) for segment in self.formatter.prompt(record, dialect))
         position = 0
         answer: list[Segment] = []

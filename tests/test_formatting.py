@@ -132,6 +132,121 @@ class TestWhen:
         assert not any(segment.learn for segment in formatter.segments({}))
 
 
+class TestAChoice:
+    """Source: seed 004, the prompt that asks about the party that the facts name."""
+
+    formatter = (
+        lk.context("{facts}\n")
+        + (
+            lk.context("Does {first_party} win?")
+            | lk.context("Does {second_party} win?")
+            | lk.context("Does the complainant win?")
+        )
+        + lk.target(" {answer}")
+    )
+
+    @pytest.mark.parametrize(
+        ("parties", "question"),
+        [
+            ({"first_party": "Roe", "second_party": "Wade"}, "Does Roe win?"),
+            ({"first_party": "원고 김"}, "Does 원고 김 win?"),
+            ({"second_party": "Wade"}, "Does Wade win?"),
+            ({"first_party": "", "second_party": "Wade"}, "Does Wade win?"),
+            ({"first_party": " \n", "second_party": None}, "Does the complainant win?"),
+            ({"first_party": float("nan")}, "Does the complainant win?"),
+            ({"first_party": 0}, "Does 0 win?"),
+            ({}, "Does the complainant win?"),
+        ],
+    )
+    def test_is_written_as_its_first_alternative_whose_columns_are_there(self, parties, question):
+        record = {"facts": "F.", "answer": "Yes", **parties}
+
+        assert text(self.formatter.prompt(record)) == f"F.\n{question}"
+        assert text(self.formatter.segments(record)) == f"F.\n{question} Yes"
+
+    def test_reads_every_column_of_every_alternative(self):
+        assert self.formatter.columns == ("facts", "first_party", "second_party", "answer")
+        assert self.formatter.prompt_columns == ("facts", "first_party", "second_party")
+
+    def test_leaves_what_comes_from_the_record_untrusted(self):
+        choice = lk.context("<{a}>") | lk.context("none")
+
+        assert choice.segments({"a": "x"}) == [
+            Segment("<", trusted=True),
+            Segment("x", trusted=False),
+            Segment(">", trusted=True),
+        ]
+
+    def test_that_no_alternative_fits_says_what_each_one_needs(self):
+        choice = lk.context("{a}") | lk.context("{b}").when("c")
+
+        with pytest.raises(
+            RecordError,
+            match=r"context\('\{a\}'\) needs a; .*\.when\('c'\) needs c and b; the record has b$",
+        ):
+            choice.segments({"a": " ", "b": "1"})
+
+    def test_of_one_alternative_needs_all_its_columns(self):
+        choice = lk.context("{a} {b}") + lk.context("!").when("c") | lk.context("-")
+
+        assert text(choice.segments({"a": "1", "b": "2", "c": "3"})) == "1 2!"
+        assert text(choice.segments({"a": "1", "b": "2"})) == "-"
+
+    def test_may_depend_on_a_column_as_a_whole(self):
+        formatter = lk.context("x") + (lk.context(" {a}") | lk.context(" ?")).when("asked")
+
+        assert text(formatter.segments({"a": "1"})) == "x"
+        assert text(formatter.segments({"asked": "y"})) == "x ?"
+        assert text(formatter.segments({"asked": "y", "a": "1"})) == "x 1"
+        assert formatter.columns == ("asked", "a")
+
+    def test_joined_with_another_is_one_choice(self):
+        three = lk.context("{a}") | lk.context("{b}") | lk.context("c")
+
+        assert lk.context("{a}") | (lk.context("{b}") | lk.context("c")) == three
+
+    def test_joined_under_a_condition_keeps_it(self):
+        choice = (lk.context("{a}") | lk.context("{b}")).when("c") | lk.context("d")
+
+        assert [text(choice.segments(r)) for r in ({"a": "1"}, {"a": "1", "c": "2"})] == ["d", "1"]
+
+    def test_may_be_among_targets(self):
+        formatter = lk.context("q") + (lk.target(" {a}") | lk.target(" none"))
+
+        assert [s.text for s in formatter.segments({}) if s.learn] == [" none"]
+        assert text(formatter.prompt({})) == "q"
+        assert formatter.learns
+
+    def test_among_what_is_read_and_what_is_learned_is_refused(self):
+        with pytest.raises(TemplateError, match="a context and a target to choose from"):
+            lk.context("{a}") | lk.target("{b}")
+
+    def test_without_its_parentheses_is_refused(self):
+        with pytest.raises(TemplateError, match="set the choice in parentheses"):
+            lk.context("{f}") + lk.context("{a}") | lk.context("b") + lk.target("{c}")
+        with pytest.raises(TemplateError, match="has a choice inside"):
+            lk.context("f") + (lk.context("{a}") | lk.context("b")) | lk.context("c")
+
+    def test_whose_last_alternatives_could_never_be_written_is_refused(self):
+        with pytest.raises(TemplateError, match="context\\('x'\\) needs no column"):
+            lk.context("x") | lk.context("{a}")
+
+    def test_is_among_templates_only(self):
+        with pytest.raises(TypeError):
+            lk.context("{a}") | "b"
+
+    def test_is_printed_as_it_is_written(self):
+        assert str(self.formatter) == (
+            "context('{facts}\\n') + (context('Does {first_party} win?') | "
+            "context('Does {second_party} win?') | context('Does the complainant win?')) + "
+            "target(' {answer}')"
+        )
+        assert str((lk.context("{a}") | lk.context("b")).when("c")) == (
+            "(context('{a}') | context('b')).when('c')"
+        )
+        assert "Choice(alternatives=" in repr(self.formatter)
+
+
 STANFORD = {
     "prompt_input": (
         "Below is an instruction that describes a task, paired with an input that provides further "

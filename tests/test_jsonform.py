@@ -8,6 +8,7 @@ import lmkit as lk
 from lmkit import jsonform
 from lmkit.chat import CHATML, Turn
 from lmkit.errors import PluginError, SerialError
+from lmkit.formatting import Template
 from lmkit.jsonform import dump, from_json, plugin_types, read_task, to_json
 from lmkit.task import Task
 from lmkit.values import value
@@ -59,6 +60,12 @@ class TestATripThroughJson:
             QA.evolve(formatter=lk.Chat(system="s", template="chatml")),
             QA.evolve(formatter=lk.Chat(turns=[Turn("user", "x"), Turn("assistant", "{y}")])),
             QA.evolve(formatter=lk.context("{{{a}}}").when("b", "c") + lk.target("d")),
+            QA.evolve(
+                formatter=(lk.context("{a}").when("b") | lk.context("c") + lk.context("d")).when(
+                    "e"
+                )
+                + (lk.target("{f}") | lk.target("g"))
+            ),
             QA.evolve(decoder=lk.TextDecoder(stop=("\n", "###"), strip=False)),
             QA.evolve(generation=lk.Generation(temperature=0.5, seed=3, stop="x", top_k=4)),
             QA.evolve(metrics=[lk.ExactMatch(ignore_case=True)], description="답"),
@@ -145,6 +152,40 @@ class TestJsonThatIsNoTask:
         task = from_json(changed("generation.temperature", 1), Task)
 
         assert task.generation.temperature == 1.0
+
+
+class TestAChoiceOfJson:
+    formatter = lk.context("{q}\n") + (lk.context("{a}") | lk.context("b")) + lk.target("{c}")
+
+    def test_is_a_list_of_alternatives_beside_the_pieces(self):
+        piece = {"learn": False, "when": []}
+
+        assert to_json(self.formatter)["pieces"][:2] == [
+            {"template": "{q}\n", **piece},
+            {
+                "alternatives": [[{"template": "{a}", **piece}], [{"template": "b", **piece}]],
+                "when": [],
+            },
+        ]
+
+    @pytest.mark.parametrize(
+        ("change", "problem"),
+        [
+            ({"alternatives": []}, r"pieces\[1\]: a choice has fewer than two alternatives"),
+            ({"alternatives": [["x"], []]}, r"pieces\[1\]\.alternatives\[0\]"),
+            ({"lern": True}, r"pieces\[1\]: unknown key lern"),
+        ],
+    )
+    def test_that_is_no_choice_is_refused_with_the_path(self, change, problem):
+        data = to_json(self.formatter)
+        data["pieces"][1] |= change
+
+        with pytest.raises(SerialError, match=problem):
+            from_json(data, Template)
+
+    def test_that_is_no_piece_either_is_refused_with_the_path(self):
+        with pytest.raises(SerialError, match=r"pieces\[0\]: expected an object, a piece"):
+            from_json({"type": "Template", "pieces": ["x"]}, Template)
 
 
 class TestAPluginsClass:

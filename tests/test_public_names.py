@@ -16,6 +16,7 @@ NAMES = [
     "ExactMatch",
     "Family",
     "Generation",
+    "LabelDecoder",
     "LmkitError",
     "Segment",
     "Task",

@@ -118,6 +118,8 @@ def generate(
     else:
         value = answer.value
         click.echo(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for label, probability in (answer.probabilities or {}).items():
+            click.echo(f"  {label}  {probability:.4f}")
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -163,8 +165,10 @@ def _turns(text: str) -> Any:
 
 
 def _line(answer: Answer) -> dict[str, Any]:
+    chosen = {} if answer.probabilities is None else {"probabilities": dict(answer.probabilities)}
     return {
         "value": answer.value,
+        **chosen,
         "text": answer.text,
         "finish_reason": answer.finish_reason,
         "usage": {**attrs.asdict(answer.usage), "total_tokens": answer.usage.total_tokens},

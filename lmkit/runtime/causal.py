@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from lmkit.encoding import IGNORE, Encoded, Ids
+from lmkit.encoding import IGNORE, Encoded, Ids, texts_to_read
 from lmkit.errors import BundleError
 from lmkit.manifest import Graph
 from lmkit.runtime.session import Logits, LogProbs, log_probs_of, open_graph
@@ -79,16 +79,18 @@ class CausalSession:
 
     def log_probs(self, rows: Sequence[Encoded]) -> list[LogProbs]:
         """Return the log-probability of each row's learned tokens, float64 [L] a row."""
-        at_once = max(1, HELD_FLOATS // (max(map(len, rows)) * self.graph.vocab_size))
-        found: list[LogProbs] = []
-        for start in range(0, len(rows), at_once):
-            part = rows[start : start + at_once]
-            state = CausalState(self, len(part), max(map(len, part)))
-            logits = state.read([row.input_ids for row in part])
-            for row, row_logits in zip(part, logits, strict=True):
-                at = np.flatnonzero(row.labels[1:] != IGNORE)
-                found.append(log_probs_of(row_logits[at], row.labels[1:][at]))
-        return found
+        texts, which = texts_to_read(rows)
+        at_once = max(1, HELD_FLOATS // (len(texts[0]) * self.graph.vocab_size))
+        found: dict[int, LogProbs] = {}
+        for start in range(0, len(texts), at_once):
+            part = texts[start : start + at_once]
+            logits = CausalState(self, len(part), len(part[0])).read(part)
+            for index, row in enumerate(rows):
+                if start <= which[index] < start + len(part):
+                    at = np.flatnonzero(row.labels[1:] != IGNORE)
+                    behind = logits[which[index] - start, at]
+                    found[index] = log_probs_of(behind, row.labels[1:][at])
+        return [found[index] for index in range(len(rows))]
 
 
 class CausalState:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lmkit.decoding import Answer, Usage
+from lmkit.choosing import choose
+from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt, prompt_ids
 from lmkit.errors import BundleError, RecordError, TaskError
 from lmkit.formatting import Record
@@ -133,6 +134,8 @@ class Generator:
 
         Joined, they are the answer's `text`. Arguments and errors are those of a call.
         """
+        if isinstance(self.task.decoder, Chooser):
+            return iter([self(record, **options).text])
         generation = self.task.generation.override(**options)
         row = self._row(self.prompt(record), generation)
 
@@ -150,9 +153,12 @@ class Generator:
 
         Prompts may be of any lengths. Under greedy the answers are those of single calls.
         """
-        generation = self.task.generation.override(**options)
         if batch_size < 1:
             raise TaskError(f"batch_size is {batch_size}; expected 1 or more")
+        if isinstance(self.task.decoder, Chooser):
+            most = self.manifest.graph.context_length
+            return choose(self, records, options, batch_size=batch_size, most=most)
+        generation = self.task.generation.override(**options)
         prompts = [self.prompt(record, index) for index, record in enumerate(records)]
         rows = [self._row(prompt, generation) for prompt in prompts]
         for group in self._groups(rows, batch_size):

@@ -11,7 +11,8 @@ from typing import Any
 import attrs
 import numpy as np
 
-from lmkit.decoding import Answer, Usage
+from lmkit.choosing import choose
+from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt
 from lmkit.errors import TaskError
 from lmkit.formatting import Record
@@ -23,7 +24,7 @@ from lmkit.tokenizing import Tokenizer
 from lmkit.train.extra import torch, transformers
 from lmkit.train.models import context_length, load_model, only_config, quiet, stop_ids
 from lmkit.train.run import Run, as_tensors
-from lmkit.train.scoring import mean_loss
+from lmkit.train.scoring import LogProbs, mean_loss, token_log_probs
 
 
 def open_run(path: str | Path) -> TorchAnswerer:
@@ -59,9 +60,12 @@ class TorchAnswerer:
         self, records: Sequence[Record], *, batch_size: int = 8, **options: Any
     ) -> list[Answer]:
         """Answer records, `batch_size` at a time; the order is kept."""
-        generation = self.task.generation.override(**options)
         if batch_size < 1:
             raise TaskError(f"batch_size is {batch_size}; expected 1 or more")
+        if isinstance(self.task.decoder, Chooser):
+            most = context_length(self.model)
+            return choose(self, records, options, batch_size=batch_size, most=most)
+        generation = self.task.generation.override(**options)
         prompts = [self.prompt(record, index) for index, record in enumerate(records)]
         answers: list[Answer] = []
         for start in range(0, len(prompts), batch_size):
@@ -73,6 +77,8 @@ class TorchAnswerer:
 
     def stream(self, record: Record, **options: Any) -> Iterator[str]:
         """Yield the answer's text in pieces; `generate()` runs in a thread meanwhile."""
+        if isinstance(self.task.decoder, Chooser):
+            return iter([self(record, **options).text])
         generation = self.task.generation.override(**options)
         prompt = self.prompt(record)
         ids: queue.Queue[int | BaseException | None] = queue.Queue()
@@ -96,6 +102,12 @@ class TorchAnswerer:
                 yield piece
 
         return pieces()
+
+    def log_probs(self, rows: Sequence[Encoded]) -> list[LogProbs]:
+        """Return the log-probability of each row's learned tokens, float64 [L] a row."""
+        pad_id = self.tokenizer.pad_id
+        assert pad_id is not None
+        return token_log_probs(self.model, rows, self.task.collator, pad_id)
 
     def score(self, rows: Sequence[Encoded]) -> Loss:
         """Return the loss over some rows' learned tokens."""
