@@ -18,7 +18,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lmkit.chat import Chat
     from lmkit.collating.causal import CausalCollator
+    from lmkit.collating.masked import MaskedCollator
     from lmkit.decoding import Answer
+    from lmkit.decoding.fills import FillMaskDecoder
     from lmkit.decoding.text import TextDecoder
     from lmkit.encoding import Encoded, encode, prompt_ids
     from lmkit.errors import LmkitError
@@ -44,8 +46,10 @@ _HOMES = {
     "Encoded": "encoding",
     "ExactMatch": "metrics",
     "Family": "family",
+    "FillMaskDecoder": "decoding.fills",
     "Generation": "generation",
     "LmkitError": "errors",
+    "MaskedCollator": "collating.masked",
     "Segment": "formatting",
     "Task": "task",
     "TextDecoder": "decoding.text",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lmkit.answering import Answerer, open_answerer
+from lmkit.decoding import Chooser, Filler
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import RecordError
 from lmkit.loss import Loss
@@ -61,7 +62,9 @@ def _metric_figures(model: Answerer, rows: Sequence[Row]) -> dict[str, float]:
         return {}
     dialect = model.tokenizer.dialect
     references = [model.task.reference(row, dialect) for row in rows]
-    answers = [answer.value for answer in model.batch(rows, temperature=0.0)]
+    writes = not isinstance(model.task.decoder, (Chooser, Filler))
+    greedy: dict[str, Any] = {"temperature": 0.0} if writes else {}
+    answers = [answer.value for answer in model.batch(rows, **greedy)]
     figures: dict[str, float] = {}
     for metric in model.task.metrics:
         figures |= metric.score(answers, references)

@@ -20,7 +20,9 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 from lmkit.chat import Chat
 from lmkit.collating import Collator
 from lmkit.collating.causal import CausalCollator
+from lmkit.collating.masked import MaskedCollator
 from lmkit.decoding import Decoder
+from lmkit.decoding.fills import FillMaskDecoder
 from lmkit.decoding.text import TextDecoder
 from lmkit.errors import PluginError, SerialError, near
 from lmkit.formatting import Formatter, Template
@@ -34,7 +36,9 @@ OWN: tuple[type, ...] = (
     CausalCollator,
     Chat,
     ExactMatch,
+    FillMaskDecoder,
     Generation,
+    MaskedCollator,
     Task,
     Template,
     TextDecoder,

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmkit.chat import Chat
+from lmkit.family import Family
+from lmkit.filling import with_mask
 from lmkit.records import Row
 from lmkit.task import Task
+from lmkit.tokenizing import Tokenizer
 
 N_PROBES = 4
 
@@ -20,18 +23,24 @@ TEXTS = (
 )
 
 
-def probe_records(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def probe_records(
+    task: Task, rows: Sequence[Mapping[str, Any]], tokenizer: Tokenizer
+) -> list[dict[str, Any]]:
     """Return a few records with the task's prompt columns.
 
     Args:
         task: the task.
         rows: the user's records; a few of them are used, from all over the data.
+        tokenizer: the model's; a masked task's records get its mask token.
     Returns:
         The picks, and built-in ones if there are too few.
     """
     step = max(1, len(rows) // N_PROBES)
     picked = [_prompt_columns(task, row) for row in rows[::step][:N_PROBES]]
-    return picked + [_record(task, text) for text in TEXTS[: N_PROBES - len(picked)]]
+    picked += [_record(task, text) for text in TEXTS[: N_PROBES - len(picked)]]
+    if task.family is Family.MASKED:
+        return [with_mask(task, record, tokenizer) for record in picked]
+    return picked
 
 
 def _prompt_columns(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
