@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from lmkit.chat import Chat
     from lmkit.collating.blocks import BlockCollator
     from lmkit.collating.causal import CausalCollator
+    from lmkit.collating.masked import MaskedCollator
     from lmkit.decoding import Answer
+    from lmkit.decoding.fills import FillMaskDecoder
     from lmkit.decoding.labels import LabelDecoder
     from lmkit.decoding.text import TextDecoder
     from lmkit.encoding import Encoded, encode, prompt_ids
@@ -47,9 +49,11 @@ _HOMES = {
     "Encoded": "encoding",
     "ExactMatch": "metrics",
     "Family": "family",
+    "FillMaskDecoder": "decoding.fills",
     "Generation": "generation",
     "LabelDecoder": "decoding.labels",
     "LmkitError": "errors",
+    "MaskedCollator": "collating.masked",
     "Segment": "formatting",
     "Task": "task",
     "TextDecoder": "decoding.text",

@@ -347,10 +347,13 @@ def target(template: str) -> Template:
 
 
 def column_text(record: Record, column: str) -> str:
-    """Return a column's value as text.
+    """Return a column's value as text; a list of sentences is joined with spaces.
 
     Raises:
         RecordError: the column is missing, null, or neither text nor a number.
+
+    >>> column_text({"abstract": ["One.", "Two."]}, "abstract")
+    'One. Two.'
     """
     if column not in record:
         have = ", ".join(map(str, record)) or "no columns"
@@ -362,13 +365,25 @@ def column_text(record: Record, column: str) -> str:
         if content != content:  # NaN is how tables write an empty cell
             raise RecordError("", f"column '{column}' is empty (NaN), expected text")
         return str(content)
+    if isinstance(content, (list, tuple)):
+        return _joined(content, column)
     found = "null" if content is None else f"a {type(content).__name__}"
     raise RecordError("", f"column '{column}' is {found}, expected text")
+
+
+def _joined(parts: Sequence[Any], column: str) -> str:
+    for index, part in enumerate(parts):
+        if not isinstance(part, str):
+            found = "null" if part is None else f"a {type(part).__name__}"
+            raise RecordError("", f"column '{column}'[{index}] is {found}, expected text")
+    return " ".join(parts)
 
 
 def _blank(content: Any) -> bool:
     if isinstance(content, float):
         return content != content  # NaN is how tables write an empty cell
+    if isinstance(content, (list, tuple)):
+        return all(isinstance(part, str) and not part.strip() for part in content)
     return content is None or (isinstance(content, str) and not content.strip())
 
 

@@ -21,7 +21,9 @@ from lmkit.chat import Chat
 from lmkit.collating import Collator
 from lmkit.collating.blocks import BlockCollator
 from lmkit.collating.causal import CausalCollator
+from lmkit.collating.masked import MaskedCollator
 from lmkit.decoding import Decoder
+from lmkit.decoding.fills import FillMaskDecoder
 from lmkit.decoding.labels import LabelDecoder
 from lmkit.decoding.text import TextDecoder
 from lmkit.errors import PluginError, SerialError, near
@@ -38,10 +40,12 @@ OWN: tuple[type, ...] = (
     CausalCollator,
     Chat,
     ExactMatch,
+    FillMaskDecoder,
     Generation,
     LabelDecoder,
     MacroF1,
     Rouge,
+    MaskedCollator,
     Task,
     Template,
     TextDecoder,

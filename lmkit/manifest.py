@@ -148,13 +148,13 @@ class Tokens:
     """The ids with a meaning.
 
     Attributes:
-        eos: the tokenizer's own end of a text.
+        eos: the tokenizer's own end of a text; None where nothing is written, as by a masked model.
         stop: any of these ends an answer; the EOS first.
         pad: fills rows that are shorter than their batch.
         bos: starts a text, or None.
     """
 
-    eos: int
+    eos: int | None
     stop: tuple[int, ...]
     pad: int
     bos: int | None = None

@@ -8,13 +8,17 @@ from typing import Any
 
 from lmkit.chat import CHATML, Chat
 from lmkit.collating import Stream
-from lmkit.encoding import encode, prompt_ids
+from lmkit.encoding import IGNORE, Encoded, encode, prompt_ids
 from lmkit.errors import TaskError
+from lmkit.family import Family
+from lmkit.filling import with_mask
 from lmkit.formatting import Record
 from lmkit.jsonform import from_json, to_json
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.vocabulary import CONTROL, END, PAD, UNKNOWN
+
+MASK = "<|mask|>"
 
 
 @functools.lru_cache(maxsize=1)
@@ -22,7 +26,7 @@ def toy_tokenizer() -> Tokenizer:
     """Return a tokenizer in which every character is one token.
 
     It knows printable ASCII, Hangul syllables and a few control tokens, ends texts with
-    `<|endoftext|>`, and has a ChatML template.
+    `<|endoftext|>`, hides tokens behind `<|mask|>`, and has a ChatML template.
 
     >>> toy_tokenizer().decode(toy_tokenizer().encode("네, yes"))
     '네, yes'
@@ -36,11 +40,12 @@ def toy_tokenizer() -> Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens(list(CONTROL))
-    return Tokenizer(
+    tokenizer = Tokenizer(
         backend.to_str(),
         special={"eos_token": END, "pad_token": PAD, "unk_token": UNKNOWN},
         chat_template=CHATML,
     )
+    return tokenizer.with_special("mask_token", MASK)
 
 
 def sample_record(task: Task) -> dict[str, Any]:
@@ -57,11 +62,13 @@ def sample_record(task: Task) -> dict[str, Any]:
 
 
 def check_task(task: Task, records: Iterable[Record], tokenizer: Any = None) -> None:
-    """Check what every causal task must have, on some records.
+    """Check what every causal or masked task must have, on some records.
 
-    The JSON form describes the same task; the prompt's ids are the first ids of the training row;
-    something is learned in every row, and its last token is what stops generation. Where records
-    are parts of one text, only that something is learned in each, and that each has a prompt.
+    The JSON form describes the same task, and something is learned in every row. Of a causal task,
+    the prompt's ids are the first ids of the training row, and the last token that is learned is
+    what stops generation. Of a masked one, a word that is replaced by the mask token leaves a
+    prompt with that token in it, framed as the row is. Where records are parts of one text, they
+    have no end of their own, only a prompt.
 
     Args:
         task: the task.
@@ -81,11 +88,30 @@ def check_task(task: Task, records: Iterable[Record], tokenizer: Any = None) -> 
         row = encode(task, [record], loaded)[0]
         if not row.n_learned:
             raise TaskError(f"task '{task.name}': nothing is learned from {record}")
-        prompt = prompt_ids(task, record, loaded).tolist()
-        if isinstance(task.collator, Stream):  # no row of its own, so no prompt in it and no end
-            continue
-        if not row.n_cut and row.input_ids[: len(prompt)].tolist() != prompt:
-            raise TaskError(f"task '{task.name}': the prompt is no prefix of the text of {record}")
-        last = int(row.labels[row.labels != -100][-1])
-        if not (last == loaded.eos_id or loaded.is_control(last)):
-            raise TaskError(f"task '{task.name}': the end of the answer is not learned: {record}")
+        if task.family is Family.MASKED:
+            _check_masked(task, record, row, loaded)
+        else:
+            _check_causal(task, record, row, loaded)
+
+
+def _check_causal(task: Task, record: Record, row: Encoded, tokenizer: Tokenizer) -> None:
+    prompt = prompt_ids(task, record, tokenizer).tolist()
+    if isinstance(task.collator, Stream):  # no row of its own, so no prompt in it and no end
+        return
+    if not row.n_cut and row.input_ids[: len(prompt)].tolist() != prompt:
+        raise TaskError(f"task '{task.name}': the prompt is no prefix of the text of {record}")
+    last = int(row.labels[row.labels != IGNORE][-1])
+    if not (last == tokenizer.eos_id or tokenizer.is_control(last)):
+        raise TaskError(f"task '{task.name}': the end of the answer is not learned: {record}")
+
+
+def _check_masked(task: Task, record: Record, row: Encoded, tokenizer: Tokenizer) -> None:
+    prompt = prompt_ids(task, with_mask(task, record, tokenizer), tokenizer)
+    if tokenizer.mask_id not in prompt:
+        raise TaskError(f"task '{task.name}': the mask token does not act in {record}")
+    ends = prompt[0], prompt[-1]
+    kept = zip(ends, (row.input_ids[0], row.input_ids[-1]), strict=True)
+    if any(tokenizer.is_control(int(end)) and end != other for end, other in kept):
+        raise TaskError(f"task '{task.name}': the prompt is framed otherwise than {record}")
+    if any(tokenizer.is_control(int(token)) for token in row.labels if token != IGNORE):
+        raise TaskError(f"task '{task.name}': a control token may be hidden in {record}")

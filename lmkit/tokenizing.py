@@ -198,6 +198,11 @@ class Tokenizer:
         """The id that fills up a row, or None."""
         return self._role_id("pad_token")
 
+    @property
+    def mask_id(self) -> int | None:
+        """The id that stands where a token is hidden, or None."""
+        return self._role_id("mask_token")
+
     def _role_id(self, role: str) -> int | None:
         text = self.special.get(role)
         return None if text is None else self.token_to_id(text)
@@ -215,10 +220,27 @@ class Tokenizer:
     @cached_property
     def opening_ids(self) -> tuple[int, ...]:
         """The ids this tokenizer itself puts before any text, such as a BOS; often none."""
+        return self._frame[0]
+
+    @cached_property
+    def closing_ids(self) -> tuple[int, ...]:
+        """The ids this tokenizer itself puts after any text, such as BERT's `[SEP]`; often none."""
+        return self._frame[1]
+
+    @cached_property
+    def _frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         encoding = self._opening.encode("a", add_special_tokens=True)
         mask = encoding.special_tokens_mask
-        count = mask.index(0) if 0 in mask else 0
-        return tuple(encoding.ids[:count])
+        if 0 not in mask:
+            return (), ()
+        before, after = mask.index(0), mask[::-1].index(0)
+        return tuple(encoding.ids[:before]), tuple(encoding.ids[len(mask) - after :])
+
+    @cached_property
+    def plain_ids(self) -> tuple[int, ...]:
+        """The ids of all tokens that steer nothing, in order: what text can be made of."""
+        every = self._opening.get_vocab(with_added_tokens=True).values()
+        return tuple(sorted(token for token in every if token not in self._control_ids))
 
     @cached_property
     def fingerprint(self) -> str:

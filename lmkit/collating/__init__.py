@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from lmkit.encoding import Encoded, Ids
+from lmkit.encoding import IGNORE, Encoded, Ids
 from lmkit.family import Family
 from lmkit.formatting import Segment
 from lmkit.tokenizing import Tokenizer
@@ -123,3 +123,21 @@ def padded(
     cells = np.full(mask.shape, fill, dtype=np.int64)
     cells[mask] = np.concatenate(rows)
     return cells, mask.astype(np.int64)
+
+
+def text_batch(
+    rows: Sequence[Encoded], pad_id: int, *, multiple_of: int = 1, width: int = 0
+) -> Batch:
+    """Right-pad rows of one text each to the longest one; see `padded`.
+
+    Labels ignore cells by their place, never by `pad_id`, so it may be a token that is learned
+    elsewhere.
+
+    Returns:
+        `input_ids`, `attention_mask` and `labels`, int64 [B, T].
+    """
+    ids = [row.input_ids for row in rows]
+    input_ids, mask = padded(ids, pad_id, multiple_of=multiple_of, width=width)
+    labels = np.full_like(input_ids, IGNORE)
+    labels[mask == 1] = np.concatenate([row.labels for row in rows])
+    return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}

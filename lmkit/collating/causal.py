@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import attrs
 import numpy as np
 
-from lmkit.collating import Batch, RowFeed, padded
+from lmkit.collating import Batch, RowFeed, text_batch
 from lmkit.encoding import IGNORE, Encoded, Ids, Stretch, stretches
 from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
@@ -96,12 +96,7 @@ class CausalCollator:
         ([[5, 6, 6]], [[-100, 6, -100]])
         """
         width = self.max_length if self.pad_to_max_length else 0
-        multiple = self.pad_to_multiple_of
-        ids = [row.input_ids for row in rows]
-        input_ids, mask = padded(ids, pad_id, multiple_of=multiple, width=width)
-        learned = [row.labels for row in rows]
-        labels, _ = padded(learned, IGNORE, multiple_of=multiple, width=width)
-        return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+        return text_batch(rows, pad_id, multiple_of=self.pad_to_multiple_of, width=width)
 
     def _framed(
         self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool

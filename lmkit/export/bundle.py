@@ -20,7 +20,6 @@ from lmkit.errors import ExportError, MissingExtra, RecordError, UnknownName
 from lmkit.evaluating import EVAL_BATCH, batches_by_length
 from lmkit.export.card import write_card
 from lmkit.export.genai import try_genai
-from lmkit.export.parity import check_parity
 from lmkit.export.probes import probe_records
 from lmkit.export.source import Source
 from lmkit.family import Family
@@ -42,6 +41,7 @@ from lmkit.registry import get_task
 from lmkit.rendering import at_time, now
 from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.generator import Generator, open_generator
+from lmkit.runtime.masked import MaskFiller
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 
@@ -99,7 +99,7 @@ def export(
         say("comparing with torch")
         generator = open_generator(Bundle(part, manifest))
         with at_time(manifest.created):
-            parity, golden = check_parity(source.model, generator, source.records)
+            parity, golden = _heavy(task.family)[0].compare(source.model, generator, source.records)
         figures: dict[str, Any] = {"parity": parity, "size_bytes": _graph_size(part)}
         if rows:
             say("measuring perplexity")
@@ -110,7 +110,7 @@ def export(
             precisions={precision: figures},
             genai=_genai(part, task.family),
         )
-        write_card(part, manifest)
+        write_card(part, manifest, source.tokenizer)
         manifest = attrs.evolve(manifest, files=_files(part))
         write_manifest(manifest, part)
         say("putting the bundle in place")
@@ -126,7 +126,7 @@ def _prepared(run: Any, task: Task, tokenizer: Any, rows: Sequence[Row]) -> Sour
     # Read before `align` replaces them; in another tokenizer they mean nothing.
     own_stops = models.stop_ids(loaded.model) if tokenizer is None else []
     ready, stops = models.align(loaded.model, loaded.tokenizer, task.formatter)
-    if not stops:
+    if not stops and task.family is not Family.MASKED:
         raise ExportError("the tokenizer has no EOS token, so no answer would ever end")
     records = probe_records(task, rows, ready)
     _check_prompts(task, records, ready)
@@ -156,7 +156,10 @@ def _write_model(part: Path, source: Source) -> Manifest:
         model=_about(source),
         graph=graph,
         tokens=Tokens(
-            eos=source.stops[0], stop=source.stops, pad=pad_id, bos=source.tokenizer.bos_id
+            eos=source.stops[0] if source.stops else None,
+            stop=source.stops,
+            pad=pad_id,
+            bos=source.tokenizer.bos_id,
         ),
         plugins=_needed(source.task),
     )
@@ -181,7 +184,10 @@ def _task_of(run: Any, task: Task | str | None) -> Task:
 
 
 def _heavy(family: Family) -> tuple[Any, Any]:
-    """Import the family's module, which has `check` and `write`, and the models; they need an extra."""
+    """Import the family's module, which has `check`, `write` and `compare`, and the models.
+
+    They need an extra.
+    """
     try:
         import onnxscript  # noqa: F401 - torch's exporter needs it
 
@@ -232,12 +238,14 @@ def _graph_size(part: Path) -> int:
     return sum(file.stat().st_size for file in part.glob("*.onnx*"))
 
 
-def _perplexity(model: Any, generator: Generator, rows: Sequence[Row]) -> dict[str, Any]:
+def _perplexity(
+    model: Any, generator: Generator | MaskFiller, rows: Sequence[Row]
+) -> dict[str, Any]:
     """Return both sides' perplexity on the first rows of the data."""
-    from lmkit.train.answering import TorchAnswerer
+    from lmkit.train.answering import through_torch
 
     task, tokenizer = generator.task, generator.tokenizer
-    torch_side = TorchAnswerer(task=task, model=model, tokenizer=tokenizer)
+    torch_side = through_torch(task, model, tokenizer)
     some = rows[:SCORED_ROWS]
     try:
         encoded = list(encode_rows(task, some, tokenizer))

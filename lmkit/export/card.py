@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lmkit.chat import Chat
+from lmkit.family import Family
 from lmkit.manifest import Manifest
+from lmkit.tokenizing import Tokenizer
 
 CARD_FILE = "README.md"
 
@@ -30,7 +32,7 @@ print(answer.value, answer.finish_reason, answer.usage)
 ```
 
 ```sh
-lmkit generate {folder} --set {column}='...' --stream
+lmkit generate {folder} --set {column}='{text}'{flags}
 lmkit verify {folder}
 ```
 
@@ -40,16 +42,24 @@ lmkit verify {folder}
 |---|---|
 {figures}
 
-Greedy tokens and logits were compared with torch's on single prompts, on the same prompts as one
-ragged batch, and behind a long past. The figures are also in `lmkit.json`.
+{compared} The figures are also in `lmkit.json`.
 """
 
+_COMPARED = """\
+Greedy tokens and logits were compared with torch's on single prompts, on the same prompts as one
+ragged batch, and behind a long past."""
+_COMPARED_FILLS = """\
+The likeliest tokens and logits were compared with torch's on single prompts and on the same prompts
+as one padded batch."""
 
-def write_card(part: Path, manifest: Manifest) -> None:
+
+def write_card(part: Path, manifest: Manifest, tokenizer: Tokenizer) -> None:
     """Write the card into a bundle that is being made."""
     task = manifest.task
     columns = task.prompt_columns
-    record: dict[str, Any] = dict.fromkeys(columns, "...")
+    fills = task.family is Family.MASKED
+    text = f"... {tokenizer.special['mask_token']} ..." if fills else "..."
+    record: dict[str, Any] = dict.fromkeys(columns, text)
     if isinstance(task.formatter, Chat) and not task.formatter.turns:
         record = {columns[0]: [{"role": "user", "content": "..."}]}
     card = _CARD.format(
@@ -60,6 +70,9 @@ def write_card(part: Path, manifest: Manifest) -> None:
         folder="path/to/this/folder",
         record=json.dumps(record, ensure_ascii=False),
         column=columns[0] if columns else "column",
+        text=text,
+        flags="" if fills else " --stream",
+        compared=_COMPARED_FILLS if fills else _COMPARED,
         figures="\n".join(_rows(manifest.precisions)),
     )
     (part / CARD_FILE).write_text(card, "utf-8")

@@ -8,10 +8,13 @@ from transformers import PreTrainedModel
 
 from lmkit.export import graph
 from lmkit.export.genai import write_genai_config
+from lmkit.export.parity import check_parity as compare
 from lmkit.export.source import Source
 from lmkit.manifest import Graph
 
 GRAPH_FILE = "model.onnx"
+
+__all__ = ["check", "compare", "write"]
 
 
 def check(model: PreTrainedModel) -> None:

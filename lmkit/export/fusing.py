@@ -14,6 +14,7 @@ from onnxscript.optimizer import optimize
 from transformers.exporters.onnxruntime_fusions import fuse_for_onnxruntime
 
 MICROSOFT = "com.microsoft"
+_HEAD = 64  # numbers of a weight that tell it from most others
 WRAPPER = "model."  # how the trace calls the model inside its step
 
 
@@ -54,6 +55,29 @@ def _share_equal_weights(graph: ir.Graph) -> None:
         if kept is not value:
             value.replace_all_uses_with(kept)
             del graph.initializers[name]
+
+
+def share_contents(graph: ir.Graph) -> None:
+    """Let weights of equal numbers be one initializer.
+
+    Layers that share their weights (ALBERT's) share one initializer in the trace, but a projection
+    that the fusions pack is packed anew for each layer.
+    """
+    kept: dict[tuple[object, ...], list[ir.Value]] = {}
+    for name, value in list(graph.initializers.items()):
+        if value.const_value is None or value.is_graph_output():
+            continue
+        array = value.const_value.numpy()
+        head = array.reshape(-1)[:_HEAD].tobytes()
+        like = kept.setdefault((array.shape, array.dtype, head), [])
+        for other in like:
+            assert other.const_value is not None
+            if np.array_equal(array, other.const_value.numpy()):
+                value.replace_all_uses_with(other)
+                del graph.initializers[name]
+                break
+        else:
+            like.append(value)
 
 
 def _lay_out_weights(graph: ir.Graph) -> None:
@@ -106,9 +130,13 @@ def _transposed_product(graph: ir.Graph, transpose: ir.Node) -> None:
 
 
 def _take_place(graph: ir.Graph, node: ir.Node, other: ir.Node) -> None:
-    """Put `other` where `node` was, with its one output's name, type and shape."""
-    old, new = node.outputs[0], other.outputs[0]
-    new.name, new.shape, new.dtype = old.name, old.shape, old.dtype
+    """Put `other` where `node` was, with its one output's name, type and shape.
+
+    A trace leaves the type of some products out; it is that of what they multiply.
+    """
+    old, new, source = node.outputs[0], other.outputs[0], node.inputs[0]
+    new.name, new.shape = old.name, old.shape
+    new.dtype = old.dtype or (source.dtype if source is not None else None)
     graph.insert_before(node, other)
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     graph.remove(node, safe=True)

@@ -152,7 +152,7 @@ def _compare(
         (i for i, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b),
         min(len(wanted), len(found)),
     )
-    if _lead(theirs[at]) <= 2 * tolerance:
+    if lead(theirs[at]) <= 2 * tolerance:
         return _Compared(difference, at, tied=True)
     raise ParityError(
         f"{case}: greedy token {at + 1} is {list(found)[at : at + 1]}, torch's generate() has "
@@ -168,7 +168,7 @@ def _forced(model: Any, prompt: Ids, answer: Ids) -> np.ndarray:
     return np.asarray(found[len(prompt) - 1 :].float().numpy())
 
 
-def _lead(logits: np.ndarray) -> float:
+def lead(logits: np.ndarray) -> float:
     """Return by how much the likeliest token leads the next."""
     first, second = np.partition(logits, -2)[-2:][::-1]
     return float(first - second)
@@ -177,7 +177,7 @@ def _lead(logits: np.ndarray) -> float:
 def _golden(model: Any, record: Mapping[str, Any], prompt: Ids, wanted: Sequence[int]) -> Golden:
     """Return a prompt with the first tokens, as far as they lead so clearly that any CPU agrees."""
     logits = _forced(model, prompt, np.asarray(wanted, dtype=np.int64))
-    clear = [_lead(row) > CLEAR_LEAD for row in logits[: min(len(wanted), GOLDEN_TOKENS)]]
+    clear = [lead(row) > CLEAR_LEAD for row in logits[: min(len(wanted), GOLDEN_TOKENS)]]
     count = clear.index(False) if False in clear else len(clear)
     return Golden(
         record=dict(record), prompt_ids=tuple(prompt.tolist()), token_ids=tuple(wanted[:count])

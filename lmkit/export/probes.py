@@ -7,6 +7,8 @@ from typing import Any
 
 from lmkit.chat import Chat
 from lmkit.collating import Stream
+from lmkit.family import Family
+from lmkit.filling import with_mask
 from lmkit.records import Row
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
@@ -23,7 +25,7 @@ TEXTS = (
 
 
 def probe_records(
-    task: Task, rows: Sequence[Mapping[str, Any]], tokenizer: Tokenizer | None = None
+    task: Task, rows: Sequence[Mapping[str, Any]], tokenizer: Tokenizer
 ) -> list[dict[str, Any]]:
     """Return a few records with the task's prompt columns.
 
@@ -31,7 +33,8 @@ def probe_records(
         task: the task.
         rows: the user's records; a few of them are used, from all over the data. Where they are
             parts of one text, the prompts are pieces of it.
-        tokenizer: what the built-in texts must be readable for.
+        tokenizer: what the built-in texts must be readable for; a masked task's records get its
+            mask token.
     Returns:
         The picks, and built-in ones if there are too few.
     """
@@ -41,7 +44,10 @@ def probe_records(
     else:
         records = [_prompt_columns(task, row) for row in picked]
     texts = TEXTS[: N_PROBES - len(records)]
-    return records + [_record(task, _readable(text, tokenizer)) for text in texts]
+    records += [_record(task, _readable(text, tokenizer)) for text in texts]
+    if task.family is Family.MASKED:
+        return [with_mask(task, record, tokenizer) for record in records]
+    return records
 
 
 def _pieces(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -51,9 +57,9 @@ def _pieces(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [text[start : start + 8 * count] for count, start in enumerate(starts, start=1)]
 
 
-def _readable(text: str, tokenizer: Tokenizer | None) -> str:
+def _readable(text: str, tokenizer: Tokenizer) -> str:
     """Return a text without the characters that a tokenizer refuses."""
-    refused = () if tokenizer is None else tokenizer.unknown_in(text)
+    refused = tokenizer.unknown_in(text)
     return "".join(char for char in text if char not in refused)
 
 

@@ -10,15 +10,16 @@ import numpy as np
 
 from lmkit.choosing import choose
 from lmkit.decoding import Answer, Chooser, Usage
-from lmkit.encoding import Encoded, Ids, fitting_prompt, prompt_ids
-from lmkit.errors import BundleError, RecordError, TaskError
+from lmkit.encoding import Encoded, Ids, fitting_prompt
+from lmkit.errors import BundleError, TaskError
 from lmkit.formatting import Record
 from lmkit.generation import Generation
 from lmkit.loss import Loss
-from lmkit.manifest import Golden, Graph
-from lmkit.rendering import at_time
+from lmkit.manifest import Golden, Graph, MaskedGraph
 from lmkit.runtime.bundle import Bundle, open_bundle
 from lmkit.runtime.causal import HELD_FLOATS, CausalSession
+from lmkit.runtime.golden import difference
+from lmkit.runtime.masked import MaskFiller, open_filler
 from lmkit.runtime.sampling import Sampler
 from lmkit.runtime.session import LogProbs, Session
 from lmkit.streaming import IncrementalText
@@ -34,7 +35,7 @@ def load(
     providers: Sequence[str] | None = None,
     threads: int | None = None,
     verify: bool = True,
-) -> Generator:
+) -> Generator | MaskFiller:
     """Open a bundle for answering; torch is not needed, nor imported.
 
     Args:
@@ -58,13 +59,15 @@ def load(
 
 def open_generator(
     bundle: Bundle, *, providers: Sequence[str] | None = None, threads: int | None = None
-) -> Generator:
+) -> Generator | MaskFiller:
     """Load a bundle's graphs, by its family; nothing of it is checked."""
     graph = bundle.manifest.graph
     if isinstance(graph, Graph):
         file = bundle.path / graph.file
         session = CausalSession(file, graph, providers=providers, threads=threads)
         return Generator(bundle, session)
+    if isinstance(graph, MaskedGraph):
+        return open_filler(bundle, providers=providers, threads=threads)
     raise BundleError(f"'{bundle.path}' is a {bundle.manifest.task.family} bundle")
 
 
@@ -88,8 +91,8 @@ def verify(path: str | Path) -> dict[str, str]:
             for graph in manifest.graph.graphs
         )
         + " as written down",
-        "golden prompts": f"{len(manifest.golden)} encode to the same ids, and {answered} greedy "
-        "tokens are the same",
+        "golden prompts": f"{len(manifest.golden)} encode to the same ids, and {answered} "
+        f"{'fills' if isinstance(generator, MaskFiller) else 'greedy tokens'} are the same",
     }
 
 
@@ -181,24 +184,8 @@ class Generator:
 
     def check_golden(self, golden: Golden, *, answer: bool) -> str | None:
         """Return how a golden prompt now comes out differently, or None if it does not."""
-        try:
-            with at_time(self.manifest.created):
-                ids = prompt_ids(self.task, golden.record, self._tokenizer)
-        except RecordError as error:
-            return f"the golden record {golden.record} does not fit the task: {error.problem}"
-        if ids.tolist() != list(golden.prompt_ids):
-            return (
-                f"the prompt for {golden.record} encodes to {ids.tolist()}, "
-                f"it was {list(golden.prompt_ids)}"
-            )
-        if answer and golden.token_ids:
-            written = self.greedy([ids], len(golden.token_ids))[0]
-            if written != list(golden.token_ids):
-                return (
-                    f"{golden.record} is answered with the tokens {written}, "
-                    f"it was with {list(golden.token_ids)}"
-                )
-        return None
+        greedy = (lambda prompt, count: self.greedy([prompt], count)[0]) if answer else None
+        return difference(golden, self.task, self._tokenizer, self.manifest.created, greedy)
 
     def greedy(self, prompts: Sequence[Ids], max_new_tokens: int) -> list[list[int]]:
         """Return the ids that follow each prompt greedily, in one batch; for checks.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -11,10 +12,13 @@ from typing import Any
 import attrs
 import numpy as np
 
+from lmkit.answering import Answerer
 from lmkit.choosing import choose
 from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt
 from lmkit.errors import TaskError
+from lmkit.family import Family
+from lmkit.filling import Logits, MaskAnswerer
 from lmkit.formatting import Record
 from lmkit.generation import Generation
 from lmkit.loss import Loss
@@ -27,7 +31,7 @@ from lmkit.train.run import Run, as_tensors
 from lmkit.train.scoring import LogProbs, mean_loss, token_log_probs
 
 
-def open_run(path: str | Path) -> TorchAnswerer:
+def open_run(path: str | Path) -> Answerer:
     """Return a run, ready to answer through torch.
 
     Raises:
@@ -35,7 +39,29 @@ def open_run(path: str | Path) -> TorchAnswerer:
     """
     run = Run.open(path)
     loaded = load_model(str(run.path), family=run.task.family)
-    return TorchAnswerer(task=run.task, model=loaded.model, tokenizer=loaded.tokenizer)
+    return through_torch(run.task, loaded.model, loaded.tokenizer)
+
+
+def through_torch(task: Task, model: Any, tokenizer: Tokenizer) -> Answerer:
+    """Return a task with a torch model, ready to answer; the family says how."""
+    if task.family is Family.MASKED:
+        return MaskAnswerer(
+            task=task,
+            tokenizer=tokenizer,
+            context_length=context_length(model),
+            vocab_size=model.config.vocab_size,
+            read=functools.partial(masked_logits, model),
+        )
+    return TorchAnswerer(task=task, model=model, tokenizer=tokenizer)
+
+
+def masked_logits(model: Any, input_ids: Ids, attention_mask: Ids) -> Logits:
+    """Return a masked model's logits, float32 [B, T, V], of right-padded ids, int64 [B, T]."""
+    batch = as_tensors({"input_ids": input_ids, "attention_mask": attention_mask})
+    model.eval()
+    with torch().inference_mode():
+        found = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits
+    return np.asarray(found.float().cpu().numpy())
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -119,10 +119,13 @@ def align(model: Any, tokenizer: Tokenizer, formatter: Formatter) -> tuple[Token
         "pad_token_id": tokenizer.pad_id,
         "bos_token_id": tokenizer.bos_id,
     }
+    configs = [model.config]
+    if hasattr(model, "generation_config"):  # a masked model generates nothing and has none
+        configs.append(model.generation_config)
     for name, found in ids.items():
         if found is not None:
-            setattr(model.config, name, found)
-            setattr(model.generation_config, name, found)
+            for config in configs:
+                setattr(config, name, found)
     if len(stops) > 1:
         model.generation_config.eos_token_id = stops
     return tokenizer, stops
@@ -130,7 +133,7 @@ def align(model: Any, tokenizer: Tokenizer, formatter: Formatter) -> tuple[Token
 
 def stop_ids(model: Any) -> list[int]:
     """Return the ids at which a model's own generation config lets it stop."""
-    found = model.generation_config.eos_token_id
+    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = found if isinstance(found, list) else [found]
     return [int(token) for token in ids if token is not None]
 
@@ -139,7 +142,12 @@ def context_length(model: Any) -> int | None:
     """Return the most tokens a model can hold, where its config says so."""
     config = model.config.get_text_config()
     found = getattr(config, "max_position_embeddings", None)
-    return int(found) if isinstance(found, int) and found > 0 else None
+    if not isinstance(found, int) or found <= 0:
+        return None
+    # RoBERTa and its like count positions from the one behind the pad token's id.
+    counting = (m for m in model.modules() if hasattr(m, "create_position_ids_from_input_ids"))
+    before = next((module.padding_idx + 1 for module in counting), 0)
+    return int(found) - int(before)
 
 
 def fitted(task: Task, model: Any) -> Task:

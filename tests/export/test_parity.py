@@ -19,6 +19,7 @@ from lmkit.export import parity  # noqa: E402
 from lmkit.export.parity import check_parity  # noqa: E402
 from lmkit.export.probes import TEXTS, probe_records  # noqa: E402
 from lmkit.runtime.generator import Generator  # noqa: E402
+from lmkit.testing import toy_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -128,7 +129,7 @@ class TestDisagreement:
         config.update(repetition_penalty=9.0, no_repeat_ngram_size=1)
         monkeypatch.setattr(model, "generation_config", config)
 
-        figures, _ = check_parity(model, ask, probe_records(ask.task, []))
+        figures, _ = check_parity(model, ask, probe_records(ask.task, [], ask.tokenizer))
 
         assert figures["greedy_tokens_equal"]
 
@@ -186,7 +187,7 @@ class TestDisagreement:
 
 class TestProbes:
     def test_without_records_they_are_korean_english_and_emoji_of_unlike_length(self):
-        records = probe_records(lk.get_task("qa"), [])
+        records = probe_records(lk.get_task("qa"), [], toy_tokenizer())
 
         assert [record["prompt"] for record in records] == list(TEXTS)
         assert any("가" <= letter <= "힣" for letter in TEXTS[0])
@@ -194,8 +195,8 @@ class TestProbes:
         assert len({len(text) for text in TEXTS}) == len(TEXTS)
 
     def test_a_chat_gets_turns_and_a_flat_task_its_columns(self):
-        chat = probe_records(lk.get_task("chat"), [])
-        alpaca = probe_records(lk.get_task("alpaca"), [])
+        chat = probe_records(lk.get_task("chat"), [], toy_tokenizer())
+        alpaca = probe_records(lk.get_task("alpaca"), [], toy_tokenizer())
 
         assert chat[0] == {"messages": [{"role": "user", "content": TEXTS[0]}]}
         assert alpaca[0] == {"instruction": TEXTS[0], "input": TEXTS[0]}
@@ -203,14 +204,14 @@ class TestProbes:
     def test_the_users_records_are_spread_picks_without_their_answers(self):
         rows = [{"prompt": str(n), "completion": "x", "more": 1} for n in range(40)]
 
-        records = probe_records(lk.get_task("qa"), rows)
+        records = probe_records(lk.get_task("qa"), rows, toy_tokenizer())
 
         assert records == [{"prompt": str(n)} for n in (0, 10, 20, 30)]
 
     def test_the_users_records_are_not_changed(self):
         rows = [{"prompt": "a", "completion": "b"}] * 4
 
-        probe_records(lk.get_task("qa"), rows)
+        probe_records(lk.get_task("qa"), rows, toy_tokenizer())
 
         assert rows == [{"prompt": "a", "completion": "b"}] * 4
 

@@ -1,0 +1,221 @@
+"""Rows for a masked model: one text, some tokens of which are hidden and predicted in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import numpy as np
+
+from lmkit.collating import Batch, text_batch
+from lmkit.encoding import IGNORE, Encoded, Ids, stretches
+from lmkit.errors import RecordError, TokenizerError
+from lmkit.family import Family
+from lmkit.formatting import Segment
+from lmkit.tokenizing import Span, Tokenizer
+from lmkit.validators import FLAG, as_float, as_int, at_least, number
+from lmkit.values import value
+from lmkit.words import Words
+
+# Of the tokens that are chosen, so many become the mask token, and so many any other one; the rest
+# stay as they are. Source: Devlin et al. 2019, BERT, section 3.1.
+MASKED, REPLACED = 0.8, 0.1
+
+MEASURED = 0x1A5C  # the seed of the masks that a loss is measured with, whatever a run's seed is
+
+
+@value
+class MaskedCollator:
+    """Rows for a model that predicts hidden tokens.
+
+    A row is framed as its tokenizer frames any text ([CLS] ... [SEP]), and loses ids from the right
+    where it is too long. Of its tokens a share is chosen, anew in every epoch; of those, 80% become
+    the mask token, 10% another token, and 10% stay. Control tokens are never chosen, nor put in.
+
+    Attributes:
+        max_length: the most tokens in a row.
+        mlm_probability: the share of tokens, or of words, that is chosen; at least one in each row.
+        whole_word: whether all tokens of a word are chosen together; see `lmkit.words`.
+        pad_to_multiple_of: pad a batch to a multiple of this many tokens.
+        pad_to_max_length: pad every batch to `max_length`, so that all have one shape.
+    """
+
+    max_length: int = attrs.field(default=512, converter=as_int, validator=at_least(3))
+    mlm_probability: float = attrs.field(
+        default=0.15,
+        converter=as_float,
+        validator=number("a number above 0 and up to 1", lambda share: 0 < share <= 1),
+    )
+    whole_word: bool = attrs.field(default=False, validator=FLAG)
+    pad_to_multiple_of: int = attrs.field(default=1, converter=as_int, validator=at_least(1))
+    pad_to_max_length: bool = attrs.field(default=False, validator=FLAG)
+
+    family = Family.MASKED
+
+    def encode(
+        self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool
+    ) -> Encoded:
+        """Return one row, cut to `max_length`, with a label wherever a token may be hidden.
+
+        Raises:
+            RecordError: there is no such token.
+            TokenizerError: the tokenizer has no mask token.
+        """
+        mask_of(tokenizer)
+        body = [token for stretch in stretches(segments, tokenizer) for token in stretch.ids]
+        opening, closing = _frame(body, tokenizer, delimited=delimited)
+        room = max(0, self.max_length - len(opening) - len(closing))
+        n_cut, body = max(0, len(body) - room), body[:room]
+        ids = [*opening, *body, *closing]
+        labels = [IGNORE if tokenizer.is_control(token) else token for token in ids]
+        if all(label == IGNORE for label in labels):
+            raise RecordError("", "no token in it can be hidden: it has no text that is known")
+        return Encoded(
+            np.asarray(ids, dtype=np.int64),
+            np.asarray(labels, dtype=np.int64),
+            n_cut,
+            Family.MASKED,
+        )
+
+    def prompt(self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool) -> Ids:
+        """Return the ids of a text to be filled, int64 [P]; it is never cut.
+
+        The mask token acts in it although a record's text is not trusted; no other one does.
+
+        Raises:
+            RecordError: there is no mask token in it.
+            TokenizerError: the tokenizer has none.
+        """
+        mask_id, mask = mask_of(tokenizer), tokenizer.special["mask_token"]
+        body = tokenizer.encode_spans(_acting(segments, mask), opens=True)
+        if mask_id not in body:
+            raise RecordError("", f"there is nothing to fill: put {mask} where a token is wanted")
+        opening, closing = _frame(body, tokenizer, delimited=delimited)
+        return np.asarray([*opening, *body, *closing], dtype=np.int64)
+
+    def feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> MaskedFeed:
+        """Return what hides other tokens in every epoch."""
+        words = Words(tokenizer) if self.whole_word else None
+        return MaskedFeed(
+            rows,
+            mask_id=mask_of(tokenizer),
+            others=np.asarray(tokenizer.plain_ids, dtype=np.int64),
+            share=self.mlm_probability,
+            words=words,
+        )
+
+    def measured(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> list[Encoded]:
+        """Return the rows with tokens hidden, the same ones each time."""
+        feed = self.feed(rows, tokenizer)
+        return [feed.draw(i, np.random.default_rng([MEASURED, i])) for i in range(len(rows))]
+
+    def collate(self, rows: Sequence[Encoded], pad_id: int) -> Batch:
+        """Right-pad rows to the longest one.
+
+        Args:
+            rows: B rows.
+            pad_id: the id for empty cells, which are never learned.
+        Returns:
+            `input_ids`, `attention_mask` and `labels`, int64 [B, T].
+        """
+        width = self.max_length if self.pad_to_max_length else 0
+        return text_batch(rows, pad_id, multiple_of=self.pad_to_multiple_of, width=width)
+
+
+class MaskedFeed:
+    """Rows in which tokens are hidden when they are drawn.
+
+    Args:
+        rows: as `MaskedCollator.encode` makes them.
+        mask_id: the mask token.
+        others: int64 [N], the tokens that may stand for another one.
+        share: the share of tokens or words that is chosen.
+        words: what finds words, if they are hidden whole.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Encoded],
+        *,
+        mask_id: int,
+        others: Ids,
+        share: float,
+        words: Words | None,
+    ) -> None:
+        self._rows = rows
+        self._mask_id = mask_id
+        self._others = others
+        self._share = share
+        self._words = words
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def draw(self, index: int, rng: np.random.Generator) -> Encoded:
+        """Return a row with tokens hidden, and labels at those tokens alone.
+
+        Each token (or word) is chosen with the same probability, as in transformers'
+        DataCollatorForLanguageModeling; a row in which none is gets one, so that it teaches
+        something.
+        """
+        row = self._rows[index]
+        chosen = self._chosen(row, rng)
+        labels = np.full_like(row.labels, IGNORE)
+        labels[chosen] = row.labels[chosen]
+        ids = row.input_ids.copy()
+        fate = rng.random(len(chosen))
+        ids[chosen[fate < MASKED]] = self._mask_id
+        replaced = chosen[fate >= 1 - REPLACED]
+        ids[replaced] = self._others[rng.integers(len(self._others), size=len(replaced))]
+        return Encoded(ids, labels, row.n_cut, Family.MASKED)
+
+    def _chosen(self, row: Encoded, rng: np.random.Generator) -> Ids:
+        """Return the places of the tokens that are chosen, int64 [M]."""
+        may = row.labels != IGNORE
+        places = np.flatnonzero(may)
+        unit = None if self._words is None else self._words.number(row.input_ids, may)
+        n_units = len(places) if unit is None else int(unit[-1]) + 1
+        picked = rng.random(n_units) < self._share
+        if not picked.any():
+            picked[rng.integers(n_units)] = True
+        return places[picked if unit is None else picked[unit]]
+
+
+def mask_of(tokenizer: Tokenizer) -> int:
+    """Return the mask token's id.
+
+    Raises:
+        TokenizerError: there is none.
+    """
+    if tokenizer.mask_id is None:
+        raise TokenizerError(
+            "the tokenizer has no mask token, so nothing can be hidden or filled; set mask_token in "
+            "its tokenizer_config.json, or add one: tokenizer.with_special('mask_token', '[MASK]')"
+        )
+    return tokenizer.mask_id
+
+
+def _frame(
+    body: Sequence[int], tokenizer: Tokenizer, *, delimited: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the ids before and after a text, less those that it brings itself."""
+    opening, closing = tokenizer.opening_ids, tokenizer.closing_ids
+    if delimited:
+        return (), ()
+    if body and opening and body[0] == opening[-1]:
+        opening = opening[:-1]
+    if body and closing and body[-1] == closing[0]:
+        closing = closing[1:]
+    return opening, closing
+
+
+def _acting(segments: Sequence[Segment], mask: str) -> list[Span]:
+    """Return the segments as spans in which the mask token acts, trusted or not."""
+    spans: list[Span] = []
+    for segment in segments:
+        parts = [segment.text] if segment.trusted else segment.text.split(mask)
+        for index, part in enumerate(parts):
+            if index:
+                spans.append(Span(mask, trusted=True))
+            spans.append(Span(part, segment.trusted))
+    return spans

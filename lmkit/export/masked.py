@@ -1,0 +1,317 @@
+"""Export a masked model: ids in, the logits of every token out, in one graph.
+
+    input_ids        int64 [B, T]         rows padded on the right
+    attention_mask   int64 [B, T]         ones where a row has a token, all at the start
+    logits           float32 [B, T, V]
+
+Every layer's attention becomes one `com.microsoft::MultiHeadAttention`, which knows the rows' lengths.
+Token types, where a model has them, are those of a single text.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from transformers import PreTrainedModel
+
+from lmkit.encoding import Ids, prompt_ids
+from lmkit.errors import ExportError, ParityError
+from lmkit.export.attention import attention_through
+from lmkit.export.fusing import fuse, share_contents
+from lmkit.export.parity import ABSOLUTE, CLEAR_LEAD, RELATIVE, lead
+from lmkit.export.source import Source
+from lmkit.export.tracing import (
+    IR_VERSION,
+    OPSET,
+    inference,
+    port,
+    quiet,
+    root_cause,
+    save,
+    uncollected,
+)
+from lmkit.manifest import Golden, MaskedGraph
+from lmkit.runtime.masked import MaskFiller
+from lmkit.runtime.session import Logits
+from lmkit.train.answering import masked_logits
+from lmkit.train.models import context_length
+
+GRAPH_FILE = "model.onnx"
+
+_SEEN = 8  # tokens of the mask that is drawn to see whether all of them see each other
+
+
+def check(model: PreTrainedModel) -> None:
+    """Refuse a model that cannot be exported, before any work.
+
+    The facts come from the classes and the config first, then from a real pass in which every
+    layer's attention is asked what it needs.
+
+    Raises:
+        ExportError: the architecture and the reason, in one sentence.
+    """
+    reason = _static_reason(model) or _probed_reason(model)
+    if reason:
+        raise ExportError(
+            f"{type(model).__name__} cannot be exported as a masked model: it {reason}"
+        )
+
+
+def write(part: Path, source: Source) -> MaskedGraph:
+    """Write the graph into a bundle that is being made, and return what the runtime must know."""
+    model = source.model
+    with inference(model), quiet(), uncollected():
+        graph = _trace(model)
+        fuse(graph)
+        share_contents(graph.graph)
+        inputs = tuple(port(value) for value in graph.graph.inputs)
+        outputs = tuple(port(value) for value in graph.graph.outputs)
+        cells = ("batch_size", "sequence_length")
+        found = {tensor.name: tensor.axes for tensor in (*inputs, *outputs)}
+        size = outputs[0].axes[-1]
+        if found != {"input_ids": cells, "attention_mask": cells, "logits": (*cells, size)}:
+            raise ExportError(f"{type(model).__name__} cannot be exported: its graph has {found}")
+        save(graph, part / GRAPH_FILE)
+    return MaskedGraph(
+        file=GRAPH_FILE,
+        inputs=inputs,
+        outputs=outputs,
+        vocab_size=int(size),
+        context_length=context_length(model),
+    )
+
+
+def compare(
+    model: PreTrainedModel, filler: MaskFiller, records: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], tuple[Golden, ...]]:
+    """Compare fills and logits, each prompt alone and all as one padded batch.
+
+    Torch reads each prompt alone and unpadded, so whatever padding might do wrong in the graph shows.
+
+    Args:
+        model: the torch model.
+        filler: the bundle.
+        records: real records, with a mask token in each; their prompts are used.
+    Returns:
+        The figures for the manifest, and the golden prompts.
+    Raises:
+        ParityError: a fill or a logit differs beyond rounding; the text has the figures.
+    """
+    most = filler.context_length
+    found = [prompt_ids(filler.task, record, filler.tokenizer) for record in records]
+    pairs = [
+        (record, prompt)
+        for record, prompt in zip(records, found, strict=True)
+        if most is None or len(prompt) <= most
+    ]
+    if not pairs:
+        raise ParityError(
+            f"every prompt is longer than the model's {most} tokens; give shorter data"
+        )
+    prompts = [prompt for _, prompt in pairs]
+    theirs = [_alone(model, prompt) for prompt in prompts]
+    batch = dict(filler.logits(prompts, batch_size=len(prompts)))
+    differences, equal = [], []
+    for index, prompt in enumerate(prompts):
+        ((_, single),) = filler.logits([prompt], batch_size=1)
+        masks = prompt == filler.tokenizer.mask_id
+        for case, ours in (("a single prompt", single), ("a padded batch", batch[index])):
+            differences.append(_difference(theirs[index], ours, case))
+            equal += (theirs[index][masks].argmax(axis=1) == ours[masks].argmax(axis=1)).tolist()
+    figures = {
+        "fills_equal": all(equal),
+        "fills_compared": len(equal),
+        # Logits agree, so where the likeliest token differs torch itself is undecided.
+        "ties": equal.count(False),
+        "max_logit_difference": max(differences),
+        "prompts": len(prompts),
+    }
+    golden = [
+        _golden(record, prompt, logits, filler.tokenizer.mask_id)
+        for (record, prompt), logits in zip(pairs, theirs, strict=True)
+    ]
+    return figures, tuple(golden)
+
+
+def _static_reason(model: PreTrainedModel) -> str:
+    """Return what the classes and the config say against an export, or nothing."""
+    checks = (
+        (model.config.is_encoder_decoder, "is an encoder-decoder"),
+        (model.get_output_embeddings() is None, "has no head that predicts tokens"),
+        (
+            not model._supports_attention_backend,
+            "computes its attention in code of its own, which cannot be replaced",
+        ),
+    )
+    return next((reason for refused, reason in checks if refused), "")
+
+
+def _probed_reason(model: PreTrainedModel) -> str:
+    """Return what a pass over two rows of three tokens says against an export, or nothing."""
+    ids = torch.arange(3, device=model.device).expand(2, 3)
+    ids = ids % model.config.get_text_config().vocab_size
+    probe = _Probe()
+    try:
+        with inference(model), attention_through(model, probe), torch.no_grad():
+            model(**_inputs(model, ids, torch.ones_like(ids)))
+    except ExportError as error:
+        return str(error)
+    return "" if probe.n_layers else "attends through no function that could be replaced"
+
+
+class _Probe:
+    """Answers attention with zeros and refuses what the operator cannot do."""
+
+    def __init__(self) -> None:
+        self.n_layers = 0
+
+    def mask(self, mask_function: Callable[..., torch.Tensor], window: int | None) -> None:
+        """Refuse a mask in which a token does not see all others."""
+        zero, places = torch.tensor(0), torch.arange(_SEEN)
+        if window is not None or not bool(
+            torch.as_tensor(mask_function(zero, zero, places[:, None], places[None, :])).all()
+        ):
+            raise ExportError("does not let every token see all others")
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        options: dict[str, Any],
+    ) -> torch.Tensor:
+        """Note the layer and return zeros [B, S, H, D]."""
+        causal = options.get("is_causal")
+        if getattr(module, "is_causal", False) if causal is None else causal:
+            raise ExportError("hides from tokens the ones after them")
+        if mask is not None or any(isinstance(x, torch.Tensor) for x in options.values()):
+            raise ExportError("gives its attention more than queries, keys and values")
+        if query.shape != key.shape or options.get("softcap"):
+            raise ExportError("has an attention of another kind than multi-head attention")
+        self.n_layers += 1
+        return query.new_zeros(*query.shape[:1], query.shape[2], query.shape[1], value.shape[3])
+
+
+class _Attention:
+    """Emits one MultiHeadAttention for each layer of a trace.
+
+    Args:
+        attention_mask: int64 [B, T], ones where a row has a token.
+    """
+
+    def __init__(self, attention_mask: torch.Tensor) -> None:
+        self._mask = attention_mask.to(torch.int32)
+
+    def mask(self, mask_function: Callable[..., torch.Tensor], window: int | None) -> None:
+        """Return nothing: the operator is given the rows' own mask."""
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        options: dict[str, Any],
+    ) -> torch.Tensor:
+        """Return float [B, S, H, D] from queries, keys and values [B, H, S, D]."""
+        batch, heads, length, head_size = query.shape
+        flat = [states.transpose(1, 2).flatten(2) for states in (query, key, value)]
+        found = torch.onnx.ops.symbolic(
+            "com.microsoft::MultiHeadAttention",
+            [*flat, None, self._mask],
+            {"num_heads": heads, "scale": float(options.get("scaling") or head_size**-0.5)},
+            dtype=query.dtype,
+            shape=(batch, length, heads * value.shape[3]),
+            version=1,
+        )
+        return found.view(batch, length, heads, value.shape[3])
+
+
+class _Pass(torch.nn.Module):  # type: ignore[misc]
+    """The model as the graph sees it."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        with attention_through(self.model, _Attention(attention_mask)):
+            return self.model(**_inputs(self.model, input_ids, attention_mask)).logits
+
+
+def _inputs(
+    model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return what the model is called with; the types of a single text are zeros."""
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    if "token_type_ids" in inspect.signature(model.forward).parameters:
+        inputs["token_type_ids"] = torch.zeros_like(input_ids)
+    return inputs
+
+
+def _trace(model: PreTrainedModel) -> ir.Model:
+    """Trace one pass over two rows of unequal length."""
+    mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1]], device=model.device)
+    ids = torch.arange(14, device=model.device).view(2, 7)
+    axes = {0: "batch_size", 1: "sequence_length"}
+    try:
+        program = torch.onnx.export(
+            _Pass(model).eval(),
+            (ids % model.config.get_text_config().vocab_size, mask),
+            dynamo=True,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits"],
+            dynamic_shapes=(axes, axes),
+            opset_version=OPSET,
+            optimize=False,
+            verbose=False,
+        )
+    except Exception as error:
+        cause = root_cause(error)
+        raise ExportError(
+            f"{type(model).__name__} cannot be traced into a graph: {type(cause).__name__}: {cause}"
+        ) from error
+    assert program is not None
+    graph: ir.Model = program.model
+    graph.ir_version = IR_VERSION
+    return graph
+
+
+def _alone(model: PreTrainedModel, prompt: Ids) -> Logits:
+    """Return torch's logits for one prompt, float32 [T, V]."""
+    with inference(model):
+        logits: Logits = masked_logits(model, prompt[None], np.ones_like(prompt)[None])[0]
+    return logits
+
+
+def _difference(theirs: Logits, ours: Logits, case: str) -> float:
+    """Return the largest difference of a logit, and refuse one that rounding does not explain."""
+    difference = float(np.abs(theirs - ours).max())
+    tolerance = ABSOLUTE + RELATIVE * float(np.abs(theirs).max())
+    if not difference <= tolerance:  # a NaN is no agreement either
+        raise ParityError(
+            f"{case}: a logit differs by {difference:.2e} from torch's, where rounding explains "
+            f"{tolerance:.2e}; no bundle was written"
+        )
+    return difference
+
+
+def _golden(record: Mapping[str, Any], prompt: Ids, logits: Logits, mask_id: int | None) -> Golden:
+    """Return a prompt with its first fills, as far as they lead so clearly that any CPU agrees."""
+    masked = logits[prompt == mask_id]
+    clear = [lead(row) > CLEAR_LEAD for row in masked]
+    count = clear.index(False) if False in clear else len(clear)
+    return Golden(
+        record=dict(record),
+        prompt_ids=tuple(prompt.tolist()),
+        token_ids=tuple(masked.argmax(axis=1)[:count].tolist()),
+    )

@@ -1,0 +1,177 @@
+"""Fill: a masked text goes in, what would stand in its masks comes out, through torch or without.
+
+Both sides give the logits of padded rows; all else is here: what is given to the model, how rows are
+put together, and how its logits are read. `lmkit.runtime.masked` and `lmkit.train.answering` are the
+two sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from lmkit.collating import padded
+from lmkit.collating.masked import mask_of
+from lmkit.decoding import Answer, Filler, Usage
+from lmkit.encoding import IGNORE, Encoded, Ids, fitting_prompt
+from lmkit.errors import TaskError
+from lmkit.formatting import Record, column_text
+from lmkit.loss import Loss
+from lmkit.records import Row
+from lmkit.task import Task
+from lmkit.tokenizing import Tokenizer
+
+Logits = NDArray[np.float32]
+
+HELD_FLOATS = 1 << 27  # logits held at once: half a gigabyte
+ROWS_AT_ONCE = 8
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class MaskAnswerer:
+    """A task with a masked model.
+
+    Attributes:
+        task: what to do.
+        tokenizer: the model's, with a mask and a pad token.
+        context_length: the most tokens that the model can hold, or None.
+        vocab_size: the numbers in a row of logits.
+        read: returns the logits, float32 [B, T, V], of ids and their attention mask, int64 [B, T].
+    """
+
+    task: Task
+    tokenizer: Tokenizer
+    context_length: int | None
+    vocab_size: int
+    read: Callable[[Ids, Ids], Logits] = attrs.field(repr=False)
+
+    def __call__(self, record: Record, **options: Any) -> Answer:
+        """Fill the masks of one record.
+
+        Args:
+            record: the task's prompt columns, with a mask token in one of them.
+            options: none; a masked model writes nothing that could be steered.
+        Raises:
+            RecordError: a column is missing or of the wrong type, or there is no mask token.
+            PromptTooLong: the text does not fit the model.
+            TaskError: an option was given.
+        """
+        return self.batch([record], **options)[0]
+
+    def stream(self, record: Record, **options: Any) -> Iterator[str]:
+        """Yield the filled text, at once; arguments and errors are those of a call."""
+        return iter([self(record, **options).text])
+
+    def batch(
+        self, records: Sequence[Record], *, batch_size: int = ROWS_AT_ONCE, **options: Any
+    ) -> list[Answer]:
+        """Fill the masks of records, several in each pass of the model; the order is kept."""
+        if options:
+            raise TaskError(
+                f"task '{self.task.name}' fills masks and writes nothing freely, so "
+                f"{', '.join(sorted(options))} cannot be set; it has no generation options"
+            )
+        if batch_size < 1:
+            raise TaskError(f"batch_size is {batch_size}; expected 1 or more")
+        prompts = [self.prompt(record, index) for index, record in enumerate(records)]
+        answers: list[Answer | None] = [None] * len(prompts)
+        for index, logits in self.logits(prompts, batch_size=batch_size):
+            answers[index] = self._answer(prompts[index], logits)
+        return cast("list[Answer]", answers)
+
+    def prompt(self, record: Record, index: int = 0) -> Ids:
+        """Return what the model is given for a record, int64 [P]; errors are those of a call."""
+        most = self.context_length
+        return fitting_prompt(self.task, record, self.tokenizer, most=most, index=index)
+
+    def log_probs(self, rows: Sequence[Encoded]) -> list[NDArray[np.float64]]:
+        """Return the log-probability of each row's hidden tokens, float64 [L] a row, in nats."""
+        found = [np.empty(0)] * len(rows)
+        for index, logits in self.logits([row.input_ids for row in rows], batch_size=len(rows)):
+            labels = rows[index].labels
+            at = np.flatnonzero(labels != IGNORE)
+            scores = logits[at].astype(np.float64)
+            scores -= scores.max(axis=1, keepdims=True)
+            picked = scores[np.arange(len(at)), labels[at]]
+            found[index] = picked - np.log(np.exp(scores).sum(axis=1))
+        return found
+
+    def score(self, rows: Sequence[Encoded]) -> Loss:
+        """Return the loss over some rows' hidden tokens."""
+        return Loss.over(self.log_probs(rows))
+
+    def best(self, prompts: Sequence[Ids]) -> list[list[int]]:
+        """Return the likeliest token for each mask of each prompt, int64 [P]."""
+        found: list[list[int]] = [[]] * len(prompts)
+        for index, logits in self.logits(prompts, batch_size=ROWS_AT_ONCE):
+            at = prompts[index] == self.tokenizer.mask_id
+            found[index] = logits[at].argmax(axis=1).tolist()
+        return found
+
+    def logits(self, rows: Sequence[Ids], *, batch_size: int) -> Iterator[tuple[int, Logits]]:
+        """Yield each row's place and its logits, float32 [T, V], those of like length together."""
+        pad_id = self.tokenizer.pad_id
+        assert pad_id is not None
+        for group in self._groups(rows, batch_size):
+            ids, mask = padded([rows[index] for index in group], pad_id)
+            logits = self.read(ids, mask)
+            for index, row_logits in zip(group, logits, strict=True):
+                yield index, row_logits[: len(rows[index])]
+
+    def _groups(self, rows: Sequence[Ids], most: int) -> Iterator[list[int]]:
+        """Yield the places of rows to read together: so many, and no more logits than may be held."""
+        group: list[int] = []
+        for index in sorted(range(len(rows)), key=lambda index: len(rows[index])):
+            n_floats = (len(group) + 1) * len(rows[index]) * self.vocab_size
+            if group and (len(group) == most or n_floats > HELD_FLOATS):
+                yield group
+                group = []
+            group.append(index)
+        if group:
+            yield group
+
+    def _answer(self, prompt: Ids, logits: Logits) -> Answer:
+        at = prompt == self.tokenizer.mask_id
+        filled = prompt.copy()
+        filled[at] = logits[at].argmax(axis=1)
+        fills = filled[at].tolist()
+        decoder = self.task.decoder
+        assert isinstance(decoder, Filler)  # the task's own check
+        return Answer(
+            value=decoder.fill(prompt, logits, self.tokenizer),
+            text=self.tokenizer.decode(filled.tolist()),
+            finish_reason="stop",
+            usage=Usage(prompt_tokens=len(prompt), completion_tokens=len(fills)),
+            token_ids=tuple(fills),
+        )
+
+
+def with_mask(task: Task, record: Record, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return a training record as one to be filled: a word in it becomes the mask token.
+
+    It is the middle word of the first column that has several; failing that, the mask token is put
+    into the middle of the first column.
+
+    >>> from lmkit.registry import get_task
+    >>> from lmkit.testing import toy_tokenizer
+    >>> with_mask(get_task("mlm"), {"text": "one two three"}, toy_tokenizer())
+    {'text': 'one <|mask|> three'}
+    """
+    mask_of(tokenizer)
+    mask = tokenizer.special["mask_token"]
+    columns = [name for name in task.prompt_columns if name in record] or task.prompt_columns[:1]
+    texts = {name: column_text(record, name) for name in columns}
+    column = next((name for name in columns if " " in texts[name].strip()), columns[0])
+    text = texts[column]
+    words = text.split(" ")
+    if len(words) > 1:
+        words[len(words) // 2] = mask
+        text = " ".join(words)
+    else:
+        text = text[: len(text) // 2] + mask + text[len(text) // 2 :]
+    changed = {**record, column: text}
+    return Row(changed, record.where) if isinstance(record, Row) else changed
