@@ -24,7 +24,7 @@ from lmkit.decoding import Decoder
 from lmkit.decoding.text import TextDecoder
 from lmkit.errors import PluginError, SerialError, near
 from lmkit.formatting import Formatter, Template
-from lmkit.generation import Generation
+from lmkit.generation import EarlyStopping, Generation
 from lmkit.metrics import ExactMatch, Metric
 from lmkit.task import Task
 
@@ -141,6 +141,7 @@ def _converter(components: Mapping[str, type]) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for plain in (str, bool, int, float):
         converter.register_structure_hook(plain, _read_plain)
+    converter.register_structure_hook(EarlyStopping, _read_early_stopping)
     converter.register_structure_hook_func(_is_tuple, functools.partial(_read_tuple, converter))
     for role in _ROLES:
         converter.register_structure_hook(
@@ -191,6 +192,12 @@ def _read_plain(data: Any, kind: Any) -> Any:
     if type(data) is kind or (kind is float and type(data) is int):
         return kind(data)
     raise SerialError(f"expected {_JSON_NAMES[kind]}, found {data!r}")
+
+
+def _read_early_stopping(data: Any, kind: Any) -> Any:
+    if isinstance(data, bool) or data == "never":
+        return data
+    raise SerialError(f'expected true, false or "never", found {data!r}')
 
 
 def _read_one(name: str, read: Callable[[Any, Any], Any], data: Any, cls: Any) -> Any:
