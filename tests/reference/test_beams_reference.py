@@ -1,7 +1,5 @@
 """Beam search against transformers' `generate()`, token for token, on tiny models of both kinds."""
 
-import itertools
-
 import attrs
 import numpy as np
 import pytest
@@ -26,7 +24,6 @@ class TorchState:
     def __init__(self, model, ids, encoded=None):
         self._model, self._encoded, self._cache = model, encoded, None
         self.logits = self._run(ids)
-        self.reorders = 0
 
     def step(self, tokens):
         return self._run(torch.tensor(tokens)[:, None])
@@ -36,7 +33,6 @@ class TorchState:
         self._cache.reorder_cache(index)
         if self._encoded is not None:
             self._encoded = self._encoded.index_select(0, index)
-        self.reorders += 1
 
     @torch.no_grad()
     def _run(self, ids):
@@ -152,12 +148,112 @@ def made(kind, *, vocab_size=24, seed=0, spread=3.0):
             tie_word_embeddings=False,
             **shared,
         )
-    class_ = transformers.AutoModelForSeq2SeqLM if kind == "t5" else transformers.AutoModelForCausalLM
+    class_ = (
+        transformers.AutoModelForSeq2SeqLM if kind == "t5" else transformers.AutoModelForCausalLM
+    )
     model = class_.from_config(config).eval()
     model.generation_config = transformers.GenerationConfig()  # or its end token would leak in
     with torch.no_grad():
         for weights in model.parameters():
-            weights.normal_(0, 0.5)
+            if weights.dim() > 1:
+                weights.normal_(0, 0.5)
         head = model.get_output_embeddings().weight
         head.copy_(torch.randn_like(head) * spread / 4)
     return model
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama", "t5"])
+def model(request):
+    return made(request.param)
+
+
+@pytest.mark.parametrize("early_stopping", ENDINGS)
+@pytest.mark.parametrize("num_beams", [2, 3, 4])
+def test_beams_equal_generates_whatever_a_text_scores(model, num_beams, early_stopping):
+    for seed, length_penalty in enumerate(PENALTIES):
+        options = {
+            "max_new_tokens": MOST,
+            "num_beams": num_beams,
+            "length_penalty": length_penalty,
+            "early_stopping": early_stopping,
+        }
+        prompts = prompts_for(model, 3, seed=seed)
+
+        assert ours(model, prompts, **options) == theirs(model, prompts, **options)
+
+
+STEERED = [
+    {"no_repeat_ngram_size": 2},
+    {"repetition_penalty": 1.4, "min_new_tokens": 4},
+    {"repetition_penalty": 0.7, "no_repeat_ngram_size": 1},
+    {"encoder_no_repeat_ngram_size": 1},
+    {"forced_bos_token_id": 5, "forced_eos_token_id": EOS},
+    {"forced_eos_token_id": 7, "min_new_tokens": MOST, "max_new_tokens": MOST},
+    {"max_new_tokens": 1},
+]
+
+
+@pytest.mark.parametrize("steered", STEERED, ids=lambda steered: "-".join(steered))
+def test_beams_equal_generates_under_every_option(model, steered):
+    for seed, stop_ids in enumerate([(EOS,), (EOS, 3, 4), ()]):
+        options = {"max_new_tokens": MOST, "num_beams": 3, **steered}
+        prompts = prompts_for(model, 2, seed=seed)
+
+        found = ours(model, prompts, stop_ids, **options)
+
+        assert found == theirs(model, prompts, stop_ids, **options)
+        if "forced_eos_token_id" in steered:
+            assert all(ids[-1] in (*stop_ids, steered["forced_eos_token_id"]) for ids in found)
+
+
+def test_a_forced_first_token_comes_behind_a_single_one(model):
+    """An encoder-decoder's answer always begins there; a causal model's only if its prompt is one id."""
+    options = {"max_new_tokens": 4, "num_beams": 2, "forced_bos_token_id": 5}
+    for length in (1, 3):
+        prompts = prompts_for(model, 2, length=length)
+
+        found = ours(model, prompts, **options)
+
+        assert found == theirs(model, prompts, **options)
+        if length == 1 or model.config.is_encoder_decoder:
+            assert [ids[0] for ids in found] == [5, 5]
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_beams_equal_generates_in_a_vocabulary_that_is_searched_in_groups(kind):
+    model = made(kind, vocab_size=3000)
+    options = {"max_new_tokens": MOST, "num_beams": 4, "no_repeat_ngram_size": 2}
+    prompts = prompts_for(model, 2)
+
+    assert ours(model, prompts, **options) == theirs(model, prompts, **options)
+
+
+def test_a_text_that_a_stopping_criterion_ends_counts_as_whole(model):
+    """What lmkit does for stop strings: here a text is whole when its last two ids are even."""
+    start = 1 if model.config.is_encoder_decoder else 5
+
+    def is_whole(ids):
+        return len(ids) >= 2 and ids[-1] % 2 == ids[-2] % 2 == 0
+
+    def criterion(input_ids, scores, **more):
+        return torch.tensor([is_whole(row[start:].tolist()) for row in input_ids])
+
+    options = {"max_new_tokens": MOST, "num_beams": 3}
+    for seed in range(3):
+        prompt = prompts_for(model, 1, seed=seed)
+
+        found = ours(model, prompt, ends=is_whole, **options)
+
+        expected = theirs(model, prompt, criteria=[criterion], **options)
+        assert found[0] == expected[0][: len(found[0])]
+        assert set(expected[0][len(found[0]) :]) <= {PAD, EOS}
+
+
+def test_a_prompt_whose_search_has_ended_leaves_the_batch():
+    model = made("t5")
+    prompts = prompts_for(model, 3)
+    options = {"max_new_tokens": MOST, "num_beams": 3}
+
+    assert ours(model, prompts, **options) == [
+        ours(model, [prompt], **options)[0] for prompt in prompts
+    ]
