@@ -7,13 +7,14 @@ it. `lmkit.runtime.sampling` turns it into token choices.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
 from lmkit.errors import TaskError
 from lmkit.validators import (
     TEXTS,
+    Check,
     as_float,
     as_int,
     at_least,
@@ -21,6 +22,8 @@ from lmkit.validators import (
     optional,
 )
 from lmkit.values import value
+
+EarlyStopping: TypeAlias = bool | Literal["never"]
 
 
 def stop_strings(given: str | Iterable[str]) -> tuple[str, ...]:
@@ -39,7 +42,8 @@ class Generation:
     """How long an answer is, how its tokens are drawn, and what ends it.
 
     The names and meanings are those of transformers' `GenerationConfig`, with one simplification:
-    there is no `do_sample`, a temperature of 0 is greedy. The defaults are neutral.
+    there is no `do_sample`, a temperature of 0 is greedy. Beams are searched, never drawn, so more
+    than one of them wants a temperature of 0. The defaults are neutral.
 
     Source: transformers.generation.configuration_utils.GenerationConfig.
 
@@ -52,6 +56,16 @@ class Generation:
         min_p: draw from tokens with at least this share of the top token's probability; 0 is off.
         repetition_penalty: above 1 makes tokens that are already there less likely; 1 is off.
         no_repeat_ngram_size: never write an n-gram of this size twice; 0 is off.
+        encoder_no_repeat_ngram_size: never write an n-gram of this size that what the model is
+            given has (an encoder's source, a causal model's prompt); 0 is off.
+        forced_bos_token_id: the id that an answer begins with where the model is given one token
+            to start from, as a seq2seq decoder is.
+        forced_eos_token_id: the id that comes last where an answer reaches its full length.
+        num_beams: how many texts a beam search follows at once; 1 follows the likeliest token.
+        length_penalty: a text of L new tokens scores its log-probability over L to this power:
+            above 0 favours long texts, below 0 short ones. For beams only.
+        early_stopping: when a beam search ends: True, as soon as there are `num_beams` whole texts;
+            False, when a longer one is unlikely to be better; "never", when none can be.
         seed: makes draws repeatable; None draws differently each time.
         stop: texts that end the answer and are not part of it.
 
@@ -88,6 +102,27 @@ class Generation:
     no_repeat_ngram_size: int = attrs.field(
         default=0, converter=as_int, validator=at_least(0, "where 0 is off")
     )
+    encoder_no_repeat_ngram_size: int = attrs.field(
+        default=0, converter=as_int, validator=at_least(0, "where 0 is off")
+    )
+    forced_bos_token_id: int | None = attrs.field(
+        default=None, converter=as_int, validator=optional(at_least(0))
+    )
+    forced_eos_token_id: int | None = attrs.field(
+        default=None, converter=as_int, validator=optional(at_least(0))
+    )
+    num_beams: int = attrs.field(
+        default=1, converter=as_int, validator=at_least(1, "where 1 is no beam search")
+    )
+    length_penalty: float = attrs.field(
+        default=1.0, converter=as_float, validator=number("a number", lambda penalty: True)
+    )
+    early_stopping: EarlyStopping = attrs.field(
+        default=False,
+        validator=Check(
+            "True, False or 'never'", lambda given: isinstance(given, bool) or given == "never"
+        ),
+    )
     seed: int | None = attrs.field(default=None, converter=as_int, validator=optional(at_least(0)))
     stop: tuple[str, ...] = attrs.field(default=(), converter=stop_strings, validator=TEXTS)
 
@@ -96,6 +131,11 @@ class Generation:
             raise TaskError(
                 f"min_new_tokens is {self.min_new_tokens}; expected at most max_new_tokens, "
                 f"which is {self.max_new_tokens}"
+            )
+        if self.num_beams > 1 and self.temperature > 0:
+            raise TaskError(
+                f"num_beams is {self.num_beams} and temperature is {self.temperature:g}; expected "
+                "temperature=0 with beams, which are searched and not drawn, or num_beams=1"
             )
 
     def override(self, **options: Any) -> Generation:

@@ -28,7 +28,7 @@ from lmkit.decoding.labels import LabelDecoder
 from lmkit.decoding.text import TextDecoder
 from lmkit.errors import PluginError, SerialError, near
 from lmkit.formatting import Choice, Formatter, Part, Piece, Template
-from lmkit.generation import Generation
+from lmkit.generation import EarlyStopping, Generation
 from lmkit.metrics import Accuracy, ExactMatch, MacroF1, Metric, Rouge
 from lmkit.task import Task
 
@@ -152,6 +152,7 @@ def _converter(components: Mapping[str, type]) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for plain in (str, bool, int, float):
         converter.register_structure_hook(plain, _read_plain)
+    converter.register_structure_hook(EarlyStopping, _read_early_stopping)
     converter.register_structure_hook_func(_is_tuple, functools.partial(_read_tuple, converter))
     converter.register_structure_hook(Part, functools.partial(_read_template_part, converter))
     for role in _ROLES:
@@ -212,6 +213,12 @@ def _read_plain(data: Any, kind: Any) -> Any:
     if type(data) is kind or (kind is float and type(data) is int):
         return kind(data)
     raise SerialError(f"expected {_JSON_NAMES[kind]}, found {data!r}")
+
+
+def _read_early_stopping(data: Any, kind: Any) -> Any:
+    if isinstance(data, bool) or data == "never":
+        return data
+    raise SerialError(f'expected true, false or "never", found {data!r}')
 
 
 def _read_one(name: str, read: Callable[[Any, Any], Any], data: Any, cls: Any) -> Any:

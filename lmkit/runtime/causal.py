@@ -101,17 +101,28 @@ class CausalState:
         self._session = session
         self._capacity = capacity
         self._lengths = np.zeros(n_rows, dtype=np.int64)
-        shape = (n_rows, graph.n_kv_heads, capacity, graph.head_size)
-        self._buffers = {
-            f"{layer}.{kind}": ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
+        self._kept = {
+            f"{layer}.{kind}": self._room_for(n_rows)
             for layer in range(graph.n_layers)
             for kind in ("key", "value")
         }
-        # A step's arrays are bound once and written in place.
         self._ids = np.zeros((n_rows, 1), dtype=np.int64)
         self._positions = np.zeros((n_rows, 1), dtype=np.int64)
         self._mask = np.zeros((n_rows, capacity), dtype=np.int64)
-        self._logits = np.zeros((n_rows, 1, graph.vocab_size), dtype=np.float32)
+        self._prepare()
+
+    def _room_for(self, n_rows: int) -> Logits:
+        graph = self._session.graph
+        shape = (n_rows, graph.n_kv_heads, self._capacity, graph.head_size)
+        return np.zeros(shape, dtype=np.float32)
+
+    def _prepare(self) -> None:
+        """Bind a step's arrays, which are written in place from then on."""
+        self._buffers = {
+            name: ort.OrtValue.ortvalue_from_numpy(kept) for name, kept in self._kept.items()
+        }
+        shape = (len(self._lengths), 1, self._session.graph.vocab_size)
+        self._logits = np.zeros(shape, dtype=np.float32)
         self._step = self._bind(self._ids, self._mask, self._positions, self._logits)
 
     def read(self, rows: Sequence[Ids]) -> Logits:
@@ -165,6 +176,28 @@ class CausalState:
         self._run(self._step)
         return self._logits[:, 0]
 
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Replace the rows by copies of some of them; only what is filled and moves is copied.
+
+        Args:
+            rows: which row each new one is a copy of; there may be more or fewer than before.
+        """
+        n_rows, n_before = len(rows), len(self._lengths)
+        filled = int(self._lengths.max())
+        for name, old in self._kept.items():
+            new = self._room_for(n_rows) if n_rows > n_before else old
+            _copy_rows(old, new, rows, filled)
+            self._kept[name] = new[:n_rows]
+        order = np.array(rows, dtype=np.int64)
+        self._lengths = self._lengths[order]
+        if n_rows == n_before:
+            for array in (self._ids, self._positions, self._mask):
+                array[:] = array[order]
+            return
+        self._ids, self._positions = self._ids[order], self._positions[order]
+        self._mask = self._mask[order]
+        self._prepare()
+
     def _bind(
         self, ids: Ids, mask: Ids, positions: Ids, logits: Logits
     ) -> tuple[ort.IOBinding, list[np.ndarray]]:
@@ -183,6 +216,16 @@ class CausalState:
 
     def _run(self, bound: tuple[ort.IOBinding, list[np.ndarray]]) -> None:
         self._session.onnx.run_with_iobinding(bound[0])
+
+
+def _copy_rows(old: Logits, new: Logits, rows: Sequence[int], filled: int) -> None:
+    """Make each row of `new`, float32 [B, KV, T, D], a row of `old` up to `filled`; they may be one."""
+    moves = {row: source for row, source in enumerate(rows) if new is not old or row != source}
+    # In place, what is written over and needed elsewhere is read first.
+    needed = set(moves.values()) & moves.keys() if new is old else set()
+    held = {source: old[source, :, :filled].copy() for source in needed}
+    for row, source in moves.items():
+        new[row, :, :filled] = held.get(source, old[source, :, :filled])
 
 
 def _check_sizes(file: Path, graph: Graph) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from lmkit.formatting import Record
 from lmkit.generation import Generation
 from lmkit.loss import Loss
 from lmkit.manifest import Golden, Graph, MaskedGraph
+from lmkit.runtime.beams import BeamSearch, search
 from lmkit.runtime.bundle import Bundle, open_bundle
 from lmkit.runtime.causal import HELD_FLOATS, CausalSession
 from lmkit.runtime.golden import difference
@@ -135,7 +136,8 @@ class Generator:
     def stream(self, record: Record, **options: Any) -> Iterator[str]:
         """Yield the answer's text in pieces as it is written; none ends inside a character.
 
-        Joined, they are the answer's `text`. Arguments and errors are those of a call.
+        Joined, they are the answer's `text`. Arguments and errors are those of a call. A beam
+        search knows its answer only at the end, so with beams there is one piece.
         """
         if isinstance(self.task.decoder, Chooser):
             return iter([self(record, **options).text])
@@ -206,14 +208,32 @@ class Generator:
         if stop is None:
             stop = self.task.stop_strings(generation)
         room = self._session.room(prompt)
-        limit = generation.max_new_tokens
+        limit = generation.max_new_tokens if room is None else min(generation.max_new_tokens, room)
+        history = self._session.history(prompt)
+        beams = None
+        if generation.num_beams > 1:
+            beams = BeamSearch(
+                generation,
+                source=prompt,
+                history=history,
+                limit=limit,
+                stop_ids=self._stop_ids,
+                ends=self._says(stop),
+            )
         return _Row(
             prompt=prompt,
-            history=self._session.history(prompt),
-            limit=limit if room is None else min(limit, room),
-            sampler=Sampler(generation, eos_ids=sorted(self._stop_ids), seed=generation.seed),
+            history=history,
+            limit=limit,
+            sampler=Sampler(generation, eos_ids=self._stop_ids, limit=limit, source=prompt),
             text=IncrementalText(self._tokenizer.decode, stop=stop),
+            beams=beams,
         )
+
+    def _says(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
+        """Return what tells whether ids hold a stop string; None if there is none to hold."""
+        if not stop:
+            return None
+        return lambda ids: any(text in self._tokenizer.decode(ids) for text in stop)
 
     def _groups(self, rows: Sequence[_Row], most: int) -> Iterator[list[_Row]]:
         """Yield rows to write together: at most so many, and no more logits than may be held."""
@@ -228,7 +248,14 @@ class Generator:
             yield group
 
     def _write(self, rows: Sequence[_Row]) -> Iterator[None]:
-        """Write rows until all are finished; yields after every token."""
+        """Write rows until all are finished; yields after every token, or once for all beams."""
+        searches = [row.beams for row in rows if row.beams is not None]
+        if searches:
+            search(self._session, [row.prompt for row in rows], searches)
+            for row, found in zip(rows, searches, strict=True):
+                row.take_over(found.best, self._stop_ids)
+            yield
+            return
         state, logits = self._session.begin(
             [row.prompt for row in rows], [row.limit for row in rows]
         )
@@ -256,9 +283,17 @@ class _Row:
     """One answer while it is written."""
 
     def __init__(
-        self, *, prompt: Ids, history: Ids, limit: int, sampler: Sampler, text: IncrementalText
+        self,
+        *,
+        prompt: Ids,
+        history: Ids,
+        limit: int,
+        sampler: Sampler,
+        text: IncrementalText,
+        beams: BeamSearch | None = None,
     ) -> None:
         self.prompt = prompt
+        self.beams = beams
         self.limit = limit
         self.text = text
         self.token_ids: list[int] = []
@@ -273,6 +308,18 @@ class _Row:
         length = self._before + len(self.token_ids)
         token = self._sampler.choose(logits, self._history[:length], len(self.token_ids))
         self._history[length] = token
+        self._append(token, stop_ids)
+
+    def take_over(self, token_ids: Sequence[int], stop_ids: frozenset[int]) -> None:
+        """Write what a search found, from the first token to the last."""
+        for token in token_ids:
+            self._append(token, stop_ids)
+            if self.reason is not None:
+                return
+        self._pending += self.text.finish()  # a stop string whose last character might go on
+        self.reason = "stop"
+
+    def _append(self, token: int, stop_ids: frozenset[int]) -> None:
         self.token_ids.append(token)
         if token in stop_ids:
             self.reason = "stop"

@@ -53,14 +53,21 @@ class NoRepeatNgram:
 
     def __call__(self, scores: Floats, history: Ids, n_new: int) -> None:
         """Change `scores`, float32 [V], in place."""
-        if len(history) < self.size:
-            return
-        prefix = history[len(history) - self.size + 1 :]
-        starts = np.arange(len(history) - self.size + 1)
-        for offset, wanted in enumerate(prefix):
-            starts = starts[history[starts + offset] == wanted]
-        banned = history[starts + self.size - 1]
-        scores[banned[banned < len(scores)]] = -np.inf
+        if len(history) >= self.size:
+            _forbid(scores, _followers(history, history[len(history) - self.size + 1 :]))
+
+
+@attrs.frozen
+class SourceNgram:
+    """Forbid every token that would complete an n-gram of what the model was given."""
+
+    size: int
+    source: Ids = attrs.field(eq=False)
+
+    def __call__(self, scores: Floats, history: Ids, n_new: int) -> None:
+        """Change `scores`, float32 [V], in place."""
+        if len(history) + 1 >= self.size:
+            _forbid(scores, _followers(self.source, history[len(history) - self.size + 1 :]))
 
 
 @attrs.frozen
@@ -73,7 +80,54 @@ class MinNewTokens:
     def __call__(self, scores: Floats, history: Ids, n_new: int) -> None:
         """Change `scores`, float32 [V], in place."""
         if n_new < self.least:
-            scores[self.eos_ids[self.eos_ids < len(scores)]] = -np.inf
+            _forbid(scores, self.eos_ids)
+
+
+@attrs.frozen
+class ForcedFirst:
+    """Allow one token only behind a single one, which is where a seq2seq answer begins."""
+
+    token: int
+
+    def __call__(self, scores: Floats, history: Ids, n_new: int) -> None:
+        """Change `scores`, float32 [V], in place."""
+        if len(history) == 1:
+            _allow_only(scores, self.token, "forced_bos_token_id")
+
+
+@attrs.frozen
+class ForcedLast:
+    """Allow one token only as the last that there is room for."""
+
+    token: int
+    limit: int
+
+    def __call__(self, scores: Floats, history: Ids, n_new: int) -> None:
+        """Change `scores`, float32 [V], in place."""
+        if n_new == self.limit - 1:
+            _allow_only(scores, self.token, "forced_eos_token_id")
+
+
+def _followers(text: Ids, prefix: Ids) -> Ids:
+    """Return the token behind each place where a text, int64 [T], has a prefix."""
+    starts = np.arange(len(text) - len(prefix))
+    for offset, wanted in enumerate(prefix):
+        starts = starts[text[starts + offset] == wanted]
+    found: Ids = text[starts + len(prefix)]
+    return found
+
+
+def _forbid(scores: Floats, token_ids: Ids) -> None:
+    scores[token_ids[token_ids < len(scores)]] = -np.inf
+
+
+def _allow_only(scores: Floats, token: int, name: str) -> None:
+    if token >= len(scores):
+        raise TaskError(
+            f"{name} is {token}; expected an id below {len(scores)}, the size of the model's head"
+        )
+    scores[:] = -np.inf
+    scores[token] = 0
 
 
 @attrs.frozen
@@ -139,16 +193,35 @@ class MinP:
         return np.flatnonzero(scores >= scores.max() + np.float32(math.log(self.p)))
 
 
-def penalties(options: Generation, *, eos_ids: Iterable[int] = ()) -> tuple[Penalty, ...]:
-    """Return the steps that greedy decoding has too, in transformers' order; often none."""
+def penalties(
+    options: Generation,
+    *,
+    eos_ids: Iterable[int] = (),
+    limit: int | None = None,
+    source: Ids | None = None,
+) -> tuple[Penalty, ...]:
+    """Return the steps that greedy decoding has too, in transformers' order; often none.
+
+    Args:
+        options: what is asked for.
+        eos_ids: ids that end an answer.
+        limit: the most tokens that there is room for; `options.max_new_tokens` if None.
+        source: what the model was given, int64 [P]; None for nothing.
+    """
     ends = np.array(sorted(set(eos_ids)), dtype=np.int64)
     steps: list[Penalty] = []
     if options.repetition_penalty != 1:
         steps.append(RepetitionPenalty(options.repetition_penalty))
     if options.no_repeat_ngram_size > 0:
         steps.append(NoRepeatNgram(options.no_repeat_ngram_size))
+    if options.encoder_no_repeat_ngram_size > 0 and source is not None:
+        steps.append(SourceNgram(options.encoder_no_repeat_ngram_size, source))
     if options.min_new_tokens > 0 and len(ends):
         steps.append(MinNewTokens(options.min_new_tokens, ends))
+    if options.forced_bos_token_id is not None:
+        steps.append(ForcedFirst(options.forced_bos_token_id))
+    if options.forced_eos_token_id is not None:
+        steps.append(ForcedLast(options.forced_eos_token_id, limit or options.max_new_tokens))
     return tuple(steps)
 
 
@@ -174,14 +247,22 @@ class Sampler:
     Args:
         options: how to choose.
         eos_ids: ids that end an answer; needed for `min_new_tokens`.
+        limit: the most tokens that there is room for; `options.max_new_tokens` if None.
+        source: what the model was given, int64 [P]; for `encoder_no_repeat_ngram_size`.
         seed: for the draws; `options.seed` if None, and if that is None too, the system's entropy.
     """
 
     def __init__(
-        self, options: Generation, *, eos_ids: Iterable[int] = (), seed: int | None = None
+        self,
+        options: Generation,
+        *,
+        eos_ids: Iterable[int] = (),
+        limit: int | None = None,
+        source: Ids | None = None,
+        seed: int | None = None,
     ) -> None:
         self.options = options
-        self._penalties = penalties(options, eos_ids=eos_ids)
+        self._penalties = penalties(options, eos_ids=eos_ids, limit=limit, source=source)
         self._filters = filters(options)
         self._rng = np.random.default_rng(options.seed if seed is None else seed)
         self._scratch: Floats = np.empty(0, dtype=np.float32)
@@ -258,18 +339,20 @@ class Sampler:
         # argmax prefers NaN to any number, so the top one tells about them all. Greedy accepts +inf
         # as torch's argmax does; a draw cannot, since inf - inf is no number.
         if not np.isfinite(top) and not (top > 0 and self.options.temperature == 0):
-            raise self._no_choice(logits)
+            raise no_choice(self.options, logits)
 
-    def _no_choice(self, logits: Floats) -> LmkitError:
-        if not np.isfinite(logits.max()):
-            return ModelError(
-                f"the model's logits have no finite maximum (it is {logits.max()}), so no token "
-                "can be chosen; its weights or its precision are broken"
-            )
-        return TaskError(
-            f"{self.options!r} leaves no token to choose; expected options that allow one, such as "
-            "a larger no_repeat_ngram_size, fewer min_new_tokens or a higher temperature"
+
+def no_choice(options: Generation, logits: Floats) -> LmkitError:
+    """Return why no token can be chosen from logits, float32 [..., V]: they, or the options."""
+    if not np.isfinite(logits.max()):
+        return ModelError(
+            f"the model's logits have no finite maximum (it is {logits.max()}), so no token "
+            "can be chosen; its weights or its precision are broken"
         )
+    return TaskError(
+        f"{options!r} leaves no token to choose; expected options that allow one, such as "
+        "a larger no_repeat_ngram_size, fewer min_new_tokens or a higher temperature"
+    )
 
 
 def draw(scores: Floats, rng: np.random.Generator) -> int:

@@ -38,6 +38,13 @@ class State(Protocol):
             float32 [B, V], overwritten by the next step.
         """
 
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Replace the rows by copies of some of them.
+
+        Args:
+            rows: which row each new one is a copy of; there may be more or fewer than before.
+        """
+
 
 class Session(Protocol):
     """A loaded graph, or two of them, that text can be generated with."""
