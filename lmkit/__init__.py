@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lmkit.adapters import lora, prompt_tuning
     from lmkit.chat import Chat
     from lmkit.collating.blocks import BlockCollator
     from lmkit.collating.causal import CausalCollator
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from lmkit.formatting import Segment, context, target
     from lmkit.generation import Generation
     from lmkit.hooks import hookimpl
+    from lmkit.losses import keytoken_weighted
     from lmkit.metrics import ExactMatch
     from lmkit.registry import get_task, plugins, tasks
     from lmkit.runtime.generator import load
@@ -64,9 +66,12 @@ _HOMES = {
     "export": "export.bundle",
     "get_task": "registry",
     "hookimpl": "hooks",
+    "keytoken_weighted": "losses",
     "load": "runtime.generator",
+    "lora": "adapters",
     "plugins": "registry",
     "prompt_ids": "encoding",
+    "prompt_tuning": "adapters",
     "scratch": "scratch",
     "target": "formatting",
     "tasks": "registry",

@@ -45,7 +45,7 @@ class Hooks:
 
     @hookspec
     def lmkit_components(self) -> Iterable[type]:
-        """Return the plugin's own formatter, collator, decoder and metric classes.
+        """Return the plugin's own formatter, collator, decoder, loss and metric classes.
 
         Called once, before a task is read from JSON or written to it: JSON names a class as
         `plugin:Class`, and this is how the name is found again. Each must be an attrs class.

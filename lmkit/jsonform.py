@@ -29,6 +29,7 @@ from lmkit.decoding.text import TextDecoder
 from lmkit.errors import PluginError, SerialError, near
 from lmkit.formatting import Choice, Formatter, Part, Piece, Template
 from lmkit.generation import EarlyStopping, Generation
+from lmkit.losses import KeytokenWeighted, LossFunction
 from lmkit.metrics import Accuracy, ExactMatch, MacroF1, Metric, Rouge
 from lmkit.task import Task
 
@@ -46,12 +47,14 @@ OWN: tuple[type, ...] = (
     MacroF1,
     Rouge,
     MaskedCollator,
+    KeytokenWeighted,
     Task,
     Template,
     TextDecoder,
 )
 _JSON_NAMES = {str: "a string", bool: "true or false", int: "a whole number", float: "a number"}
-_ROLES: tuple[Any, ...] = (Formatter, Collator, Decoder, Metric)
+_ROLES: tuple[Any, ...] = (Formatter, Collator, Decoder, LossFunction, Metric)
+_ROLE_NAMES: dict[Any, str] = {LossFunction: "loss"}  # where it is not the class's
 
 
 def to_json(part: Any) -> dict[str, Any]:
@@ -162,6 +165,10 @@ def _converter(components: Mapping[str, type]) -> cattrs.Converter:
         converter.register_unstructure_hook(
             role, functools.partial(_write_any, components, converter)
         )
+    converter.register_unstructure_hook(
+        LossFunction | None,
+        lambda part: None if part is None else _write_any(components, converter, part),
+    )
     for name, cls in sorted(components.items(), key=lambda item: item[1] is Task):
         write: Any = make_dict_unstructure_fn(cls, converter)
         converter.register_unstructure_hook(cls, functools.partial(_write, name, write))
@@ -232,7 +239,7 @@ def _read_one(name: str, read: Callable[[Any, Any], Any], data: Any, cls: Any) -
 def _read_any(
     components: Mapping[str, type], converter: cattrs.Converter, role: type, data: Any, cls: Any
 ) -> Any:
-    kind = role.__name__.lower()
+    kind = _ROLE_NAMES.get(role, role.__name__.lower())
     if not isinstance(data, Mapping) or not isinstance(data.get("type"), str):
         raise SerialError(f'expected a {kind}, an object with a "type", found {data!r}')
     name = data["type"]

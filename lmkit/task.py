@@ -14,6 +14,7 @@ from lmkit.errors import TaskError, UnknownOption
 from lmkit.family import Family
 from lmkit.formatting import Formatter, Record, Segment, Template, column_text
 from lmkit.generation import Generation
+from lmkit.losses import LossFunction
 from lmkit.metrics import Metric
 from lmkit.tokenizing import Dialect
 from lmkit.values import value
@@ -35,6 +36,7 @@ class Task:
         collator: segments to a row, rows to a batch; it owns the family.
         decoder: what the model produced to an answer.
         generation: how answers are drawn unless a call says otherwise.
+        loss: what training makes small, where that is not the mean over learned tokens.
         metrics: what `evaluate` measures besides perplexity.
         description: a sentence for `lmkit tasks`.
     Raises:
@@ -46,6 +48,7 @@ class Task:
     collator: Collator = attrs.field()
     decoder: Decoder = attrs.field()
     generation: Generation = attrs.field(factory=Generation)
+    loss: LossFunction | None = None
     metrics: tuple[Metric, ...] = attrs.field(default=(), converter=_as_tuple)
     description: str = ""
 
@@ -62,9 +65,13 @@ class Task:
         _check_family(self.formatter, self.collator, self.decoder)
         if isinstance(self.decoder, Chooser):
             _ = self.answer_column
+        if self.loss is not None:
+            _check_loss(self.loss, self.collator)
 
     def _check_parts(self) -> None:
         protocols = {"formatter": Formatter, "collator": Collator, "decoder": Decoder}
+        if self.loss is not None:
+            protocols["loss"] = LossFunction
         for part, protocol in protocols.items():
             found = getattr(self, part)
             if isinstance(found, type) or not isinstance(found, protocol):
@@ -153,6 +160,15 @@ def _without_end(text: str, dialect: Dialect) -> str:
     body = text.rstrip()
     ends = [token for token in dialect.control_tokens if body.endswith(token)]
     return body.removesuffix(max(ends, key=len)) if ends else text
+
+
+def _check_loss(loss: LossFunction, collator: Collator) -> None:
+    if collator.family not in loss.families:
+        measures = ", ".join(sorted(loss.families))
+        raise TaskError(
+            f"a {type(collator).__name__} makes {collator.family} rows, and a "
+            f"{type(loss).__name__} measures {measures} ones; leave the loss out, or choose another"
+        )
 
 
 def _check_family(formatter: Formatter, collator: Collator, decoder: Decoder) -> None:

@@ -262,6 +262,10 @@ class Tokenizer:
         """Say whether an id is a control token's."""
         return token_id in self._control_ids
 
+    def is_unknown(self, token_id: int) -> bool:
+        """Say whether an id is what characters without a token get."""
+        return token_id == self._unknown_id
+
     def ends_turn(self, token_id: int) -> bool:
         """Say whether an id can end a turn: the EOS, or a control token but the unknown one."""
         return token_id == self.eos_id or (

@@ -140,6 +140,8 @@ def train(
     task = fitted(task, loaded.model)
     ready, _ = align(loaded.model, loaded.tokenizer, task.formatter)
     task = _portable(task)
+    if task.loss is not None:
+        task.loss.prepare(ready)  # a key token that is not there is told before any work
     started = _read_about(folder).get("started", now()) if resume else now()
     with at_time(started):
         encoded = list(encode_rows(task, rows, ready))
@@ -309,6 +311,11 @@ def _trainer(
         return as_tensors(task.collator.collate(rows, pad_id))
 
     collator, options = task.collator, dict(options)
+    task_loss = None if task.loss is None else task.loss.prepare(tokenizer)
+    if task_loss is not None and options.get("label_smoothing_factor"):
+        raise LmkitError(
+            f"label_smoothing_factor cannot be set: the task's {type(task.loss).__name__} is the loss"
+        )
     train_set = TrainingRows(collator.feed(rows, tokenizer), int(options.get("seed", 42)))
     eval_set = MeasuredRows(collator.measured(eval_rows, tokenizer)) if eval_rows else None
     options.setdefault("dataloader_pin_memory", torch().cuda.is_available())
@@ -320,6 +327,7 @@ def _trainer(
         )
         trainer = TaskTrainer(
             family=task.family,
+            task_loss=task_loss,
             model=model,
             args=arguments,
             train_dataset=train_set,
@@ -343,8 +351,9 @@ def _run_trainer(trainer: Any, folder: Path, *, resume: bool) -> dict[str, float
     figures: dict[str, float] = {}
     for entry in trainer.state.log_history:
         figures |= {key: value for key, value in entry.items() if isinstance(value, (int, float))}
-    wanted = ("train_loss", "eval_loss", "eval_perplexity", "train_runtime", "epoch", "step")
-    return {key: figures[key] for key in wanted if key in figures}
+    wanted = ("train_loss", "eval_loss", "eval_perplexity", "eval_task_loss")
+    known = (*wanted, "train_runtime", "epoch", "step")
+    return {key: figures[key] for key in known if key in figures}
 
 
 def last_checkpoint(folder: Path) -> Path | None:

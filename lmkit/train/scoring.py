@@ -12,6 +12,7 @@ from lmkit.collating import Collator, padded
 from lmkit.encoding import IGNORE, Encoded, Ids, texts_to_read
 from lmkit.family import Family
 from lmkit.loss import Loss
+from lmkit.losses import BatchLoss
 from lmkit.train.extra import torch
 from lmkit.train.models import quiet
 
@@ -31,24 +32,28 @@ def batch_loss(model: Any, batch: Mapping[str, Any], family: Family = Family.CAU
         batch: tensors int64 [B, T], labels among them.
         family: how the model reads a row.
     """
-    count = int((batch["labels"][:, 1 if family.shifts else 0 :] != IGNORE).sum())
-    if count == 0:
-        return Loss()
-    with torch().inference_mode():
-        on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        mean = model(**on_device, **_options(family)).loss
-    return Loss(float(mean) * count, count)
+    return _scored(model, batch, family)[0]
 
 
 def mean_loss(
     model: Any, batches: Iterable[Mapping[str, Any]], family: Family = Family.CAUSAL
 ) -> Loss:
     """Return the loss over all batches; the model is left in the mode it was in."""
+    return mean_losses(model, batches, family, None)[0]
+
+
+def mean_losses(
+    model: Any, batches: Iterable[Mapping[str, Any]], family: Family, task_loss: BatchLoss | None
+) -> tuple[Loss, Loss]:
+    """Return the loss over all batches, and the task's own, which is empty where it names none."""
     was_training = model.training
     model.eval()
+    tokens, task = Loss(), Loss()
     try:
         with quiet():
-            return sum((batch_loss(model, batch, family) for batch in batches), Loss())
+            for batch in batches:
+                more, of_task = _scored(model, batch, family, task_loss)
+                tokens, task = tokens + more, task + of_task
     finally:
         model.train(was_training)
 
@@ -85,7 +90,8 @@ def _causal_log_probs(model: Any, rows: Sequence[Encoded], pad_id: int) -> list[
         part = texts[start : start + TEXTS_AT_ONCE]
         input_ids, mask = padded(part, pad_id)
         batch = {"input_ids": input_ids, "attention_mask": mask}
-        logits = _logits(model, batch, Family.CAUSAL)
+        # A soft prompt's places stand before the rows' own.
+        logits = _logits(model, batch, Family.CAUSAL)[:, -input_ids.shape[1] :]
         for index, row in enumerate(rows):
             if start <= which[index] < start + len(part):
                 at = np.flatnonzero(row.labels[1:] != IGNORE)
@@ -109,3 +115,56 @@ def _picked(logits: Any, token_ids: Ids) -> LogProbs:
     log_probs = torch().log_softmax(logits.double(), dim=-1).cpu().numpy()
     picked: LogProbs = log_probs[np.arange(len(token_ids)), token_ids]
     return picked
+    return tokens, task
+
+
+def aligned(logits: Any, labels: Any, family: Family) -> tuple[Any, Any]:
+    """Return logits [B, L, V] and labels [B, L] of which each predicts the one at its own place.
+
+    Args:
+        logits: a model's, float [B, n + T, V]; a soft prompt's n places stand before the labels'.
+        labels: int64 [B, T].
+        family: a head that shifts has nothing that predicts a row's first label.
+    """
+    logits = logits[:, -labels.shape[1] :]
+    return (logits[:, :-1], labels[:, 1:]) if family.shifts else (logits, labels)
+
+
+def forward(model: Any, batch: Mapping[str, Any], family: Family, **options: Any) -> Any:
+    """Return a model's output for a batch, its labels included; a mixture's groups stay outside.
+
+    Behind a soft prompt something would predict a row's first label, which is nowhere counted as
+    learned, so that label is left out.
+    """
+    batch = {name: tensor for name, tensor in batch.items() if name != "group"}
+    if family.shifts:
+        batch["labels"] = batch["labels"].clone()
+        batch["labels"][:, 0] = IGNORE
+    return model(**batch, **options)
+
+
+def own_loss(
+    task_loss: BatchLoss, batch: Mapping[str, Any], logits: Any, family: Family
+) -> tuple[Any, Any]:
+    """Return the sum and the count of a task's own loss over a batch."""
+    places, labels = aligned(logits, batch["labels"], family)
+    ids = batch["input_ids"]
+    mask = batch.get("attention_mask")
+    mask = torch().ones_like(ids) if mask is None else mask
+    return task_loss.total(places, labels, ids, mask), task_loss.count(labels)
+
+
+def _scored(
+    model: Any, batch: Mapping[str, Any], family: Family, task_loss: BatchLoss | None = None
+) -> tuple[Loss, Loss]:
+    count = int((batch["labels"][:, 1 if family.shifts else 0 :] != IGNORE).sum())
+    if count == 0:
+        return Loss(), Loss()
+    with torch().inference_mode():
+        on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        found = forward(model, on_device, family, **_options(family))
+        tokens = Loss(float(found.loss) * count, count)
+        if task_loss is None:
+            return tokens, Loss()
+        total, parts = own_loss(task_loss, on_device, found.logits, family)
+    return tokens, Loss(float(total), int(parts))

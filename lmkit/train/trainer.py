@@ -1,28 +1,114 @@
-"""transformers' Trainer, with perplexity measured as lmkit measures it.
+"""transformers' Trainer, with losses and perplexity measured as lmkit measures them.
 
 This module and `progress` import transformers at once, so `run` imports them when it trains.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from lmkit.encoding import IGNORE
 from lmkit.family import Family
-from lmkit.train.scoring import mean_loss
+from lmkit.losses import BatchLoss
+from lmkit.train.grouping import GroupLosses
+from lmkit.train.scoring import aligned, forward, mean_losses, own_loss
 
 
 class TaskTrainer(Trainer):  # type: ignore[misc]
-    """transformers' Trainer, measuring perplexity over learned tokens.
+    """transformers' Trainer, whose losses are means over all that one optimizer step sees.
 
-    The stock evaluation averages the batches' means, which weighs a token in a short batch more.
+    The stock trainer leaves the division to models, and many (BERT's, T5's and BART's heads) take
+    the number of items and do not use it, so that the parts of an accumulated batch weigh by chance.
+    Its evaluation averages the batches' means, which weighs a token in a short batch more.
+
+    Args:
+        family: how the model reads a row.
+        task_loss: what is made small in place of the mean over learned tokens.
+        groups: names of the groups that batches tell by their `group`, int64 [B]; each one's loss is
+            logged for itself.
+        options: transformers' own.
     """
 
-    def __init__(self, *, family: Family, **options: Any) -> None:
+    loss_is_scaled_for_ga = True  # what Trainer asks before it divides by the accumulation steps
+
+    def __init__(
+        self,
+        *,
+        family: Family,
+        task_loss: BatchLoss | None = None,
+        groups: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self._family = family
+        self._task_loss = task_loss
+        self._groups = GroupLosses(groups) if groups else None
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Mapping[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return a batch's share in the loss of its optimizer step.
+
+        Args:
+            model: the model, as accelerate wrapped it.
+            inputs: the batch, tensors int64 [B, T].
+            return_outputs: whether to return the model's output, too.
+            num_items_in_batch: the parts of the step's mean, over all of its batches.
+        """
+        outputs = forward(model, inputs, self._family)
+        total, count = self._total(inputs, outputs)
+        items = count if num_items_in_batch is None else num_items_in_batch
+        loss = total / torch.as_tensor(items, device=total.device).clamp(min=1)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            loss = loss * self.accelerator.num_processes  # the processes' gradients are averaged
+        if self._groups is not None and "group" in inputs:
+            self._groups.add(
+                *aligned(outputs.logits, inputs["labels"], self._family), inputs["group"]
+            )
+        return (loss, outputs) if return_outputs else loss
+
+    def _total(self, inputs: Mapping[str, Any], outputs: Any) -> tuple[Any, Any]:
+        """Return the sum of a batch's losses, and the number of its parts."""
+        if self._task_loss is not None:
+            return own_loss(self._task_loss, inputs, outputs.logits, self._family)
+        count = self._count(inputs)
+        if count == 0:  # a mean over nothing is no number
+            return outputs.logits.sum() * 0.0, count
+        if self.label_smoother is not None:
+            logits, labels = aligned(outputs.logits, inputs["labels"], self._family)
+            return self.label_smoother({"logits": logits}, labels) * count, count
+        return outputs.loss.mean() * count, count
+
+    def _count(self, batch: Mapping[str, Any]) -> Any:
+        """Return how many parts a batch's mean is over."""
+        labels = batch["labels"][:, 1 if self._family.shifts else 0 :]
+        if self._task_loss is not None:
+            return self._task_loss.count(labels)
+        return (labels != IGNORE).sum()
+
+    def _get_num_items_in_batch(self, batch_samples: Sequence[Any], device: Any) -> Any:
+        """Return over how many parts the mean of an optimizer step is, in all processes."""
+        if not batch_samples:
+            return None
+        count = torch.stack([self._count(batch) for batch in batch_samples]).sum().to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            count = self.accelerator.gather(count).sum()
+        return count
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log figures, with those of a mixture's tasks beside the loss of training."""
+        if self._groups is not None and "loss" in logs:
+            logs = {**logs, **self._groups.take()}
+        super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Group rows of like length where that is asked for; the stock sampler wants columns."""
@@ -39,9 +125,17 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
         ignore_keys: Any = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Return and log `eval_loss`, `eval_perplexity` and `eval_tokens`."""
-        loss = mean_loss(self.model, self.get_eval_dataloader(eval_dataset), self._family)
-        metrics = {f"{metric_key_prefix}_{name}": figure for name, figure in loss.figures().items()}
+        """Return and log `eval_loss`, `eval_perplexity` and `eval_tokens`.
+
+        A task's own loss is `eval_task_loss`; the others are over learned tokens all the same.
+        """
+        loss, task_loss = mean_losses(
+            self.model, self.get_eval_dataloader(eval_dataset), self._family, self._task_loss
+        )
+        figures = loss.figures()
+        if self._task_loss is not None:
+            figures["task_loss"] = task_loss.figures()["loss"]
+        metrics = {f"{metric_key_prefix}_{name}": figure for name, figure in figures.items()}
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

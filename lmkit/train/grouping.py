@@ -1,0 +1,46 @@
+"""A mixture's training loss, task by task: which of them still learns is not seen in their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lmkit.loss import Loss
+from lmkit.losses import row_losses
+from lmkit.train.extra import torch
+
+
+class GroupLosses:
+    """Sums of token losses, one for each group of rows.
+
+    Args:
+        names: the groups' names; a row says by its index which is its own.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+        self._losses = [Loss() for _ in names]
+
+    def add(self, logits: Any, labels: Any, group: Any) -> None:
+        """Count a batch in.
+
+        Args:
+            logits: float [B, L, V], each for the label at its own place.
+            labels: int64 [B, L].
+            group: int64 [B], each row's group.
+        """
+        with torch().no_grad():
+            totals, counts = row_losses(logits.detach(), labels)
+        found = zip(group.tolist(), totals.tolist(), counts.tolist(), strict=True)
+        for index, total, count in found:
+            self._losses[index] += Loss(total, count)
+
+    def take(self) -> dict[str, float]:
+        """Return the mean over each group's learned tokens since the last call, where it had any."""
+        figures = {
+            f"loss_{name}": loss.total / loss.count
+            for name, loss in zip(self._names, self._losses, strict=True)
+            if loss.count
+        }
+        self._losses = [Loss() for _ in self._names]
+        return figures
