@@ -56,6 +56,7 @@ def mean_losses(
                 tokens, task = tokens + more, task + of_task
     finally:
         model.train(was_training)
+    return tokens, task
 
 
 def token_log_probs(
@@ -115,7 +116,6 @@ def _picked(logits: Any, token_ids: Ids) -> LogProbs:
     log_probs = torch().log_softmax(logits.double(), dim=-1).cpu().numpy()
     picked: LogProbs = log_probs[np.arange(len(token_ids)), token_ids]
     return picked
-    return tokens, task
 
 
 def aligned(logits: Any, labels: Any, family: Family) -> tuple[Any, Any]:
