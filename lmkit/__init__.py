@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lmkit.chat import Chat
     from lmkit.collating.causal import CausalCollator
+    from lmkit.collating.seq2seq import Seq2SeqCollator
     from lmkit.decoding import Answer
     from lmkit.decoding.text import TextDecoder
     from lmkit.encoding import Encoded, encode, prompt_ids
@@ -47,6 +48,7 @@ _HOMES = {
     "Generation": "generation",
     "LmkitError": "errors",
     "Segment": "formatting",
+    "Seq2SeqCollator": "collating.seq2seq",
     "Task": "task",
     "TextDecoder": "decoding.text",
     "Tokenizer": "tokenizing",

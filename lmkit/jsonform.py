@@ -20,6 +20,7 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 from lmkit.chat import Chat
 from lmkit.collating import Collator
 from lmkit.collating.causal import CausalCollator
+from lmkit.collating.seq2seq import Seq2SeqCollator
 from lmkit.decoding import Decoder
 from lmkit.decoding.text import TextDecoder
 from lmkit.errors import PluginError, SerialError, near
@@ -35,6 +36,7 @@ OWN: tuple[type, ...] = (
     Chat,
     ExactMatch,
     Generation,
+    Seq2SeqCollator,
     Task,
     Template,
     TextDecoder,

@@ -219,6 +219,14 @@ class Tokenizer:
         return tuple(encoding.ids[:count])
 
     @cached_property
+    def closing_ids(self) -> tuple[int, ...]:
+        """The ids this tokenizer itself puts after any text, such as an EOS; often none."""
+        encoding = self._opening.encode("a", add_special_tokens=True)
+        mask = encoding.special_tokens_mask
+        count = mask[::-1].index(0) if 0 in mask else 0
+        return tuple(encoding.ids[len(encoding.ids) - count :])
+
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 over everything that decides which ids a text gets."""
         whole = json.dumps([self.definition, self.special, self.chat_template], sort_keys=True)

@@ -17,6 +17,7 @@ NAMES = [
     "Generation",
     "LmkitError",
     "Segment",
+    "Seq2SeqCollator",
     "Task",
     "TextDecoder",
     "Tokenizer",
