@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lmkit.answering import Answerer, open_answerer
+from lmkit.collating.seq2seq import cutting
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import RecordError
 from lmkit.loss import Loss
@@ -59,6 +60,7 @@ def batches_by_length(rows: Sequence[Encoded], size: int) -> Iterator[list[Encod
 def _metric_figures(model: Answerer, rows: Sequence[Row]) -> dict[str, float]:
     if not model.task.metrics:
         return {}
+    model = model.with_task(cutting(model.task))  # a row that was cut in training counts, too
     dialect = model.tokenizer.dialect
     references = [model.task.reference(row, dialect) for row in rows]
     answers = [answer.value for answer in model.batch(rows, temperature=0.0)]

@@ -18,11 +18,6 @@ Where S = T the past is not read (a prefill); where S = 1 any batch may be ragge
 
 from __future__ import annotations
 
-import gc
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import onnx_ir as ir
@@ -39,12 +34,8 @@ from lmkit.export.attention import (
     probe,
 )
 from lmkit.export.fusing import fuse
+from lmkit.export.tracing import IR_VERSION, OPSET, inference, port, quiet, root, uncollected
 from lmkit.manifest import Tensor
-
-OPSET = 20
-IR_VERSION = (
-    10  # the lowest that knows this opset; onnxruntime 1.31 reads up to 13, onnx 1.23 writes 14
-)
 
 
 @frozen(kw_only=True)
@@ -96,7 +87,7 @@ def _layers(model: PreTrainedModel) -> tuple[AttentionLayer, ...]:
     if reason:
         raise ExportError(f"{architecture} cannot be exported as a causal model: it {reason}")
     try:
-        with _inference(model):
+        with inference(model):
             layers = probe(model)
     except ExportError as error:
         raise ExportError(
@@ -177,7 +168,7 @@ def export_causal(model: PreTrainedModel, path: Path) -> GraphContract:
         ExportError: the model is refused, cannot be traced, or lost an input in the trace.
     """
     layers = _layers(model)
-    with _inference(model), _quiet(), _uncollected():
+    with inference(model), quiet(), uncollected():
         graph = _trace(model, layers)
         fuse(graph)
         contract = _contract(model, layers, graph)
@@ -253,7 +244,7 @@ def _trace(model: PreTrainedModel, layers: tuple[AttentionLayer, ...]) -> ir.Mod
             verbose=False,
         )
     except Exception as error:
-        cause = _root(error)
+        cause = root(error)
         raise ExportError(
             f"{type(model).__name__} cannot be traced into a graph: {type(cause).__name__}: {cause}"
         ) from error
@@ -275,8 +266,8 @@ def _contract(
         value.shape = ir.Shape(
             [value.shape[0], value.shape[1], "present_sequence_length", value.shape[3]]
         )
-    inputs = tuple(_port(value) for value in graph.graph.inputs)
-    outputs = tuple(_port(value) for value in graph.graph.outputs)
+    inputs = tuple(port(value) for value in graph.graph.inputs)
+    outputs = tuple(port(value) for value in graph.graph.outputs)
     names = [f"{index}.{part}" for index in range(len(layers)) for part in ("key", "value")]
     new = ("batch_size", "sequence_length")
     kept = ("batch_size", first.kv_heads)
@@ -308,82 +299,3 @@ def _contract(
         context_length=getattr(config, "max_position_embeddings", None),
         opset=OPSET,
     )
-
-
-def _port(value: ir.Value) -> Tensor:
-    assert value.name is not None
-    assert value.dtype is not None
-    assert value.shape is not None
-    axes = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
-    return Tensor(name=value.name, dtype=str(value.dtype.numpy()), axes=axes)
-
-
-@contextmanager
-def _inference(model: PreTrainedModel) -> Iterator[None]:
-    """Put the model into float32 evaluation, and back into what it was."""
-    training = [module for module in model.modules() if module.training]
-    tensors = [*model.parameters(), *model.buffers()]
-    narrow = [
-        (tensor, tensor.data)
-        for tensor in tensors
-        if tensor.is_floating_point() and tensor.dtype != torch.float32
-    ]
-    try:
-        model.eval()
-        for tensor, data in narrow:
-            tensor.data = data.float()
-        yield
-    finally:
-        for tensor, data in narrow:
-            tensor.data = data
-        for module in training:
-            module.training = True
-
-
-# What torch 2.13 warns about inside its own exporter; drop a line once its cause is gone upstream.
-_KNOWN_WARNINGS = (
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # copy.deepcopy of torch's own tree specs
-    r"# The axis name: \w+ will not be used",  # said of every input that shares an axis by intent
-)
-_CHATTY_LOGGERS = (
-    "torch.onnx._internal.exporter._registration",  # one line for each torchvision operator it lacks
-)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what the exporter says about itself."""
-    loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        for message in _KNOWN_WARNINGS:
-            warnings.filterwarnings("ignore", message=message)
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Hold the cyclic collector: it walks the growing graph again and again, a seventh of the time.
-
-    What stays uncollected meanwhile was 45 MB for SmolLM2-135M's shape.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _root(error: BaseException) -> BaseException:
-    """Return the first error of a chain, which names the cause; torch wraps it in its own report."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error

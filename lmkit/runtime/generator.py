@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 
 from lmkit.decoding import Answer, Usage
@@ -14,11 +16,12 @@ from lmkit.errors import BundleError, RecordError, TaskError
 from lmkit.formatting import Record
 from lmkit.generation import Generation
 from lmkit.loss import Loss
-from lmkit.manifest import Golden, Graph
+from lmkit.manifest import Golden, Graph, Seq2SeqGraph
 from lmkit.rendering import at_time
 from lmkit.runtime.bundle import Bundle, open_bundle
 from lmkit.runtime.causal import HELD_FLOATS, CausalSession
 from lmkit.runtime.sampling import Sampler
+from lmkit.runtime.seq2seq import Seq2SeqSession
 from lmkit.runtime.session import LogProbs, Session
 from lmkit.streaming import IncrementalText
 from lmkit.task import Task
@@ -64,6 +67,9 @@ def open_generator(
         file = bundle.path / graph.file
         session = CausalSession(file, graph, providers=providers, threads=threads)
         return Generator(bundle, session)
+    if isinstance(graph, Seq2SeqGraph):
+        pair = Seq2SeqSession(bundle.path, graph, providers=providers, threads=threads)
+        return Generator(bundle, pair)
     raise BundleError(f"'{bundle.path}' is a {bundle.manifest.task.family} bundle")
 
 
@@ -114,6 +120,12 @@ class Generator:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that its prompts are made with."""
         return self._tokenizer
+
+    def with_task(self, task: Task) -> Generator:
+        """Return the same model under another task of its family."""
+        other = copy.copy(self)
+        other.manifest = attrs.evolve(self.manifest, task=task)
+        return other
 
     def __call__(self, record: Record, **options: Any) -> Answer:
         """Answer one record.
@@ -193,6 +205,10 @@ class Generator:
                     f"it was with {list(golden.token_ids)}"
                 )
         return None
+
+    def room(self, prompt: Ids) -> int | None:
+        """Return the most tokens that can follow a prompt, or None."""
+        return self._session.room(prompt)
 
     def greedy(self, prompts: Sequence[Ids], max_new_tokens: int) -> list[list[int]]:
         """Return the ids that follow each prompt greedily, in one batch; for checks.

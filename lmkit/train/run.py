@@ -153,7 +153,7 @@ def train(
         _check_same(folder, task, about)
         if _read_about(folder).get("finished"):
             return Run(folder, task, _read_about(folder)["metrics"])
-    caches = loaded.model.config.use_cache
+    caches = getattr(loaded.model.config, "use_cache", True)  # a pair's config does not say
     trainer = _trainer(task, loaded.model, ready, folder, options, encoded, eval_encoded)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TASK_FILE, dump(to_json(task)))
