@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lmkit.collating.blocks import BlockCollator
     from lmkit.collating.causal import CausalCollator
     from lmkit.collating.masked import MaskedCollator
+    from lmkit.collating.seq2seq import Seq2SeqCollator
     from lmkit.decoding import Answer
     from lmkit.decoding.fills import FillMaskDecoder
     from lmkit.decoding.labels import LabelDecoder
@@ -57,6 +58,7 @@ _HOMES = {
     "LmkitError": "errors",
     "MaskedCollator": "collating.masked",
     "Segment": "formatting",
+    "Seq2SeqCollator": "collating.seq2seq",
     "Task": "task",
     "TextDecoder": "decoding.text",
     "Tokenizer": "tokenizing",

@@ -31,6 +31,9 @@ class Answerer(Protocol):
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that its prompts are made with."""
 
+    def with_task(self, task: Task) -> Answerer:
+        """Return the same model under another task of its family."""
+
     def __call__(self, record: Record, **options: Any) -> Answer:
         """Answer one record; options are fields of `Generation`."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from lmkit.answering import Answerer, open_answerer
 from lmkit.collating import Stream
+from lmkit.collating.seq2seq import cutting
 from lmkit.decoding import Chooser, Filler
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import RecordError
@@ -61,6 +62,7 @@ def batches_by_length(rows: Sequence[Encoded], size: int) -> Iterator[list[Encod
 def _metric_figures(model: Answerer, rows: Sequence[Row]) -> dict[str, float]:
     if not model.task.metrics:
         return {}
+    model = model.with_task(cutting(model.task))  # a row that was cut in training counts, too
     dialect = model.tokenizer.dialect
     references = [model.task.reference(row, dialect) for row in rows]
     # What scores labels, or fills masks, draws nothing, so there is nothing to make greedy.

@@ -8,7 +8,7 @@ two sides.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import attrs
 import numpy as np
@@ -61,6 +61,10 @@ class MaskAnswerer:
             TaskError: an option was given.
         """
         return self.batch([record], **options)[0]
+
+    def with_task(self, task: Task) -> Self:
+        """Return the same model under another task of its family."""
+        return attrs.evolve(self, task=task)
 
     def stream(self, record: Record, **options: Any) -> Iterator[str]:
         """Yield the filled text, at once; arguments and errors are those of a call."""

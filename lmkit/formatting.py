@@ -304,6 +304,11 @@ class Template:
         last = max((i for i, piece in enumerate(self.pieces) if piece.learn), default=-1)
         return self.pieces[last + 1 :] if last >= 0 else ()
 
+    @property
+    def interrupted(self) -> tuple[Part, ...]:
+        """The context pieces after the first target, which no prompt has."""
+        return tuple(p for p in self.pieces[len(self._prompt_pieces()) :] if not p.learn)
+
     def segments(self, record: Record, dialect: Dialect = PLAIN) -> list[Segment]:
         """Return the whole training text of a record."""
         asked = self._prompt_pieces()

@@ -22,6 +22,7 @@ from lmkit.collating import Collator
 from lmkit.collating.blocks import BlockCollator
 from lmkit.collating.causal import CausalCollator
 from lmkit.collating.masked import MaskedCollator
+from lmkit.collating.seq2seq import Seq2SeqCollator
 from lmkit.decoding import Decoder
 from lmkit.decoding.fills import FillMaskDecoder
 from lmkit.decoding.labels import LabelDecoder
@@ -48,6 +49,7 @@ OWN: tuple[type, ...] = (
     Rouge,
     MaskedCollator,
     KeytokenWeighted,
+    Seq2SeqCollator,
     Task,
     Template,
     TextDecoder,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,9 +24,15 @@ class Scratch:
     config: Mapping[str, Any] = attrs.field(factory=dict)
 
     def __str__(self) -> str:
-        return ",".join(
-            [f"scratch:{self.model_type}", *(f"{k}={v}" for k, v in self.config.items())]
-        )
+        pairs = (f"{name}={_written(content)}" for name, content in self.config.items())
+        return ",".join([f"scratch:{self.model_type}", *pairs])
+
+
+def _written(content: Any) -> str:
+    """Return a value as a command line has it: what is nested as JSON, without spaces."""
+    if isinstance(content, (Mapping, list, tuple)):
+        return json.dumps(content, separators=(",", ":"))
+    return str(content)
 
 
 def scratch(model_type: str, **config: Any) -> Scratch:
@@ -37,7 +43,8 @@ def scratch(model_type: str, **config: Any) -> Scratch:
     Args:
         model_type: transformers' name for the architecture, such as `gpt2` or `llama`.
         config: values of its configuration, such as `n_layer=4`; unknown ones are refused when the
-            model is built.
+            model is built. An `encoder-decoder` has two: `encoder={"model_type": "bert", ...}` and
+            `decoder={...}`.
 
     >>> str(scratch("gpt2", n_layer=4))
     'scratch:gpt2,n_layer=4'
@@ -51,8 +58,7 @@ def parse_scratch(text: str) -> Scratch:
     Raises:
         ModelError: a part is not `name=value`.
     """
-    # A comma in brackets is part of a value, as in layer_types=["a","b"].
-    model_type, *pairs = re.split(r",(?![^\[{]*[\]}])", text.removeprefix("scratch:"))
+    model_type, *pairs = _split(text.removeprefix("scratch:"))
     config = {}
     for pair in pairs:
         name, equals, content = pair.partition("=")
@@ -62,14 +68,27 @@ def parse_scratch(text: str) -> Scratch:
     return Scratch(model_type.strip(), config)
 
 
+def _split(text: str) -> list[str]:
+    """Split at commas; one in brackets is part of a value, as in layer_types=["a","b"].
+
+    >>> _split('a,b={"c":[1,2],"d":3},e')
+    ['a', 'b={"c":[1,2],"d":3}', 'e']
+    """
+    depth, start, parts = 0, 0, []
+    for place, character in enumerate(text):
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            parts.append(text[start:place])
+            start = place + 1
+    return [*parts, text[start:]]
+
+
 def parse_value(text: str) -> Any:
     """Return what a value typed on the command line means: JSON where it is JSON, text otherwise.
 
     >>> parse_value("3e-5"), parse_value("true"), parse_value("cosine")
     (3e-05, True, 'cosine')
     """
-    import json
-
     try:
         return json.loads(text)
     except json.JSONDecodeError:

@@ -189,6 +189,11 @@ def _check_family(formatter: Formatter, collator: Collator, decoder: Decoder) ->
         raise TaskError(
             f"the {formatter} has no target(...), so a {names[0]} would find nothing to learn"
         )
+    if family is Family.SEQ2SEQ and isinstance(formatter, Template) and formatter.interrupted:
+        raise TaskError(
+            f"{Template(formatter.interrupted)} stands behind a target, where it is no part of a "
+            "seq2seq source; put all context before the target"
+        )
     if family is Family.CAUSAL and isinstance(formatter, Template) and formatter.trailing:
         raise TaskError(
             f"{Template(formatter.trailing)} stands after the last target, where a causal model "

@@ -21,6 +21,7 @@ NAMES = [
     "LmkitError",
     "MaskedCollator",
     "Segment",
+    "Seq2SeqCollator",
     "Task",
     "TextDecoder",
     "Tokenizer",

@@ -59,6 +59,14 @@ class Collator(Protocol):
     def prompt(self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool) -> Ids:
         """Return the ids of a prompt, int64 [P]."""
 
+    def within(self, most: int | None, target: int | None) -> Collator:
+        """Return a collator whose rows a model can read.
+
+        Args:
+            most: the most tokens of a row, or of a seq2seq row's source; None for any number.
+            target: the most tokens of a seq2seq row's target.
+        """
+
     def feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> Feed:
         """Return what training draws from; `RowFeed` if the rows are the same in every epoch."""
 
@@ -72,9 +80,6 @@ class Collator(Protocol):
 @runtime_checkable
 class Stream(Collator, Protocol):
     """A collator to which all records are one text; a .txt file is read for it as it stands."""
-
-    def within(self, most: int) -> Stream:
-        """Return a collator whose rows have at most so many tokens."""
 
     def hold_out(
         self, rows: Sequence[Encoded], tokenizer: Tokenizer, fraction: float
@@ -98,6 +103,11 @@ class RowFeed:
     def draw(self, index: int, rng: np.random.Generator) -> Encoded:
         """Return a row as it is."""
         return self._rows[index]
+
+
+def shorter(length: int, most: int | None) -> int:
+    """Return a length that is at most so much; None limits nothing."""
+    return length if most is None else min(length, most)
 
 
 def padded(

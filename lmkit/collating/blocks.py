@@ -46,8 +46,10 @@ class BlockCollator:
         """The tokens in a window."""
         return self.block_size + 1
 
-    def within(self, most: int) -> BlockCollator:
+    def within(self, most: int | None, target: int | None) -> BlockCollator:
         """Return a collator whose windows have at most so many tokens."""
+        if most is None:
+            return self
         return attrs.evolve(self, block_size=max(1, min(self.block_size, most - 1)))
 
     def encode(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import attrs
 import numpy as np
 
-from lmkit.collating import Batch, RowFeed, text_batch
+from lmkit.collating import Batch, RowFeed, shorter, text_batch
 from lmkit.encoding import IGNORE, Encoded, Ids, Stretch, stretches
 from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
@@ -71,6 +71,10 @@ class CausalCollator:
         if not ids:
             raise RecordError("", "the prompt is empty, so there is nothing to continue")
         return np.asarray(ids, dtype=np.int64)
+
+    def within(self, most: int | None, target: int | None) -> CausalCollator:
+        """Return a collator whose rows have at most so many tokens."""
+        return attrs.evolve(self, max_length=shorter(self.max_length, most))
 
     def feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> RowFeed:
         """Return the rows, the same in every epoch."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import attrs
 import numpy as np
 
-from lmkit.collating import Batch, text_batch
+from lmkit.collating import Batch, shorter, text_batch
 from lmkit.encoding import IGNORE, Encoded, Ids, stretches
 from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
@@ -92,6 +92,10 @@ class MaskedCollator:
             raise RecordError("", f"there is nothing to fill: put {mask} where a token is wanted")
         opening, closing = _frame(body, tokenizer, delimited=delimited)
         return np.asarray([*opening, *body, *closing], dtype=np.int64)
+
+    def within(self, most: int | None, target: int | None) -> MaskedCollator:
+        """Return a collator whose rows have at most so many tokens."""
+        return attrs.evolve(self, max_length=shorter(self.max_length, most))
 
     def feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> MaskedFeed:
         """Return what hides other tokens in every epoch."""

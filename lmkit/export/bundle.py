@@ -15,6 +15,7 @@ import attrs
 
 import lmkit
 from lmkit.collating import Stream
+from lmkit.collating.seq2seq import cutting
 from lmkit.encoding import encode_rows, prompt_ids
 from lmkit.errors import ExportError, MissingExtra, RecordError, UnknownName
 from lmkit.evaluating import EVAL_BATCH, batches_by_length
@@ -122,7 +123,7 @@ def _prepared(run: Any, task: Task, tokenizer: Any, rows: Sequence[Row]) -> Sour
     family, models = _heavy(task.family)
     loaded = models.load_model(_source(run), family=task.family, tokenizer=tokenizer)
     family.check(loaded.model)
-    task = models.fitted(task, loaded.model)
+    task = models.with_own_ids(models.fitted(task, loaded.model), loaded.model)
     # Read before `align` replaces them; in another tokenizer they mean nothing.
     own_stops = models.stop_ids(loaded.model) if tokenizer is None else []
     ready, stops = models.align(loaded.model, loaded.tokenizer, task.formatter)
@@ -206,7 +207,7 @@ def _source(run: Any) -> Any:
 
 def _check_prompts(task: Task, records: Sequence[dict[str, Any]], tokenizer: Tokenizer) -> None:
     for record in records:
-        prompt_ids(task, record, tokenizer)
+        prompt_ids(cutting(task), record, tokenizer)
 
 
 def _about(source: Source) -> dict[str, Any]:

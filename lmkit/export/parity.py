@@ -1,7 +1,8 @@
 """Compare a bundle with torch on real prompts, and refuse it if they disagree.
 
-Checked are single prompts, the same prompts as one ragged batch, and a long past. Torch reads each
-prompt alone and unpadded, so whatever padding or position might do wrong in the graph shows.
+Checked are single prompts, the same prompts as one ragged batch, and a long past: of an encoder-decoder a
+long source, and a target longer than any answer here. Torch reads each prompt alone and unpadded, so
+whatever padding or position might do wrong in the graph shows.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any
 import attrs
 import numpy as np
 
+from lmkit.collating.seq2seq import cutting
 from lmkit.encoding import Ids, prompt_ids
-from lmkit.errors import ParityError
-from lmkit.manifest import Golden
+from lmkit.errors import ParityError, RecordError
+from lmkit.manifest import Golden, Seq2SeqGraph
 from lmkit.runtime.generator import Generator
 from lmkit.train.extra import torch
 from lmkit.train.models import only_config
@@ -25,6 +27,7 @@ ABSOLUTE, RELATIVE = 1e-3, 1e-4
 
 GREEDY_TOKENS = 24  # compared behind each prompt
 LONG_PAST = 384  # tokens of the long past, where the context has room
+LONG_TARGET = 144  # tokens of the long target: T5 tells distances of up to 128 apart
 GOLDEN_TOKENS = 8  # written down behind each golden prompt
 CLEAR_LEAD = 0.05  # logits by which a golden token must lead, so that another CPU agrees
 
@@ -43,7 +46,8 @@ def check_parity(
     Raises:
         ParityError: a token or a logit differs beyond rounding; the text has the figures.
     """
-    found = [prompt_ids(generator.task, record, generator.tokenizer) for record in records]
+    task = cutting(generator.task)
+    found = [prompt_ids(task, record, generator.tokenizer) for record in records]
     prompts = _short_enough(found, generator)
     torchs = [_greedy(model, prompt, generator) for prompt in prompts]
     long = _long_prompt(prompts, generator)
@@ -61,6 +65,7 @@ def check_parity(
         (long, further, generator.greedy([long], GREEDY_TOKENS)[0], "a long past"),
     ]
     compared = [_compare(model, generator, *case) for case in cases]
+    compared += _long_target(model, generator, long)
     expected = sum(len(wanted) for _, wanted, _, _ in cases)
     equal = sum(case.n_equal for case in compared)
     figures = {
@@ -71,45 +76,78 @@ def check_parity(
         "prompts": len(prompts),
         "longest_past": len(long) + len(further),
     }
-    whole = [len(cut) == len(prompt) for cut, prompt in zip(prompts, found, strict=True)]
-    written = zip(records, prompts, torchs, strict=True)
-    golden = [_golden(model, *case) for case, fits in zip(written, whole, strict=True) if fits]
+    golden = [
+        _golden(model, generator, *case)
+        for case in zip(records, prompts, torchs, strict=True)
+        if _is_whole(generator, *case[:2])
+    ]
     return figures, tuple(golden)
 
 
 def _short_enough(prompts: Sequence[Ids], generator: Generator) -> list[Ids]:
     """Return the prompts, those that would leave no room for an answer cut from the left."""
+    most = _longest_prompt(generator)
+    return [prompt if most is None else prompt[-most:] for prompt in prompts]
+
+
+def _longest_prompt(generator: Generator) -> int | None:
+    """Return the most tokens of a prompt that an answer can follow, or None."""
     most = generator.manifest.graph.context_length
     if most is None:
-        return list(prompts)
-    room = max(1, most - GREEDY_TOKENS)
-    return [prompt[-room:] for prompt in prompts]
+        return None
+    return max(1, most - (GREEDY_TOKENS if generator.task.family.shifts else 0))
+
+
+def _is_whole(generator: Generator, record: Mapping[str, Any], prompt: Ids) -> bool:
+    """Say whether a record's prompt was compared as it stands, cut nowhere."""
+    try:
+        return len(prompt_ids(generator.task, record, generator.tokenizer)) == len(prompt)
+    except RecordError:  # its source is too long
+        return False
 
 
 def _long_prompt(prompts: Sequence[Ids], generator: Generator) -> Ids:
     """Return the prompts' ids repeated to a long past."""
-    most = generator.manifest.graph.context_length or LONG_PAST + GREEDY_TOKENS
-    length = max(1, min(LONG_PAST, most - GREEDY_TOKENS))
-    joined = np.concatenate(prompts)
-    return np.resize(joined, length)
+    most = _longest_prompt(generator)
+    return np.resize(np.concatenate(prompts), LONG_PAST if most is None else min(LONG_PAST, most))
+
+
+def _long_target(model: Any, generator: Generator, prompt: Ids) -> list[_Compared]:
+    """Compare logits far into a target, which no greedy answer may reach."""
+    if generator.task.family.shifts:
+        return []
+    most = generator.room(prompt)
+    length = LONG_TARGET if most is None else min(LONG_TARGET, most - 1)
+    difference, _, _ = _difference(
+        model, generator, prompt, np.resize(prompt, length), "a long target"
+    )
+    return [_Compared(difference, 0, tied=False)]
 
 
 def _greedy(model: Any, prompt: Ids, generator: Generator) -> list[int]:
     """Return what torch's `generate()` writes behind one prompt."""
     from transformers import GenerationConfig
 
-    tokens, most = generator.manifest.tokens, generator.manifest.graph.context_length
+    tokens, most = generator.manifest.tokens, generator.room(prompt)
+    start = _start(generator)
     config = GenerationConfig(
-        max_new_tokens=GREEDY_TOKENS if most is None else min(GREEDY_TOKENS, most - len(prompt)),
+        max_new_tokens=GREEDY_TOKENS if most is None else min(GREEDY_TOKENS, most),
         do_sample=False,
         eos_token_id=list(tokens.stop),
         pad_token_id=tokens.pad,
+        decoder_start_token_id=start,
     )
     ids = torch().from_numpy(prompt)[None]
     model.eval()
     with torch().inference_mode(), only_config(model, config):
         found = model.generate(ids, attention_mask=torch().ones_like(ids))
-    return [int(token) for token in found[0, len(prompt) :]]
+    return [int(token) for token in found[0, len(prompt) if start is None else 1 :]]
+
+
+def _start(generator: Generator) -> int | None:
+    """Return the token that a decoder is given first; None for a causal model, which has the prompt."""
+    graph = generator.manifest.graph
+    return graph.start_id if isinstance(graph, Seq2SeqGraph) else None
 
 
 @attrs.frozen
@@ -137,15 +175,7 @@ def _compare(
 ) -> _Compared:
     """Compare logits and tokens, and refuse what rounding does not explain."""
     answer = np.asarray(wanted, dtype=np.int64)
-    theirs = _forced(model, prompt, answer)
-    ours = generator.forced(prompt, answer)
-    difference = float(np.abs(theirs - ours).max())
-    tolerance = ABSOLUTE + RELATIVE * float(np.abs(theirs).max())
-    if not difference <= tolerance:  # a NaN is no agreement either
-        raise ParityError(
-            f"{case}: a logit differs by {difference:.2e} from torch's, where rounding explains "
-            f"{tolerance:.2e}; no bundle was written"
-        )
+    difference, tolerance, theirs = _difference(model, generator, prompt, answer, case)
     if list(found) == list(wanted):
         return _Compared(difference, len(wanted), tied=False)
     at = next(
@@ -160,10 +190,35 @@ def _compare(
     )
 
 
-def _forced(model: Any, prompt: Ids, answer: Ids) -> np.ndarray:
+def _difference(
+    model: Any, generator: Generator, prompt: Ids, answer: Ids, case: str
+) -> tuple[float, float, np.ndarray]:
+    """Return the largest difference of a logit, what is tolerated, and torch's float32 [L + 1, V].
+
+    Raises:
+        ParityError: it is more than rounding explains.
+    """
+    theirs = _forced(model, prompt, answer, _start(generator))
+    ours = generator.forced(prompt, answer)
+    difference = float(np.abs(theirs - ours).max())
+    tolerance = ABSOLUTE + RELATIVE * float(np.abs(theirs).max())
+    if not difference <= tolerance:  # a NaN is no agreement either
+        raise ParityError(
+            f"{case}: a logit differs by {difference:.2e} from torch's, where rounding explains "
+            f"{tolerance:.2e}; no bundle was written"
+        )
+    return difference, tolerance, theirs
+
+
+def _forced(model: Any, prompt: Ids, answer: Ids, start: int | None) -> np.ndarray:
     """Return torch's logits that predict each answer token and the next, float32 [L + 1, V]."""
-    whole = np.concatenate([prompt, answer])
     with torch().inference_mode():
+        if start is not None:
+            target = torch().from_numpy(np.concatenate([[start], answer]))[None]
+            source = torch().from_numpy(prompt)[None]
+            found = model(input_ids=source, decoder_input_ids=target, use_cache=False).logits[0]
+            return np.asarray(found.float().numpy())
+        whole = np.concatenate([prompt, answer])
         found = model(torch().from_numpy(whole)[None], use_cache=False).logits[0]
     return np.asarray(found[len(prompt) - 1 :].float().numpy())
 
@@ -174,9 +229,15 @@ def lead(logits: np.ndarray) -> float:
     return float(first - second)
 
 
-def _golden(model: Any, record: Mapping[str, Any], prompt: Ids, wanted: Sequence[int]) -> Golden:
+def _golden(
+    model: Any,
+    generator: Generator,
+    record: Mapping[str, Any],
+    prompt: Ids,
+    wanted: Sequence[int],
+) -> Golden:
     """Return a prompt with the first tokens, as far as they lead so clearly that any CPU agrees."""
-    logits = _forced(model, prompt, np.asarray(wanted, dtype=np.int64))
+    logits = _forced(model, prompt, np.asarray(wanted, dtype=np.int64), _start(generator))
     clear = [lead(row) > CLEAR_LEAD for row in logits[: min(len(wanted), GOLDEN_TOKENS)]]
     count = clear.index(False) if False in clear else len(clear)
     return Golden(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 
 from lmkit.choosing import choose
@@ -15,13 +17,14 @@ from lmkit.errors import BundleError, TaskError
 from lmkit.formatting import Record
 from lmkit.generation import Generation
 from lmkit.loss import Loss
-from lmkit.manifest import Golden, Graph, MaskedGraph
+from lmkit.manifest import Golden, Graph, MaskedGraph, Seq2SeqGraph
 from lmkit.runtime.beams import BeamSearch, search
 from lmkit.runtime.bundle import Bundle, open_bundle
 from lmkit.runtime.causal import HELD_FLOATS, CausalSession
 from lmkit.runtime.golden import difference
 from lmkit.runtime.masked import MaskFiller, open_filler
 from lmkit.runtime.sampling import Sampler
+from lmkit.runtime.seq2seq import Seq2SeqSession
 from lmkit.runtime.session import LogProbs, Session
 from lmkit.streaming import IncrementalText
 from lmkit.task import Task
@@ -69,6 +72,9 @@ def open_generator(
         return Generator(bundle, session)
     if isinstance(graph, MaskedGraph):
         return open_filler(bundle, providers=providers, threads=threads)
+    if isinstance(graph, Seq2SeqGraph):
+        pair = Seq2SeqSession(bundle.path, graph, providers=providers, threads=threads)
+        return Generator(bundle, pair)
     raise BundleError(f"'{bundle.path}' is a {bundle.manifest.task.family} bundle")
 
 
@@ -119,6 +125,12 @@ class Generator:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that its prompts are made with."""
         return self._tokenizer
+
+    def with_task(self, task: Task) -> Generator:
+        """Return the same model under another task of its family."""
+        other = copy.copy(self)
+        other.manifest = attrs.evolve(self.manifest, task=task)
+        return other
 
     def __call__(self, record: Record, **options: Any) -> Answer:
         """Answer one record.
@@ -188,6 +200,10 @@ class Generator:
         """Return how a golden prompt now comes out differently, or None if it does not."""
         greedy = (lambda prompt, count: self.greedy([prompt], count)[0]) if answer else None
         return difference(golden, self.task, self._tokenizer, self.manifest.created, greedy)
+
+    def room(self, prompt: Ids) -> int | None:
+        """Return the most tokens that can follow a prompt, or None."""
+        return self._session.room(prompt)
 
     def greedy(self, prompts: Sequence[Ids], max_new_tokens: int) -> list[list[int]]:
         """Return the ids that follow each prompt greedily, in one batch; for checks.

@@ -26,7 +26,15 @@ from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.extra import torch, transformers
-from lmkit.train.models import context_length, load_model, only_config, quiet, stop_ids
+from lmkit.train.models import (
+    context_length,
+    load_model,
+    only_config,
+    quiet,
+    stop_ids,
+    target_length,
+    with_own_ids,
+)
 from lmkit.train.run import Run, as_tensors
 from lmkit.train.scoring import LogProbs, mean_loss, token_log_probs
 
@@ -39,7 +47,8 @@ def open_run(path: str | Path) -> Answerer:
     """
     run = Run.open(path)
     loaded = load_model(str(run.path), family=run.task.family)
-    return through_torch(run.task, loaded.model, loaded.tokenizer)
+    task = with_own_ids(run.task, loaded.model)
+    return through_torch(task, loaded.model, loaded.tokenizer)
 
 
 def through_torch(task: Task, model: Any, tokenizer: Tokenizer) -> Answerer:
@@ -70,13 +79,17 @@ class TorchAnswerer:
 
     Attributes:
         task: what to do.
-        model: a causal transformers model.
+        model: a transformers model of the task's family.
         tokenizer: its tokenizer, with a pad token.
     """
 
     task: Task
     model: Any
     tokenizer: Tokenizer
+
+    def with_task(self, task: Task) -> TorchAnswerer:
+        """Return the same model under another task of its family."""
+        return attrs.evolve(self, task=task)
 
     def __call__(self, record: Record, **options: Any) -> Answer:
         """Answer one record."""
@@ -148,6 +161,8 @@ class TorchAnswerer:
         return fitting_prompt(self.task, record, self.tokenizer, most=most, index=index)
 
     def _fits(self, prompts: Sequence[Ids], generation: Generation) -> bool:
+        if not self.task.family.shifts:
+            return True  # a source and its answer do not share their room
         most = context_length(self.model)
         return most is None or max(map(len, prompts)) + generation.max_new_tokens <= most
 
@@ -163,15 +178,8 @@ class TorchAnswerer:
         self, prompts: Sequence[Ids], generation: Generation, streamer: Any = None
     ) -> list[list[int]]:
         """Return the new ids of each prompt, padding still behind the shorter ones."""
-        width = max(map(len, prompts))
-        batch = np.full((len(prompts), width), self.tokenizer.pad_id, dtype=np.int64)
-        mask = np.zeros_like(batch)
-        for row, prompt in enumerate(prompts):  # generate() wants the padding on the left
-            batch[row, width - len(prompt) :] = prompt
-            mask[row, width - len(prompt) :] = 1
-        most = context_length(self.model)
-        room = generation.max_new_tokens if most is None else most - width
-        config = _generation_config(self.model, generation, room)
+        batch, mask = self._padded(prompts)
+        config = _generation_config(self.model, generation, self._room(batch.shape[1]))
         tensors = as_tensors({"input_ids": batch, "attention_mask": mask})
         stop = self.task.stop_strings(generation)
         ends = [_StopStrings(self.tokenizer, stop, len(prompts))] if stop else []
@@ -181,7 +189,30 @@ class TorchAnswerer:
                 torch().manual_seed(generation.seed)
             with only_config(self.model, config):
                 found = self.model.generate(**tensors, streamer=streamer, stopping_criteria=ends)
-        return [[int(token) for token in row] for row in found[:, width:]]
+        # A decoder's ids begin with its start token; a causal model's with the prompt.
+        before = batch.shape[1] if self.task.family.shifts else 1
+        return [[int(token) for token in row] for row in found[:, before:]]
+
+    def _padded(self, prompts: Sequence[Ids]) -> tuple[Ids, Ids]:
+        """Return prompts as `generate()` wants them, and their mask, int64 [B, P].
+
+        Padding is on the left, where an answer is to follow, and on the right of a source.
+        """
+        width = max(map(len, prompts))
+        batch = np.full((len(prompts), width), self.tokenizer.pad_id, dtype=np.int64)
+        mask = np.zeros_like(batch)
+        for row, prompt in enumerate(prompts):
+            start = width - len(prompt) if self.task.family.shifts else 0
+            batch[row, start : start + len(prompt)] = prompt
+            mask[row, start : start + len(prompt)] = 1
+        return batch, mask
+
+    def _room(self, width: int) -> int | None:
+        """Return the most tokens that can follow prompts of some width, or None."""
+        if not self.task.family.shifts:
+            return target_length(self.model)
+        most = context_length(self.model)
+        return None if most is None else most - width
 
     def _read(
         self, prompt: Ids, ids: Sequence[int], stops: Sequence[int], generation: Generation
@@ -238,7 +269,7 @@ class _StopStrings:
         return torch().tensor([row.stopped for row in self._rows], device=input_ids.device)
 
 
-def _generation_config(model: Any, options: Generation, room: int) -> Any:
+def _generation_config(model: Any, options: Generation, room: int | None) -> Any:
     """Return the request in transformers' words; what a run's own file says does not leak in."""
     sampled = options.temperature > 0
     drawn = {
@@ -250,11 +281,14 @@ def _generation_config(model: Any, options: Generation, room: int) -> Any:
     return transformers().GenerationConfig(
         do_sample=sampled,
         **(drawn if sampled else {}),
-        max_new_tokens=min(options.max_new_tokens, room),
+        max_new_tokens=options.max_new_tokens
+        if room is None
+        else min(options.max_new_tokens, room),
         min_new_tokens=options.min_new_tokens or None,
         repetition_penalty=options.repetition_penalty,
         no_repeat_ngram_size=options.no_repeat_ngram_size,
         eos_token_id=model.generation_config.eos_token_id,
         pad_token_id=model.generation_config.pad_token_id,
         bos_token_id=model.generation_config.bos_token_id,
+        decoder_start_token_id=getattr(model.generation_config, "decoder_start_token_id", None),
     )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lmkit.collating import Stream
-from lmkit.errors import ModelError, TokenizerError, UnknownName, UnknownOption
+from lmkit.errors import LmkitError, ModelError, TokenizerError, UnknownName, UnknownOption
 from lmkit.family import Family
 from lmkit.formatting import Formatter
+from lmkit.generation import Generation
 from lmkit.scratch import Scratch, parse_scratch
 from lmkit.task import Task
 from lmkit.tokenizing import TOKENIZER_FILE, Tokenizer
@@ -21,6 +21,8 @@ from lmkit.train.extra import torch, transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+PAIR = "encoder-decoder"  # transformers' name for two models of their own, one reading the other
 
 _HEADS = {
     Family.CAUSAL: "AutoModelForCausalLM",
@@ -69,12 +71,13 @@ def load_model(
                 f"{source} has no tokenizer of its own; name one with tokenizer=, a folder or "
                 "train_tokenizer(kind='bpe', data=...) (--tokenizer bpe:8000)"
             )
-        ready = with_pad(Tokenizer.load(tokenizer), pad)
+        ready = with_pad(_with_ends(Tokenizer.load(tokenizer), family), pad)
         model = _build(source, ready, family, seed)
         _check_embeddings(model, ready, str(source))
         return Loaded(model, ready, str(source))
     model, own = _open(source, family)
-    ready = with_pad(Tokenizer.load(tokenizer if tokenizer is not None else own()), pad)
+    found = Tokenizer.load(tokenizer if tokenizer is not None else own())
+    ready = with_pad(_with_ends(found, family), pad)
     _fit_embeddings(model, ready, seed)
     return Loaded(model, ready, _name(source))
 
@@ -90,6 +93,18 @@ def with_pad(tokenizer: Tokenizer, pad: str | None) -> Tokenizer:
                 "the tokenizer has neither a pad nor an EOS token; give pad='[PAD]' to add one"
             )
     return tokenizer.with_special("pad_token", pad)
+
+
+def _with_ends(tokenizer: Tokenizer, family: Family) -> Tokenizer:
+    """Return a tokenizer that names what starts and ends a target, if its frame shows it.
+
+    BERT's has no BOS and no EOS, and puts every text between `[CLS]` and `[SEP]`.
+    """
+    if family is Family.SEQ2SEQ:
+        for role, framing in (("eos_token", "sep_token"), ("bos_token", "cls_token")):
+            if role not in tokenizer.special and framing in tokenizer.special:
+                tokenizer = tokenizer.with_special(role, tokenizer.special[framing])
+    return tokenizer
 
 
 def align(model: Any, tokenizer: Tokenizer, formatter: Formatter) -> tuple[Tokenizer, list[int]]:
@@ -128,7 +143,44 @@ def align(model: Any, tokenizer: Tokenizer, formatter: Formatter) -> tuple[Token
                 setattr(config, name, found)
     if len(stops) > 1:
         model.generation_config.eos_token_id = stops
+    if model.config.is_encoder_decoder:
+        start = start_id(model, tokenizer)
+        model.config.decoder_start_token_id = start
+        model.generation_config.decoder_start_token_id = start
     return tokenizer, stops
+
+
+def start_id(model: Any, tokenizer: Tokenizer) -> int | None:
+    """Return the token that a decoder is given first, in training and at inference.
+
+    Where a model's files do not say it: T5 starts with the pad token, mBART with what ends a target
+    (its labels are rolled round by one), and a pair of models with what opens a text.
+    """
+    for config in (model.config, model.generation_config):
+        found = getattr(config, "decoder_start_token_id", None)
+        if found is not None:
+            return int(found)
+    if model.config.model_type == "mbart":
+        return tokenizer.closing_ids[-1] if tokenizer.closing_ids else tokenizer.eos_id
+    if model.config.model_type == PAIR and tokenizer.bos_id is not None:
+        return tokenizer.bos_id
+    return tokenizer.pad_id
+
+
+def with_own_ids(task: Task, model: Any) -> Task:
+    """Return the task with the ids that the model itself forces, where the task names none.
+
+    BART ends every answer in its EOS, mBART starts it with a language: a model's own file says so.
+    """
+    fields = attrs.fields_dict(Generation)
+    own = {
+        name: found
+        for name in ("forced_bos_token_id", "forced_eos_token_id")
+        if name in fields
+        and getattr(task.generation, name) is None
+        and isinstance(found := getattr(model.generation_config, name, None), int)
+    }
+    return task.evolve(generation=task.generation.override(**own)) if own else task
 
 
 def stop_ids(model: Any) -> list[int]:
@@ -139,8 +191,18 @@ def stop_ids(model: Any) -> list[int]:
 
 
 def context_length(model: Any) -> int | None:
-    """Return the most tokens a model can hold, where its config says so."""
-    config = model.config.get_text_config()
+    """Return the most tokens a model can hold, of an encoder-decoder in a source, where it says so."""
+    return _positions(model, "encoder")
+
+
+def target_length(model: Any) -> int | None:
+    """Return the most tokens of an encoder-decoder's target, where its config says so."""
+    return _positions(model, "decoder")
+
+
+def _positions(model: Any, side: str) -> int | None:
+    pair = model.config.model_type == PAIR
+    config = getattr(model.config, side) if pair else model.config.get_text_config()
     found = getattr(config, "max_position_embeddings", None)
     if not isinstance(found, int) or found <= 0:
         return None
@@ -152,12 +214,8 @@ def context_length(model: Any) -> int | None:
 
 def fitted(task: Task, model: Any) -> Task:
     """Return the task with rows no longer than the model can read."""
-    most = context_length(model)
-    if most is None or task.collator.max_length <= most:
-        return task
-    if isinstance(task.collator, Stream):
-        return task.evolve(collator=task.collator.within(most))
-    return task.evolve(collator=attrs.evolve(task.collator, max_length=most))  # type: ignore[misc]
+    collator = task.collator.within(context_length(model), target_length(model))
+    return task if collator == task.collator else task.evolve(collator=collator)
 
 
 @contextlib.contextmanager
@@ -175,6 +233,19 @@ def only_config(model: Any, config: Any) -> Iterator[Any]:
 
 
 def _build(source: Scratch, tokenizer: Tokenizer, family: Family, seed: int) -> Any:
+    make = _pair_config if source.model_type == PAIR else _config
+    with _random_state(seed):
+        try:
+            config = make(source, tokenizer)
+            return getattr(transformers(), _HEADS[family]).from_config(config)
+        except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+            if isinstance(error, LmkitError):
+                raise
+            raise ModelError(f"'{source}' cannot be built: {error}") from error
+
+
+def _config(source: Scratch, tokenizer: Tokenizer, **more: Any) -> Any:
+    """Return a config of the source's values, its special ids the tokenizer's."""
     transformers_ = transformers()
     try:
         defaults = transformers_.AutoConfig.for_model(source.model_type)
@@ -186,17 +257,43 @@ def _build(source: Scratch, tokenizer: Tokenizer, family: Family, seed: int) -> 
         if name not in known:
             raise UnknownOption(f"the {source.model_type} config", name, known)
     ids = {
-        "vocab_size": tokenizer.vocab_size,
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
         "pad_token_id": tokenizer.pad_id,
     }
-    with _random_state(seed):
-        try:
-            config = type(defaults)(**{**ids, **source.config})
-            return getattr(transformers_, _HEADS[family]).from_config(config)
-        except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
-            raise ModelError(f"'{source}' cannot be built: {error}") from error
+    # Where a default repeats the id of a special token, that token is meant: BART starts with the EOS.
+    meant = {getattr(defaults, name, None): found for name, found in reversed(ids.items())}
+    for name in ("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id"):
+        default = getattr(defaults, name, None)
+        if default is not None:
+            ids[name] = meant.get(default)
+    return type(defaults)(**{"vocab_size": tokenizer.vocab_size, **ids, **more, **source.config})
+
+
+def _pair_config(source: Scratch, tokenizer: Tokenizer) -> Any:
+    """Return the config of an encoder and a decoder that are two models of their own."""
+    sides = {}
+    for side in ("encoder", "decoder"):
+        given = source.config.get(side)
+        if not isinstance(given, Mapping) or "model_type" not in given:
+            raise ModelError(
+                f"'{source}' has no {side} with a model_type; expected such as "
+                f'{side}={{"model_type":"bert","num_hidden_layers":2}}'
+            )
+        rest = {name: content for name, content in given.items() if name != "model_type"}
+        sides[side] = Scratch(str(given["model_type"]), rest)
+    own = {name: found for name, found in source.config.items() if name not in sides}
+    known = ("encoder", "decoder", "decoder_start_token_id", "tie_word_embeddings")
+    for name in own:
+        if name not in known:
+            raise UnknownOption(f"the {PAIR} config", name, known)
+    return transformers().EncoderDecoderConfig.from_encoder_decoder_configs(
+        _config(sides["encoder"], tokenizer),
+        _config(sides["decoder"], tokenizer, is_decoder=True, add_cross_attention=True),
+        pad_token_id=tokenizer.pad_id,
+        eos_token_id=tokenizer.eos_id,
+        **own,
+    )
 
 
 @contextlib.contextmanager
@@ -291,10 +388,14 @@ def _check_embeddings(model: Any, tokenizer: Tokenizer, name: str) -> None:
 
 def _fit_embeddings(model: Any, tokenizer: Tokenizer, seed: int) -> None:
     """Grow the embeddings if the tokenizer has more tokens than they have rows; never shrink."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    if tokenizer.vocab_size > rows:
+    pair = model.config.model_type == PAIR
+    for part in (model.encoder, model.decoder) if pair else (model,):
+        if tokenizer.vocab_size <= part.get_input_embeddings().weight.shape[0]:
+            continue
         with quiet(), _random_state(seed):
-            model.resize_token_embeddings(tokenizer.vocab_size, mean_resizing=False)
+            part.resize_token_embeddings(tokenizer.vocab_size, mean_resizing=False)
+            if getattr(part.config, "share_encoder_decoder_embeddings", True) is False:
+                part.resize_decoder_token_embeddings(tokenizer.vocab_size)
 
 
 @contextlib.contextmanager

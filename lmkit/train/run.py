@@ -164,14 +164,13 @@ def train(
         _check_same(folder, task, about)
         if _read_about(folder).get("finished"):
             return Run(folder, task, _read_about(folder)["metrics"])
-    caches = getattr(loaded.model.config, "use_cache", None)
+    caches = getattr(loaded.model.config, "use_cache", True)  # a pair's config does not say
     trainer = _trainer(task, loaded.model, ready, folder, options, encoded, eval_encoded)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TASK_FILE, dump(to_json(task)))
     write_atomically(folder / RUN_FILE, dump(about))
     metrics = _run_trainer(trainer, folder, resume=resume)
-    if caches is not None:
-        loaded.model.config.use_cache = caches  # Trainer turns it off for its own steps
+    loaded.model.config.use_cache = caches  # Trainer turns it off for its own steps
     save_model(loaded.model, ready, folder)
     write_atomically(folder / RUN_FILE, dump({**about, "finished": True, "metrics": metrics}))
     return Run(folder, task, metrics)

@@ -1,0 +1,243 @@
+"""Run an encoder-decoder's two graphs: a source is read once, and a target written token by token.
+
+The encoder leaves the decoder's keys and values of every source, which no step changes. The decoder's
+own are kept in one buffer that never moves, as long as the request needs, bound as `past_key_values.*`
+and `present.*` alike. All rows start together, so one number says how far they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from lmkit.collating import padded
+from lmkit.encoding import IGNORE, Encoded, Ids
+from lmkit.errors import BundleError
+from lmkit.manifest import Ports, Seq2SeqGraph
+from lmkit.runtime.session import Logits, LogProbs, log_probs_of, open_graph
+
+PARTS = ("key", "value")
+
+
+class Seq2SeqSession:
+    """Both graphs, loaded.
+
+    Args:
+        folder: the bundle.
+        graph: the graphs' description.
+        providers: onnxruntime's execution providers; the CPU's if None.
+        threads: how many threads one step may use; all cores of the process if None.
+    Raises:
+        BundleError: onnxruntime cannot load one of them.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        graph: Seq2SeqGraph,
+        *,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        def load(ports: Ports) -> ort.InferenceSession:
+            both = (*ports.inputs, *ports.outputs)
+            return open_graph(folder / ports.file, both, providers=providers, threads=threads)
+
+        self.encoder = load(graph.encoder)
+        self.decoder = load(graph.decoder)
+        self.graph = graph
+        self.names = tuple(f"{n}.{part}" for n in range(graph.n_layers) for part in PARTS)
+        _check_sizes(folder, graph)
+
+    @property
+    def vocab_size(self) -> int:
+        """The numbers in a row of logits."""
+        return self.graph.vocab_size
+
+    def room(self, prompt: Ids) -> int | None:
+        """Return the most tokens of a target, or None; a source takes none of it."""
+        return self.graph.target_length
+
+    def history(self, prompt: Ids) -> Ids:
+        """Return the token that every target starts with: an answer does not continue its source."""
+        return np.array([self.graph.start_id], dtype=np.int64)
+
+    def begin(self, prompts: Sequence[Ids], limits: Sequence[int]) -> tuple[Seq2SeqState, Logits]:
+        """Read sources, and give the decoder its start token; see `Session`."""
+        state = Seq2SeqState(self, self.read(prompts), max(limits))
+        return state, state.step([self.graph.start_id] * len(prompts))
+
+    def forced(self, prompt: Ids, answer: Ids) -> Logits:
+        """Return the logits that predict each token of an answer, and the one behind it."""
+        state, logits = self.begin([prompt], [len(answer) + 1])
+        found = [logits[0].copy()]
+        for token in answer.tolist():
+            found.append(state.step([token])[0].copy())
+        return np.stack(found)
+
+    def log_probs(self, rows: Sequence[Encoded]) -> list[LogProbs]:
+        """Return the log-probability of each row's learned tokens, float64 [L] a row."""
+        longest = max(len(row.labels) for row in rows)
+        state, logits = self.begin([row.input_ids for row in rows], [longest] * len(rows))
+        found: list[list[LogProbs]] = [[] for _ in rows]
+        for place in range(longest):
+            tokens = [row.labels[place] if place < len(row.labels) else IGNORE for row in rows]
+            learned = [at for at, token in enumerate(tokens) if token != IGNORE]
+            scores = log_probs_of(logits[learned], np.array(tokens)[learned])
+            for at, score in zip(learned, scores, strict=True):
+                found[at].append(score)
+            if place + 1 < longest:
+                logits = state.step([None if token == IGNORE else int(token) for token in tokens])
+        return [np.array(scores, dtype=np.float64) for scores in found]
+
+    def read(self, sources: Sequence[Ids]) -> Read:
+        """Run the encoder over G sources, right-padded to the longest."""
+        graph = self.graph
+        ids, mask = padded(sources, 0)
+        shape = (len(sources), graph.n_heads, ids.shape[1], graph.head_size)
+        kept = {name: np.empty(shape, dtype=np.float32) for name in self.names}
+        binding = self.encoder.io_binding()
+        arrays = {"input_ids": ids, "attention_mask": mask}
+        for name in graph.encoder.input_names:
+            binding.bind_cpu_input(name, arrays[name])
+        for name, array in kept.items():
+            value = ort.OrtValue.ortvalue_from_numpy(array)
+            binding.bind_ortvalue_output(f"cross_key_values.{name}", value)
+        self.encoder.run_with_iobinding(binding)
+        return Read(mask, kept)
+
+
+class Read:
+    """What the decoder needs of G sources.
+
+    Args:
+        mask: int64 [G, S], ones where a source has a token.
+        kept: keys and values of every layer, each float32 [G, H, S, D].
+    """
+
+    def __init__(self, mask: Ids, kept: dict[str, Logits]) -> None:
+        self.mask = mask
+        self.kept = kept
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    def taken(self, sources: Sequence[int]) -> Read:
+        """Return some of the sources, in a given order; a copy unless it is all of them."""
+        if list(sources) == list(range(len(self))):
+            return self
+        picked = list(sources)
+        return Read(self.mask[picked], {name: array[picked] for name, array in self.kept.items()})
+
+
+class Seq2SeqState:
+    """Rows that are being written.
+
+    Each source has as many rows as any other, next to each other, and they share its keys and values.
+    """
+
+    def __init__(self, session: Seq2SeqSession, read: Read, capacity: int) -> None:
+        self._session = session
+        self._read = read
+        self._capacity = max(2, capacity)  # the operator takes a buffer of one for a prompt
+        self._sources = list(range(len(read)))  # of each row
+        self._kept = {name: self._room_for(len(read)) for name in session.names}
+        self._ids = np.zeros((len(read), 1), dtype=np.int64)
+        self._position = np.zeros(1, dtype=np.int64)
+        self._bind()
+
+    def step(self, tokens: Sequence[int | None]) -> Logits:
+        """Append one token to each row and return the logits behind it.
+
+        Args:
+            tokens: B ids; None for a row that is finished, whose logits mean nothing then.
+        Returns:
+            float32 [B, V], overwritten by the next step.
+        """
+        for row, token in enumerate(tokens):
+            if token is not None:
+                self._ids[row, 0] = token
+        self._session.decoder.run_with_iobinding(self._binding)
+        self._position += 1
+        return self._logits[:, 0]
+
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Replace the rows by copies of some of them; what is read of a source is not copied for it.
+
+        Args:
+            rows: which row each new one is a copy of; there may be more or fewer than before.
+        """
+        filled = int(self._position[0])
+        sources = [self._sources[row] for row in rows]
+        groups = [(source, len(list(same))) for source, same in groupby(sources)]
+        shared = len({count for _, count in groups}) == 1
+        wanted = [source for source, _ in groups] if shared else sources
+        read = self._read.taken(wanted)
+        if len(rows) == len(self._ids) and read is self._read:
+            moved = [row for row, origin in enumerate(rows) if row != origin]
+            origins = [rows[row] for row in moved]
+            for array in self._kept.values():
+                array[moved, :, :filled] = array[origins, :, :filled]
+            self._ids[moved] = self._ids[origins]
+            return
+        picked = list(rows)
+        for name, array in self._kept.items():
+            self._kept[name] = self._room_for(len(rows))
+            self._kept[name][:, :, :filled] = array[picked, :, :filled]
+        self._ids = self._ids[picked]
+        self._read = read
+        per_source = len(rows) // len(read)
+        self._sources = [row // per_source for row in range(len(rows))]
+        self._bind()
+
+    def _room_for(self, n_rows: int) -> Logits:
+        graph = self._session.graph
+        return np.zeros((n_rows, graph.n_heads, self._capacity, graph.head_size), np.float32)
+
+    def _bind(self) -> None:
+        """Bind a step's arrays, which are written in place from then on.
+
+        The binding holds addresses only; all arrays live in this state.
+        """
+        graph = self._session.graph
+        self._logits = np.zeros((len(self._ids), 1, graph.vocab_size), dtype=np.float32)
+        binding = self._session.decoder.io_binding()
+        arrays = {
+            "input_ids": self._ids,
+            "encoder_attention_mask": self._read.mask,
+            "position": self._position,
+            **{f"cross_key_values.{name}": array for name, array in self._read.kept.items()},
+        }
+        for name, array in arrays.items():
+            if name in graph.decoder.input_names:
+                binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        for name, array in self._kept.items():
+            value = ort.OrtValue.ortvalue_from_numpy(array)
+            binding.bind_ortvalue_input(f"past_key_values.{name}", value)
+            binding.bind_ortvalue_output(f"present.{name}", value)
+        binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(self._logits))
+        self._binding = binding
+
+
+def _check_sizes(folder: Path, graph: Seq2SeqGraph) -> None:
+    """Refuse sizes that contradict the ports, before a buffer is made of them."""
+    ports = graph.decoder
+    axes = {tensor.name: tensor.axes for tensor in (*ports.inputs, *ports.outputs)}
+    layers = [name for name in axes if name.startswith("past_key_values.")]
+    kept = next((axes[name] for name in sorted(layers)), (None,) * 4)
+    facts = {
+        "n_layers": len(layers) / 2,
+        "n_heads": kept[1],
+        "head_size": kept[3],
+        "vocab_size": axes.get("logits", (None,))[-1],
+    }
+    for name, fact in facts.items():
+        if getattr(graph, name) != fact:
+            raise BundleError(
+                f"{name} is written down as {getattr(graph, name)}, and "
+                f"'{folder / ports.file}' has {fact}"
+            )
