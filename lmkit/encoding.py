@@ -188,15 +188,20 @@ def fitting_prompt(
         task: the task.
         record: as for `prompt_ids`.
         tokenizer: the model's.
-        most: the most tokens that the model can hold, or None.
+        most: the most tokens that the model can hold, or None. Of one text, only as many of its last
+            tokens are read as fit a row, so its opening may be of any length.
         index: the record's place among those that are answered with it.
     Raises:
         RecordError: as for `prompt_ids`; the text names the record.
         PromptTooLong: the prompt leaves no room.
     """
+    from lmkit.collating import Stream
+
     if isinstance(record, Mapping) and not isinstance(record, Row):
         record = Row(record, f"record {index}")
     ids = prompt_ids(task, record, tokenizer)
+    if isinstance(task.collator, Stream):
+        return ids
     needed = len(ids) + task.family.shifts  # a causal model's answer stands in the same context
     if most is not None and needed > most:
         raise PromptTooLong(len(ids), most, answer_follows=task.family.shifts)

@@ -60,7 +60,7 @@ def test_training_tokenizes_without_torch():
     script = (
         "import lmkit\n"
         "rows = [{'prompt': 'a', 'completion': 'b'}]\n"
-        "tokenizer = lmkit.train_tokenizer(kind='char', data=rows)\n"
+        "tokenizer = lmkit.train_tokenizer(kind='char', unknown='token', data=rows)\n"
         "assert lmkit.encode(lmkit.get_task('qa'), rows, tokenizer)\n"
     )
 

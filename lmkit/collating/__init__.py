@@ -79,7 +79,14 @@ class Collator(Protocol):
 
 @runtime_checkable
 class Stream(Collator, Protocol):
-    """A collator to which all records are one text; a .txt file is read for it as it stands."""
+    """A collator to which all records are one text; a .txt file is read for it as it stands.
+
+    A model of it may write on past the end of a row: then it reads the last `kept` tokens anew.
+    """
+
+    @property
+    def kept(self) -> int:
+        """How many tokens a text is continued from when it has filled a row."""
 
     def hold_out(
         self, rows: Sequence[Encoded], tokenizer: Tokenizer, fraction: float

@@ -46,6 +46,11 @@ class BlockCollator:
         """The tokens in a window."""
         return self.block_size + 1
 
+    @property
+    def kept(self) -> int:
+        """Half a window: a text that outgrows one is continued from its last half."""
+        return max(1, self.max_length // 2)
+
     def within(self, most: int | None, target: int | None) -> BlockCollator:
         """Return a collator whose windows have at most so many tokens."""
         if most is None:

@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 
 from lmkit.choosing import choose
+from lmkit.collating import Stream
 from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt
 from lmkit.errors import BundleError, TaskError
@@ -26,6 +27,7 @@ from lmkit.runtime.masked import MaskFiller, open_filler
 from lmkit.runtime.sampling import Sampler
 from lmkit.runtime.seq2seq import Seq2SeqSession
 from lmkit.runtime.session import LogProbs, Session
+from lmkit.runtime.sliding import SlidingSession
 from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
@@ -110,6 +112,7 @@ class Generator:
         self.path = bundle.path
         self.manifest = bundle.manifest
         self._session = session
+        self._writer = _writer(session, bundle.manifest.task)
         self._tokenizer = bundle.tokenizer
         self._stop_ids = frozenset(bundle.manifest.tokens.stop)
 
@@ -154,10 +157,10 @@ class Generator:
         if isinstance(self.task.decoder, Chooser):
             return iter([self(record, **options).text])
         generation = self.task.generation.override(**options)
-        row = self._row(self.prompt(record), generation)
+        row = self._row(self.prompt(record), generation, self._writer)
 
         def pieces() -> Iterator[str]:
-            for _ in self._write([row]):
+            for _ in self._write([row], self._writer):
                 if piece := row.take():
                     yield piece
 
@@ -177,9 +180,9 @@ class Generator:
             return choose(self, records, options, batch_size=batch_size, most=most)
         generation = self.task.generation.override(**options)
         prompts = [self.prompt(record, index) for index, record in enumerate(records)]
-        rows = [self._row(prompt, generation) for prompt in prompts]
+        rows = [self._row(prompt, generation, self._writer) for prompt in prompts]
         for group in self._groups(rows, batch_size):
-            for _ in self._write(group):
+            for _ in self._write(group, self._writer):
                 pass
         return [self._answer(row) for row in rows]
 
@@ -208,11 +211,13 @@ class Generator:
     def greedy(self, prompts: Sequence[Ids], max_new_tokens: int) -> list[list[int]]:
         """Return the ids that follow each prompt greedily, in one batch; for checks.
 
-        They are the model's own: stop strings, the task's included, do not end them.
+        They are the model's own: stop strings, the task's included, do not end them, and no text
+        goes on past the model's context.
         """
         options = Generation(max_new_tokens=max_new_tokens)
-        rows = [self._row(prompt, options, stop=()) for prompt in prompts]
-        for _ in self._write(rows):
+        session = self._session
+        rows = [self._row(prompt, options, session, stop=()) for prompt in prompts]
+        for _ in self._write(rows, session):
             pass
         return [row.token_ids for row in rows]
 
@@ -220,12 +225,18 @@ class Generator:
         """Return the logits that predict each answer token and the next, float32 [L + 1, V]; for checks."""
         return self._session.forced(prompt, answer)
 
-    def _row(self, prompt: Ids, generation: Generation, stop: Sequence[str] | None = None) -> _Row:
+    def _row(
+        self,
+        prompt: Ids,
+        generation: Generation,
+        session: Session,
+        stop: Sequence[str] | None = None,
+    ) -> _Row:
         if stop is None:
             stop = self.task.stop_strings(generation)
-        room = self._session.room(prompt)
+        room = session.room(prompt)
         limit = generation.max_new_tokens if room is None else min(generation.max_new_tokens, room)
-        history = self._session.history(prompt)
+        history = session.history(prompt)
         beams = None
         if generation.num_beams > 1:
             beams = BeamSearch(
@@ -263,18 +274,16 @@ class Generator:
         if group:
             yield group
 
-    def _write(self, rows: Sequence[_Row]) -> Iterator[None]:
+    def _write(self, rows: Sequence[_Row], session: Session) -> Iterator[None]:
         """Write rows until all are finished; yields after every token, or once for all beams."""
         searches = [row.beams for row in rows if row.beams is not None]
         if searches:
-            search(self._session, [row.prompt for row in rows], searches)
+            search(session, [row.prompt for row in rows], searches)
             for row, found in zip(rows, searches, strict=True):
                 row.take_over(found.best, self._stop_ids)
             yield
             return
-        state, logits = self._session.begin(
-            [row.prompt for row in rows], [row.limit for row in rows]
-        )
+        state, logits = session.begin([row.prompt for row in rows], [row.limit for row in rows])
         while True:
             for row, row_logits in zip(rows, logits, strict=True):
                 if row.reason is None:
@@ -293,6 +302,13 @@ class Generator:
             usage=Usage(prompt_tokens=len(row.prompt), completion_tokens=len(row.token_ids)),
             token_ids=tuple(row.token_ids),
         )
+
+
+def _writer(session: Session, task: Task) -> Session:
+    """Return what answers are written with: of one text, more than the model reads at once."""
+    if not isinstance(task.collator, Stream):
+        return session
+    return SlidingSession(session, window=task.collator.max_length, kept=task.collator.kept)
 
 
 class _Row:

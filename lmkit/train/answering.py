@@ -14,6 +14,7 @@ import numpy as np
 
 from lmkit.answering import Answerer
 from lmkit.choosing import choose
+from lmkit.collating import Stream
 from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt
 from lmkit.errors import TaskError
@@ -32,7 +33,6 @@ from lmkit.train.models import (
     only_config,
     quiet,
     stop_ids,
-    target_length,
     with_own_ids,
 )
 from lmkit.train.run import Run, as_tensors
@@ -124,7 +124,7 @@ class TorchAnswerer:
 
         def work() -> None:
             try:
-                self._generate([prompt], generation, streamer=_ToQueue(ids))
+                self._generate([prompt], generation, ids)
                 ids.put(None)
             except BaseException as error:  # handed to the reader, who raises it
                 ids.put(error)
@@ -175,7 +175,60 @@ class TorchAnswerer:
         ]
 
     def _generate(
-        self, prompts: Sequence[Ids], generation: Generation, streamer: Any = None
+        self,
+        prompts: Sequence[Ids],
+        generation: Generation,
+        seen: queue.Queue[Any] | None = None,
+    ) -> list[list[int]]:
+        """Return the new ids of each prompt, padding still behind the shorter ones.
+
+        Args:
+            prompts: B prompts, each int64 [P].
+            generation: the request.
+            seen: where each new id is put at once, of a single prompt.
+        """
+        with torch().random.fork_rng(devices=[], enabled=generation.seed is not None):
+            if generation.seed is not None:
+                torch().manual_seed(generation.seed)
+            if isinstance(self.task.collator, Stream):
+                return [
+                    self._write_on(self.task.collator, prompt, generation, seen)
+                    for prompt in prompts
+                ]
+            return self._write(prompts, generation, seen)
+
+    def _write_on(
+        self,
+        collator: Stream,
+        prompt: Ids,
+        generation: Generation,
+        seen: queue.Queue[Any] | None,
+    ) -> list[int]:
+        """Return new ids, written a window at a time, as `lmkit.runtime.sliding` does.
+
+        Repetitions are counted within a window: `generate()` knows no more of the text.
+        """
+        text = IncrementalText(self.tokenizer.decode, stop=self.task.stop_strings(generation))
+        stops = stop_ids(self.model)
+        ids: list[int] = []
+        window = prompt[1 - collator.max_length :]
+        while True:
+            room = min(generation.max_new_tokens - len(ids), collator.max_length - len(window))
+            least = min(room, max(0, generation.min_new_tokens - len(ids)))
+            part = generation.override(max_new_tokens=room, min_new_tokens=least)
+            found = self._write([window], part, seen)[0]
+            ids += found
+            for token in found:
+                text.push(token)
+            if text.stopped or ids[-1] in stops or len(ids) >= generation.max_new_tokens:
+                return ids
+            window = np.concatenate([prompt, ids])[-collator.kept :]
+
+    def _write(
+        self,
+        prompts: Sequence[Ids],
+        generation: Generation,
+        seen: queue.Queue[Any] | None,
     ) -> list[list[int]]:
         """Return the new ids of each prompt, padding still behind the shorter ones."""
         batch, mask = self._padded(prompts)
@@ -183,12 +236,10 @@ class TorchAnswerer:
         tensors = as_tensors({"input_ids": batch, "attention_mask": mask})
         stop = self.task.stop_strings(generation)
         ends = [_StopStrings(self.tokenizer, stop, len(prompts))] if stop else []
+        streamer = None if seen is None else _ToQueue(seen)
         self.model.eval()
-        with quiet(), torch().random.fork_rng(devices=[], enabled=generation.seed is not None):
-            if generation.seed is not None:
-                torch().manual_seed(generation.seed)
-            with only_config(self.model, config):
-                found = self.model.generate(**tensors, streamer=streamer, stopping_criteria=ends)
+        with quiet(), only_config(self.model, config):
+            found = self.model.generate(**tensors, streamer=streamer, stopping_criteria=ends)
         # A decoder's ids begin with its start token; a causal model's with the prompt.
         before = batch.shape[1] if self.task.family.shifts else 1
         return [[int(token) for token in row] for row in found[:, before:]]
