@@ -21,7 +21,14 @@ from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.extra import torch, transformers
-from lmkit.train.models import context_length, load_model, only_config, quiet, stop_ids
+from lmkit.train.models import (
+    context_length,
+    load_model,
+    only_config,
+    quiet,
+    stop_ids,
+    virtual_tokens,
+)
 from lmkit.train.run import Run, as_tensors
 from lmkit.train.scoring import mean_loss
 
@@ -110,6 +117,8 @@ class TorchAnswerer:
         return fitting_prompt(self.task, record, self.tokenizer, most=most, index=index)
 
     def _fits(self, prompts: Sequence[Ids], generation: Generation) -> bool:
+        if virtual_tokens(self.model):  # peft would count the padding behind them as places
+            return False
         most = context_length(self.model)
         return most is None or max(map(len, prompts)) + generation.max_new_tokens <= most
 

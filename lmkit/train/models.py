@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from lmkit.train.extra import torch, transformers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+ADAPTER_CONFIG = "adapter_config.json"  # peft's name for what is in an adapter's folder
+
 _HEADS = {
     Family.CAUSAL: "AutoModelForCausalLM",
     Family.MASKED: "AutoModelForMaskedLM",
@@ -36,28 +39,37 @@ class Loaded:
         model: the transformers model, float32 unless it was given loaded.
         tokenizer: the tokenizer, with a pad token.
         name: how the user named the model.
+        base: of a model with a new adapter beside it, the `name` to find it by and a `fingerprint`.
     """
 
     model: PreTrainedModel
     tokenizer: Tokenizer
     name: str
+    base: dict[str, str] | None = None
 
 
 def load_model(
-    source: Any, *, family: Family, tokenizer: Any = None, pad: str | None = None, seed: int = 42
+    source: Any,
+    *,
+    family: Family,
+    tokenizer: Any = None,
+    pad: str | None = None,
+    seed: int = 42,
+    grows: bool = True,
 ) -> Loaded:
     """Load or build a model and its tokenizer.
 
     Args:
         source: a hub id, a local folder, a `.gguf` file, `scratch(...)` or its text form, or a
-            loaded model.
+            loaded model. A folder may hold an adapter; the model comes with it.
         family: which head the model needs.
         tokenizer: a folder, a tokenizer.json or a loaded tokenizer; None for the model's own.
         pad: the pad token. None keeps the tokenizer's, or reuses its EOS, which is safe because
             labels follow lengths. A token that does not exist is added, the embeddings resized.
         seed: for random weights.
+        grows: whether the embeddings may grow; those of an adapter's base may not.
     Raises:
-        ModelError: the model cannot be found, read or built.
+        ModelError: the model cannot be found, read or built, or would have to grow.
         TokenizerError: there is no tokenizer for it.
     """
     if isinstance(source, str) and source.startswith("scratch:"):
@@ -72,9 +84,9 @@ def load_model(
         model = _build(source, ready, family, seed)
         _check_embeddings(model, ready, str(source))
         return Loaded(model, ready, str(source))
-    model, own = _open(source, family)
+    model, own = open_model(source, family)
     ready = with_pad(Tokenizer.load(tokenizer if tokenizer is not None else own()), pad)
-    _fit_embeddings(model, ready, seed)
+    _fit_embeddings(model, ready, seed, grows=grows and not is_adapted(model))
     return Loaded(model, ready, _name(source))
 
 
@@ -135,10 +147,21 @@ def stop_ids(model: Any) -> list[int]:
 
 
 def context_length(model: Any) -> int | None:
-    """Return the most tokens a model can hold, where its config says so."""
+    """Return the most tokens a model can hold behind its soft prompt, where its config says so."""
     config = model.config.get_text_config()
     found = getattr(config, "max_position_embeddings", None)
-    return int(found) if isinstance(found, int) and found > 0 else None
+    return int(found) - virtual_tokens(model) if isinstance(found, int) and found > 0 else None
+
+
+def is_adapted(model: Any) -> bool:
+    """Say whether a model is one of peft's: a base, and an adapter beside it."""
+    return getattr(model, "peft_config", None) is not None
+
+
+def virtual_tokens(model: Any) -> int:
+    """Return how many places a model's soft prompt takes; none where it has no such adapter."""
+    found = getattr(model, "peft_config", None) or {}
+    return sum(int(getattr(config, "num_virtual_tokens", None) or 0) for config in found.values())
 
 
 def fitted(task: Task, model: Any) -> Task:
@@ -180,7 +203,7 @@ def _build(source: Scratch, tokenizer: Tokenizer, family: Family, seed: int) -> 
         "eos_token_id": tokenizer.eos_id,
         "pad_token_id": tokenizer.pad_id,
     }
-    with _random_state(seed):
+    with random_state(seed):
         try:
             config = type(defaults)(**{**ids, **source.config})
             return getattr(transformers_, _HEADS[family]).from_config(config)
@@ -189,14 +212,14 @@ def _build(source: Scratch, tokenizer: Tokenizer, family: Family, seed: int) -> 
 
 
 @contextlib.contextmanager
-def _random_state(seed: int) -> Iterator[None]:
+def random_state(seed: int) -> Iterator[None]:
     """Draw weights from a seed and leave the caller's random state as it was."""
     with torch().random.fork_rng(devices=[]):
         torch().manual_seed(seed)
         yield
 
 
-def _open(source: Any, family: Family) -> tuple[Any, Any]:
+def open_model(source: Any, family: Family) -> tuple[Any, Any]:
     """Return a model and a function that finds its tokenizer."""
     if not isinstance(source, (str, Path)):
         if not hasattr(source, "get_input_embeddings"):
@@ -207,6 +230,10 @@ def _open(source: Any, family: Family) -> tuple[Any, Any]:
         return _open_gguf(path, family)
     if not path.is_dir() and (path.is_absolute() or str(source).startswith(".")):
         raise ModelError(f"there is no model folder '{source}'")
+    if (path / ADAPTER_CONFIG).is_file():
+        from lmkit.train.adapting import open_adapter
+
+        return open_adapter(path, family)
     if path.is_dir() and not (path / "config.json").is_file():
         raise ModelError(f"'{source}' is not a model folder: it has no config.json")
     model = _from_pretrained(str(source), family)
@@ -278,24 +305,41 @@ def _check_embeddings(model: Any, tokenizer: Tokenizer, name: str) -> None:
         )
 
 
-def _fit_embeddings(model: Any, tokenizer: Tokenizer, seed: int) -> None:
+def _fit_embeddings(model: Any, tokenizer: Tokenizer, seed: int, *, grows: bool) -> None:
     """Grow the embeddings if the tokenizer has more tokens than they have rows; never shrink."""
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
-        with quiet(), _random_state(seed):
+        if not grows:
+            raise ModelError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens and the model {rows} rows of "
+                "embeddings, which an adapter leaves as they are; name as pad a token that is there, "
+                "or none (labels follow lengths, so the EOS serves well), or train without an adapter"
+            )
+        with quiet(), random_state(seed):
             model.resize_token_embeddings(tokenizer.vocab_size, mean_resizing=False)
+
+
+# What peft 0.21 warns about beside its own work; drop a line once its cause is gone upstream.
+_KNOWN_WARNINGS = (
+    "Position ids are not supported",  # generate() brings them, and it counts its own
+    "`is_gradient_checkpointing` is deprecated",  # it asks transformers in an old way
+    "fan_in_fan_out is set to False",  # said of GPT-2's layers, and then set right
+)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and notices out of the terminal for a while."""
+    """Keep transformers' and peft's bars and notices out of the terminal for a while."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            for message in _KNOWN_WARNINGS:
+                warnings.filterwarnings("ignore", message=message)
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:
