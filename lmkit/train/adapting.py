@@ -22,6 +22,7 @@ from lmkit.train.extra import peft, torch, transformers
 from lmkit.train.models import (
     ADAPTER_CONFIG,
     Loaded,
+    base_of,
     context_length,
     is_adapted,
     open_model,
@@ -130,11 +131,6 @@ def open_adapter(folder: Path, family: Family) -> tuple[Any, Any]:
     return whole, (lambda: folder) if (folder / "tokenizer.json").is_file() else own
 
 
-def base_of(model: Any) -> Any:
-    """Return the transformers model itself; one without an adapter is that."""
-    return model.get_base_model() if is_adapted(model) else model
-
-
 def is_soft_prompt(model: Any) -> bool:
     """Say whether a model's adapter stands before its prompts."""
     return is_adapted(model) and bool(model.active_peft_config.is_prompt_learning)
@@ -164,10 +160,11 @@ def key_value_prefix(model: Any) -> np.ndarray:
     try:
         with torch().inference_mode():
             vectors = model.get_prompt(batch_size=1)
-            found = base_of(model)(inputs_embeds=vectors, use_cache=True).past_key_values
+            cache = transformers().DynamicCache()  # without a config it drops nothing of a window
+            base_of(model)(inputs_embeds=vectors, past_key_values=cache, use_cache=True)
     finally:
         model.train(was_training)
-    layers = [(layer.keys[0], layer.values[0]) for layer in found.layers]
+    layers = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
     prefix = [[part.float().cpu().numpy() for part in layer] for layer in layers]
     return np.asarray(prefix, dtype=np.float32)
 

@@ -158,6 +158,11 @@ def is_adapted(model: Any) -> bool:
     return getattr(model, "peft_config", None) is not None
 
 
+def base_of(model: Any) -> Any:
+    """Return the transformers model itself; one without an adapter is that."""
+    return model.get_base_model() if is_adapted(model) else model
+
+
 def virtual_tokens(model: Any) -> int:
     """Return how many places a model's soft prompt takes; none where it has no such adapter."""
     found = getattr(model, "peft_config", None) or {}
@@ -179,11 +184,15 @@ def only_config(model: Any, config: Any) -> Iterator[Any]:
     transformers fills what a given config leaves unset from the model's own file, where an author
     may have put a repetition penalty or a temperature that nobody asked for here.
     """
-    own, model.generation_config = model.generation_config, config
+    both = {id(each): each for each in (model, base_of(model))}.values()
+    own = [each.generation_config for each in both]
     try:
+        for each in both:  # peft hands its own on to what it thinks is the base: not always so
+            each.generation_config = config
         yield config
     finally:
-        model.generation_config = own
+        for each, settings in zip(both, own, strict=True):
+            each.generation_config = settings
 
 
 def _build(source: Scratch, tokenizer: Tokenizer, family: Family, seed: int) -> Any:
