@@ -61,6 +61,19 @@ class Ports:
 
 
 @attrs.frozen(kw_only=True)
+class Prefix:
+    """Keys and values that stand before every prompt: what a soft prompt became.
+
+    Attributes:
+        file: a numpy file beside the graph, float32 [layers, 2, KV, n, D], keys before values.
+        n_tokens: n, the places that it takes.
+    """
+
+    file: str
+    n_tokens: int
+
+
+@attrs.frozen(kw_only=True)
 class Graph(Ports):
     """What the runtime must know of a causal graph.
 
@@ -69,7 +82,9 @@ class Graph(Ports):
         n_kv_heads: heads of keys and values in each.
         head_size: numbers in a head.
         vocab_size: numbers in a row of logits.
-        context_length: the most tokens the model can hold, or None.
+        context_length: the most tokens the model can hold, or None; those of a prefix not among
+            them.
+        prefix: what every prompt stands behind, or None.
     """
 
     n_layers: int
@@ -77,6 +92,7 @@ class Graph(Ports):
     head_size: int
     vocab_size: int
     context_length: int | None
+    prefix: Prefix | None = None
 
     @property
     def graphs(self) -> tuple[Ports, ...]:

@@ -44,7 +44,6 @@ from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.generator import Generator, open_generator
 from lmkit.runtime.masked import MaskFiller
 from lmkit.task import Task
-from lmkit.tokenizing import Tokenizer
 
 if TYPE_CHECKING:
     pass
@@ -109,7 +108,7 @@ def export(
             manifest,
             golden=golden,
             precisions={precision: figures},
-            genai=_genai(part, task.family),
+            genai=_genai(part, manifest),
         )
         write_card(part, manifest, source.tokenizer)
         manifest = attrs.evolve(manifest, files=_files(part))
@@ -121,8 +120,10 @@ def export(
 def _prepared(run: Any, task: Task, tokenizer: Any, rows: Sequence[Row]) -> Source:
     """Load the model and refuse what cannot work before minutes are spent on the graph."""
     family, models = _heavy(task.family)
+    from lmkit.export.merging import settled
+
     loaded = models.load_model(_source(run), family=task.family, tokenizer=tokenizer)
-    family.check(loaded.model)
+    family.check(models.base_of(loaded.model))
     task = models.with_own_ids(models.fitted(task, loaded.model), loaded.model)
     # Read before `align` replaces them; in another tokenizer they mean nothing.
     own_stops = models.stop_ids(loaded.model) if tokenizer is None else []
@@ -130,14 +131,16 @@ def _prepared(run: Any, task: Task, tokenizer: Any, rows: Sequence[Row]) -> Sour
     if not stops and task.family is not Family.MASKED:
         raise ExportError("the tokenizer has no EOS token, so no answer would ever end")
     records = probe_records(task, rows, ready)
-    _check_prompts(task, records, ready)
+    prompts = [prompt_ids(cutting(task), record, ready) for record in records]
+    model, adapter = settled(loaded.model, prompts, task.family)
     return Source(
         task=task,
-        model=loaded.model,
+        model=model,
         name=loaded.name,
         tokenizer=ready,
         stops=tuple(dict.fromkeys([*stops, *own_stops])),
         records=records,
+        adapter=adapter,
     )
 
 
@@ -205,18 +208,16 @@ def _source(run: Any) -> Any:
     return str(path) if path is not None else run
 
 
-def _check_prompts(task: Task, records: Sequence[dict[str, Any]], tokenizer: Tokenizer) -> None:
-    for record in records:
-        prompt_ids(cutting(task), record, tokenizer)
-
-
 def _about(source: Source) -> dict[str, Any]:
+    from lmkit.train.models import base_of
+
     model = source.model
     return {
         "name": Path(source.name).name,
-        "architecture": type(model).__name__,
+        "architecture": type(base_of(model)).__name__,
         "model_type": model.config.model_type,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **({"adapter": source.adapter} if source.adapter else {}),
     }
 
 
@@ -228,10 +229,16 @@ def _needed(task: Task) -> tuple[Needed, ...]:
     )
 
 
-def _genai(part: Path, family: Family) -> dict[str, Any]:
+def _genai(part: Path, manifest: Manifest) -> dict[str, Any]:
     """Return how onnxruntime-genai fares with the bundle."""
+    family = manifest.task.family
     if family is not Family.CAUSAL:
         return {"loads": False, "reason": f"it runs causal models, and this one is {family}"}
+    if getattr(manifest.graph, "prefix", None) is not None:
+        reason = (
+            "it cannot be given the keys and values that a soft prompt puts before every prompt"
+        )
+        return {"loads": False, "reason": reason}
     return try_genai(part)
 
 

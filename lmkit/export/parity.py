@@ -19,7 +19,7 @@ from lmkit.errors import ParityError, RecordError
 from lmkit.manifest import Golden, Seq2SeqGraph
 from lmkit.runtime.generator import Generator
 from lmkit.train.extra import torch
-from lmkit.train.models import only_config
+from lmkit.train.models import only_config, quiet
 
 # float32 sums in another order differ by about 1e-6 of their size, and thirty layers let that grow
 # tenfold or so. Wrong masks, positions or caches change logits by whole units.
@@ -139,8 +139,8 @@ def _greedy(model: Any, prompt: Ids, generator: Generator) -> list[int]:
     )
     ids = torch().from_numpy(prompt)[None]
     model.eval()
-    with torch().inference_mode(), only_config(model, config):
-        found = model.generate(ids, attention_mask=torch().ones_like(ids))
+    with torch().inference_mode(), quiet(), only_config(model, config):
+        found = model.generate(input_ids=ids, attention_mask=torch().ones_like(ids))
     return [int(token) for token in found[0, len(prompt) if start is None else 1 :]]
 
 
@@ -219,8 +219,9 @@ def _forced(model: Any, prompt: Ids, answer: Ids, start: int | None) -> np.ndarr
             found = model(input_ids=source, decoder_input_ids=target, use_cache=False).logits[0]
             return np.asarray(found.float().numpy())
         whole = np.concatenate([prompt, answer])
-        found = model(torch().from_numpy(whole)[None], use_cache=False).logits[0]
-    return np.asarray(found[len(prompt) - 1 :].float().numpy())
+        found = model(input_ids=torch().from_numpy(whole)[None], use_cache=False).logits[0]
+    # Counted from the end: a soft prompt's places come first.
+    return np.asarray(found[-len(answer) - 1 :].float().numpy())
 
 
 def lead(logits: np.ndarray) -> float:

@@ -22,6 +22,7 @@ class Source:
         tokenizer: its tokenizer, special tokens settled.
         stops: ids that end an answer, the EOS first.
         records: a few records to compare answers on.
+        adapter: what became of the model's adapter, for the manifest; empty where it had none.
     """
 
     task: Task
@@ -30,3 +31,4 @@ class Source:
     tokenizer: Tokenizer
     stops: tuple[int, ...]
     records: Sequence[dict[str, Any]]
+    adapter: dict[str, Any] = attrs.field(factory=dict)

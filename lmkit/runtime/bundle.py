@@ -66,4 +66,7 @@ def open_bundle(path: str | Path, *, checksums: bool = True) -> Bundle:
             )
     if any(graph.file not in bundle.manifest.files for graph in bundle.manifest.graph.graphs):
         raise BundleError(f"'{path}' has no checksum for its graph")
+    prefix = getattr(bundle.manifest.graph, "prefix", None)
+    if prefix is not None and prefix.file not in bundle.manifest.files:
+        raise BundleError(f"'{path}' has no checksum for '{prefix.file}', its prefix")
     return bundle

@@ -3,11 +3,14 @@
 The graph's operator writes new keys and values into the buffer that it reads the old ones from, so
 the same memory is bound as `past_key_values.*` and `present.*`. It is as long as the request needs:
 the prompt and the most tokens that may follow.
+
+A bundle may have a prefix, which is what a soft prompt became: keys and values that stand in every
+buffer from the start, so that a prompt is read as what follows them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ import onnxruntime as ort
 
 from lmkit.encoding import IGNORE, Encoded, Ids, texts_to_read
 from lmkit.errors import BundleError
-from lmkit.manifest import Graph
+from lmkit.manifest import Graph, Prefix
 from lmkit.runtime.session import Logits, LogProbs, log_probs_of, open_graph
 
 CHUNK = 512  # tokens of a prompt that are run at once, which bounds the logits in memory
@@ -31,7 +34,10 @@ class CausalSession:
         providers: onnxruntime's execution providers; the CPU's if None.
         threads: how many threads one step may use; all cores of the process if None.
     Raises:
-        BundleError: onnxruntime cannot load it.
+        BundleError: onnxruntime cannot load it, or its prefix is not what is written down.
+
+    Attributes:
+        prefix: the prefix's keys and values, float32 [layers, 2, KV, n, D]; n may be 0.
     """
 
     def __init__(
@@ -47,11 +53,17 @@ class CausalSession:
         )
         self.graph = graph
         _check_sizes(file, graph)
+        self.prefix = _read_prefix(file, graph)
 
     @property
     def vocab_size(self) -> int:
         """The numbers in a row of logits."""
         return self.graph.vocab_size
+
+    @property
+    def n_prefix(self) -> int:
+        """The places that the prefix takes in every row."""
+        return int(self.prefix.shape[3])
 
     def room(self, prompt: Ids) -> int | None:
         """Return the most tokens that can follow a prompt, or None."""
@@ -66,8 +78,9 @@ class CausalSession:
         """Read prompts into fresh buffers, as long as each row may become; see `Session`."""
         capacity = max(len(row) + limit for row, limit in zip(prompts, limits, strict=True))
         state = CausalState(self, len(prompts), capacity)
-        if len(prompts) == 1:
-            return state, state.read_in_chunks(prompts[0])
+        if len(prompts) == 1 or self.n_prefix:
+            last = [state.read_in_chunks(prompt, row) for row, prompt in enumerate(prompts)]
+            return state, np.concatenate(last)
         logits = state.read(prompts)
         ends = np.array([len(prompt) for prompt in prompts]) - 1
         return state, logits[np.arange(len(prompts)), ends]
@@ -94,21 +107,32 @@ class CausalSession:
 
 
 class CausalState:
-    """Rows that are being written: their keys and values, and the arrays of the next step."""
+    """Rows that are being written: their keys and values, and the arrays of the next step.
+
+    Args:
+        session: the loaded graph.
+        n_rows: how many rows.
+        capacity: the most tokens in a row, its prompt included and the prefix not.
+    """
 
     def __init__(self, session: CausalSession, n_rows: int, capacity: int) -> None:
-        graph = session.graph
+        graph, n_prefix = session.graph, session.n_prefix
+        capacity += n_prefix
         self._session = session
         self._capacity = capacity
-        self._lengths = np.zeros(n_rows, dtype=np.int64)
+        self._lengths = np.full(n_rows, n_prefix, dtype=np.int64)
         self._kept = {
             f"{layer}.{kind}": self._room_for(n_rows)
             for layer in range(graph.n_layers)
             for kind in ("key", "value")
         }
+        parts = [part for layer in session.prefix for part in layer]
+        for array, part in zip(self._kept.values(), parts, strict=True):
+            array[:, :, :n_prefix] = part
         self._ids = np.zeros((n_rows, 1), dtype=np.int64)
         self._positions = np.zeros((n_rows, 1), dtype=np.int64)
         self._mask = np.zeros((n_rows, capacity), dtype=np.int64)
+        self._mask[:, :n_prefix] = 1
         self._prepare()
 
     def _room_for(self, n_rows: int) -> Logits:
@@ -118,15 +142,15 @@ class CausalState:
 
     def _prepare(self) -> None:
         """Bind a step's arrays, which are written in place from then on."""
-        self._buffers = {
-            name: ort.OrtValue.ortvalue_from_numpy(kept) for name, kept in self._kept.items()
-        }
+        self._buffers = _shared(self._kept)
         shape = (len(self._lengths), 1, self._session.graph.vocab_size)
         self._logits = np.zeros(shape, dtype=np.float32)
         self._step = self._bind(self._ids, self._mask, self._positions, self._logits)
 
     def read(self, rows: Sequence[Ids]) -> Logits:
         """Run whole rows, right-padded to the longest; return float32 [B, T, V]."""
+        if self._session.n_prefix:
+            return self._read_behind_prefix(rows)
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
         width = int(lengths.max())
         mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
@@ -139,24 +163,41 @@ class CausalState:
         self._lengths = lengths
         return logits
 
-    def read_in_chunks(self, row: Ids) -> Logits:
+    def read_in_chunks(self, prompt: Ids, row: int = 0) -> Logits:
         """Run one row, some tokens at a time, so that a long prompt's logits never lie in memory.
 
         Args:
-            row: int64 [P].
+            prompt: int64 [P].
+            row: which row it is.
         Returns:
             The logits behind its last token, float32 [1, V].
         """
-        for start in range(0, len(row), CHUNK):
-            ids = np.ascontiguousarray(row[None, start : start + CHUNK])
-            end = start + ids.shape[1]
-            mask = np.ones((1, end), dtype=np.int64)
-            positions = np.arange(start, end, dtype=np.int64)[None]
-            logits = np.empty((*ids.shape, self._session.graph.vocab_size), dtype=np.float32)
-            self._run(self._bind(ids, mask, positions, logits))
-        self._mask[:, : len(row)] = 1
-        self._lengths[0] = len(row)
+        for start in range(0, len(prompt), CHUNK):
+            logits = self._extend(prompt[start : start + CHUNK], row)
         return logits[:, -1]
+
+    def _read_behind_prefix(self, rows: Sequence[Ids]) -> Logits:
+        """Run whole rows one by one: with a past, the operator takes several new tokens of one only."""
+        shape = (len(rows), max(map(len, rows)), self._session.graph.vocab_size)
+        logits = np.zeros(shape, dtype=np.float32)
+        for row, ids in enumerate(rows):
+            logits[row, : len(ids)] = self._extend(ids, row)[0]
+        return logits
+
+    def _extend(self, new: Ids, row: int) -> Logits:
+        """Run some tokens behind what a row holds already; return float32 [1, S, V]."""
+        start = int(self._lengths[row])
+        ids = np.ascontiguousarray(new[None])
+        end = start + len(new)
+        mask = np.ones((1, end), dtype=np.int64)
+        positions = np.arange(start, end, dtype=np.int64)[None]
+        logits = np.empty((*ids.shape, self._session.graph.vocab_size), dtype=np.float32)
+        # A row of a buffer is a buffer of one row: nothing is copied.
+        alone = _shared({name: array[row : row + 1] for name, array in self._kept.items()})
+        self._run(self._bind(ids, mask, positions, logits, alone))
+        self._mask[row, start:end] = 1
+        self._lengths[row] = end
+        return logits
 
     def step(self, tokens: Sequence[int | None]) -> Logits:
         """Append one token to each row and return the logits behind it.
@@ -199,14 +240,19 @@ class CausalState:
         self._prepare()
 
     def _bind(
-        self, ids: Ids, mask: Ids, positions: Ids, logits: Logits
+        self,
+        ids: Ids,
+        mask: Ids,
+        positions: Ids,
+        logits: Logits,
+        buffers: Mapping[str, ort.OrtValue] | None = None,
     ) -> tuple[ort.IOBinding, list[np.ndarray]]:
         binding = self._session.onnx.io_binding()
         arrays = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         for name in self._session.graph.input_names:
             if name in arrays:
                 binding.bind_cpu_input(name, arrays[name])
-        for name, buffer in self._buffers.items():
+        for name, buffer in (self._buffers if buffers is None else buffers).items():
             binding.bind_ortvalue_input(f"past_key_values.{name}", buffer)
             binding.bind_ortvalue_output(f"present.{name}", buffer)
         out = ort.OrtValue.ortvalue_from_numpy(logits)
@@ -226,6 +272,30 @@ def _copy_rows(old: Logits, new: Logits, rows: Sequence[int], filled: int) -> No
     held = {source: old[source, :, :filled].copy() for source in needed}
     for row, source in moves.items():
         new[row, :, :filled] = held.get(source, old[source, :, :filled])
+
+
+def _shared(arrays: Mapping[str, np.ndarray]) -> dict[str, ort.OrtValue]:
+    """Return arrays as onnxruntime's, in the same memory; the arrays must live as long."""
+    return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+
+
+def _read_prefix(file: Path, graph: Graph) -> np.ndarray:
+    """Return what every row starts with, float32 [layers, 2, KV, n, D]; n is 0 where nothing is."""
+    prefix = graph.prefix or Prefix(file="", n_tokens=0)
+    shape = (graph.n_layers, 2, graph.n_kv_heads, prefix.n_tokens, graph.head_size)
+    if graph.prefix is None:
+        return np.zeros(shape, np.float32)
+    path = file.parent / prefix.file
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleError(f"the prefix '{path}' cannot be read: {error}") from error
+    if prefix.n_tokens < 1 or found.shape != shape or found.dtype != np.float32:
+        raise BundleError(
+            f"the prefix '{path}' is {found.dtype} {list(found.shape)}; written down is float32 "
+            f"{list(shape)}"
+        )
+    return np.ascontiguousarray(found)
 
 
 def _check_sizes(file: Path, graph: Graph) -> None:

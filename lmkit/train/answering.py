@@ -33,6 +33,8 @@ from lmkit.train.models import (
     only_config,
     quiet,
     stop_ids,
+    target_length,
+    virtual_tokens,
     with_own_ids,
 )
 from lmkit.train.run import Run, as_tensors
@@ -163,6 +165,8 @@ class TorchAnswerer:
     def _fits(self, prompts: Sequence[Ids], generation: Generation) -> bool:
         if not self.task.family.shifts:
             return True  # a source and its answer do not share their room
+        if virtual_tokens(self.model):  # peft would count the padding behind them as places
+            return False
         most = context_length(self.model)
         return most is None or max(map(len, prompts)) + generation.max_new_tokens <= most
 

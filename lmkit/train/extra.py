@@ -23,10 +23,17 @@ def datasets() -> ModuleType:
     return _package("datasets")
 
 
-def _package(name: str) -> ModuleType:
+def peft() -> ModuleType:
+    """Return peft; raise `MissingExtra` if it is not installed."""
+    return _package("peft", "an adapter", "peft")
+
+
+def _package(
+    name: str, what: str = "training or running a model through torch", extra: str = "train"
+) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise MissingExtra("training or running a model through torch", "train", name) from error
+        raise MissingExtra(what, extra, name) from error

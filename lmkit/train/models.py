@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PAIR = "encoder-decoder"  # transformers' name for two models of their own, one reading the other
+ADAPTER_CONFIG = "adapter_config.json"  # peft's name for what is in an adapter's folder
 
 _HEADS = {
     Family.CAUSAL: "AutoModelForCausalLM",
@@ -39,28 +41,37 @@ class Loaded:
         model: the transformers model, float32 unless it was given loaded.
         tokenizer: the tokenizer, with a pad token.
         name: how the user named the model.
+        base: of a model with a new adapter beside it, the `name` to find it by and a `fingerprint`.
     """
 
     model: PreTrainedModel
     tokenizer: Tokenizer
     name: str
+    base: dict[str, str] | None = None
 
 
 def load_model(
-    source: Any, *, family: Family, tokenizer: Any = None, pad: str | None = None, seed: int = 42
+    source: Any,
+    *,
+    family: Family,
+    tokenizer: Any = None,
+    pad: str | None = None,
+    seed: int = 42,
+    grows: bool = True,
 ) -> Loaded:
     """Load or build a model and its tokenizer.
 
     Args:
         source: a hub id, a local folder, a `.gguf` file, `scratch(...)` or its text form, or a
-            loaded model.
+            loaded model. A folder may hold an adapter; the model comes with it.
         family: which head the model needs.
         tokenizer: a folder, a tokenizer.json or a loaded tokenizer; None for the model's own.
         pad: the pad token. None keeps the tokenizer's, or reuses its EOS, which is safe because
             labels follow lengths. A token that does not exist is added, the embeddings resized.
         seed: for random weights.
+        grows: whether the embeddings may grow; those of an adapter's base may not.
     Raises:
-        ModelError: the model cannot be found, read or built.
+        ModelError: the model cannot be found, read or built, or would have to grow.
         TokenizerError: there is no tokenizer for it.
     """
     if isinstance(source, str) and source.startswith("scratch:"):
@@ -75,10 +86,10 @@ def load_model(
         model = _build(source, ready, family, seed)
         _check_embeddings(model, ready, str(source))
         return Loaded(model, ready, str(source))
-    model, own = _open(source, family)
+    model, own = open_model(source, family)
     found = Tokenizer.load(tokenizer if tokenizer is not None else own())
     ready = with_pad(_with_ends(found, family), pad)
-    _fit_embeddings(model, ready, seed)
+    _fit_embeddings(model, ready, seed, grows=grows and not is_adapted(model))
     return Loaded(model, ready, _name(source))
 
 
@@ -191,7 +202,10 @@ def stop_ids(model: Any) -> list[int]:
 
 
 def context_length(model: Any) -> int | None:
-    """Return the most tokens a model can hold, of an encoder-decoder in a source, where it says so."""
+    """Return the most tokens a model can hold behind its soft prompt, where its config says so.
+
+    Of an encoder-decoder they are a source's.
+    """
     return _positions(model, "encoder")
 
 
@@ -209,7 +223,23 @@ def _positions(model: Any, side: str) -> int | None:
     # RoBERTa and its like count positions from the one behind the pad token's id.
     counting = (m for m in model.modules() if hasattr(m, "create_position_ids_from_input_ids"))
     before = next((module.padding_idx + 1 for module in counting), 0)
-    return int(found) - int(before)
+    return int(found) - int(before) - virtual_tokens(model)
+
+
+def is_adapted(model: Any) -> bool:
+    """Say whether a model is one of peft's: a base, and an adapter beside it."""
+    return getattr(model, "peft_config", None) is not None
+
+
+def base_of(model: Any) -> Any:
+    """Return the transformers model itself; one without an adapter is that."""
+    return model.get_base_model() if is_adapted(model) else model
+
+
+def virtual_tokens(model: Any) -> int:
+    """Return how many places a model's soft prompt takes; none where it has no such adapter."""
+    found = getattr(model, "peft_config", None) or {}
+    return sum(int(getattr(config, "num_virtual_tokens", None) or 0) for config in found.values())
 
 
 def fitted(task: Task, model: Any) -> Task:
@@ -225,16 +255,20 @@ def only_config(model: Any, config: Any) -> Iterator[Any]:
     transformers fills what a given config leaves unset from the model's own file, where an author
     may have put a repetition penalty or a temperature that nobody asked for here.
     """
-    own, model.generation_config = model.generation_config, config
+    both = {id(each): each for each in (model, base_of(model))}.values()
+    own = [each.generation_config for each in both]
     try:
+        for each in both:  # peft hands its own on to what it thinks is the base: not always so
+            each.generation_config = config
         yield config
     finally:
-        model.generation_config = own
+        for each, settings in zip(both, own, strict=True):
+            each.generation_config = settings
 
 
 def _build(source: Scratch, tokenizer: Tokenizer, family: Family, seed: int) -> Any:
     make = _pair_config if source.model_type == PAIR else _config
-    with _random_state(seed):
+    with random_state(seed):
         try:
             config = make(source, tokenizer)
             return getattr(transformers(), _HEADS[family]).from_config(config)
@@ -297,14 +331,14 @@ def _pair_config(source: Scratch, tokenizer: Tokenizer) -> Any:
 
 
 @contextlib.contextmanager
-def _random_state(seed: int) -> Iterator[None]:
+def random_state(seed: int) -> Iterator[None]:
     """Draw weights from a seed and leave the caller's random state as it was."""
     with torch().random.fork_rng(devices=[]):
         torch().manual_seed(seed)
         yield
 
 
-def _open(source: Any, family: Family) -> tuple[Any, Any]:
+def open_model(source: Any, family: Family) -> tuple[Any, Any]:
     """Return a model and a function that finds its tokenizer."""
     if not isinstance(source, (str, Path)):
         if not hasattr(source, "get_input_embeddings"):
@@ -315,6 +349,10 @@ def _open(source: Any, family: Family) -> tuple[Any, Any]:
         return _open_gguf(path, family)
     if not path.is_dir() and (path.is_absolute() or str(source).startswith(".")):
         raise ModelError(f"there is no model folder '{source}'")
+    if (path / ADAPTER_CONFIG).is_file():
+        from lmkit.train.adapting import open_adapter
+
+        return open_adapter(path, family)
     if path.is_dir() and not (path / "config.json").is_file():
         raise ModelError(f"'{source}' is not a model folder: it has no config.json")
     model = _from_pretrained(str(source), family)
@@ -386,28 +424,45 @@ def _check_embeddings(model: Any, tokenizer: Tokenizer, name: str) -> None:
         )
 
 
-def _fit_embeddings(model: Any, tokenizer: Tokenizer, seed: int) -> None:
+def _fit_embeddings(model: Any, tokenizer: Tokenizer, seed: int, *, grows: bool) -> None:
     """Grow the embeddings if the tokenizer has more tokens than they have rows; never shrink."""
     pair = model.config.model_type == PAIR
     for part in (model.encoder, model.decoder) if pair else (model,):
         if tokenizer.vocab_size <= part.get_input_embeddings().weight.shape[0]:
             continue
-        with quiet(), _random_state(seed):
+        if not grows:
+            raise ModelError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens and the model fewer rows of "
+                "embeddings, which an adapter leaves as they are; name as pad a token that is there, "
+                "or none (labels follow lengths, so the EOS serves well), or train without an adapter"
+            )
+        with quiet(), random_state(seed):
             part.resize_token_embeddings(tokenizer.vocab_size, mean_resizing=False)
             if getattr(part.config, "share_encoder_decoder_embeddings", True) is False:
                 part.resize_decoder_token_embeddings(tokenizer.vocab_size)
 
 
+# What peft 0.21 warns about beside its own work; drop a line once its cause is gone upstream.
+_KNOWN_WARNINGS = (
+    "Position ids are not supported",  # generate() brings them, and it counts its own
+    "`is_gradient_checkpointing` is deprecated",  # it asks transformers in an old way
+    "fan_in_fan_out is set to False",  # said of GPT-2's layers, and then set right
+)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and notices out of the terminal for a while."""
+    """Keep transformers' and peft's bars and notices out of the terminal for a while."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            for message in _KNOWN_WARNINGS:
+                warnings.filterwarnings("ignore", message=message)
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:

@@ -1,7 +1,8 @@
 """Train: a task, a model and records become a Run.
 
 A Run is a folder that `AutoModelFor...from_pretrained` reads, with `task.json` (what was trained),
-`run.json` (from what, how far, with which versions) and `metrics.jsonl` beside it. The training
+`run.json` (from what, how far, with which versions) and `metrics.jsonl` beside it. An adapter's run
+holds the adapter's weights alone, and the name of the model that they belong to. The training
 itself is transformers' Trainer; what varies is passed in.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 import attrs
 
 import lmkit
+from lmkit.adapters import Adapter, parse_adapter
 from lmkit.collating import Batch, Stream
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import LmkitError, ModelError, OutputExists, RecordError, UnknownOption
@@ -26,8 +28,9 @@ from lmkit.registry import get_task
 from lmkit.rendering import at_time, now
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
+from lmkit.train import adapting
 from lmkit.train.extra import datasets, torch, transformers
-from lmkit.train.models import align, fitted, load_model, quiet
+from lmkit.train.models import ADAPTER_CONFIG, align, fitted, is_adapted, load_model, quiet
 
 TASK_FILE, RUN_FILE, METRICS_FILE = "task.json", "run.json", "metrics.jsonl"
 
@@ -67,6 +70,11 @@ class Run:
         """How many `rows` were too long, how many `ids` that left out, and the `max_length`."""
         return dict(_read_about(self.path)["cut"])
 
+    @property
+    def parameters(self) -> dict[str, int]:
+        """How many numbers the model has in `all`, and how many of them were `trainable`."""
+        return dict(_read_about(self.path)["parameters"])
+
     def __fspath__(self) -> str:
         return str(self.path)
 
@@ -83,7 +91,8 @@ class Run:
         folder = Path(path)
         if not (folder / TASK_FILE).is_file():
             raise ModelError(f"'{path}' is not a run: it has no {TASK_FILE}")
-        if not (folder / "config.json").is_file() or _is_unfinished(folder):
+        has_model = any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
+        if not has_model or _is_unfinished(folder):
             raise ModelError(
                 f"'{path}' holds a run that has not finished; continue it with --resume"
             )
@@ -100,6 +109,7 @@ def train(
     eval_fraction: float | None = None,
     tokenizer: Any = None,
     pad: str | None = None,
+    adapter: Adapter | str | None = None,
     resume: bool = False,
     **arguments: Any,
 ) -> Run:
@@ -115,6 +125,8 @@ def train(
             of one text it is the last part.
         tokenizer: a folder or a tokenizer; None for the model's own.
         pad: the pad token; see `lmkit.train.models.load_model`.
+        adapter: `lora(...)` or `prompt_tuning(...)`, or its text form: train this beside the model,
+            whose own weights stay as they are and are not written again.
         resume: continue from the output's last checkpoint, as if there had been no interruption;
             a run that has finished is returned as it is.
         arguments: any of transformers' TrainingArguments.
@@ -124,9 +136,13 @@ def train(
         UnknownOption: an argument that TrainingArguments does not have; near names are listed.
         OutputExists: the output is there and `resume` was not asked for.
         RecordError: the data does not fit the task.
-        ModelError: the model cannot be loaded, or the run to resume is another one.
+        ModelError: the model cannot be loaded, does not take the adapter, or the run to resume is
+            another one.
+        MissingExtra: an adapter is asked for, and peft is not installed.
     """
     task = get_task(task)
+    adapter = parse_adapter(adapter) if isinstance(adapter, str) else adapter
+    base = "" if adapter is None else adapting.base_name(model, adapter, task.family)
     options = _checked(arguments)
     folder = Path(output)
     if folder.is_file() or (folder.is_dir() and not resume and any(folder.iterdir())):
@@ -136,7 +152,11 @@ def train(
     rows = read(data, whole=whole)
     eval_rows = read(eval_data, whole=whole) if eval_data is not None else []
     seed = int(options.get("seed", 42))
-    loaded = load_model(model, family=task.family, tokenizer=tokenizer, pad=pad, seed=seed)
+    loaded = load_model(
+        model, family=task.family, tokenizer=tokenizer, pad=pad, seed=seed, grows=adapter is None
+    )
+    if adapter is not None:
+        loaded = adapting.adapted(loaded, adapter, family=task.family, base=base, seed=seed)
     task = fitted(task, loaded.model)
     ready, _ = align(loaded.model, loaded.tokenizer, task.formatter)
     task = _portable(task)
@@ -158,6 +178,9 @@ def train(
         "tokenizer": ready.fingerprint,
         "data": {"name": name_of(data), "rows": len(rows), "sha256": fingerprint(rows)},
         "arguments": {key: str(content) for key, content in sorted(told.items())},
+        "adapter": None if adapter is None else str(adapter),
+        "parameters": _parameters(loaded.model),
+        "base": loaded.base,
         "finished": False,
     }
     if resume:
@@ -187,6 +210,14 @@ def _account(task: Task, rows: Sequence[Encoded], started: str) -> dict[str, Any
             "ids": sum(row.n_cut for row in rows),
             "max_length": task.collator.max_length,
         },
+    }
+
+
+def _parameters(model: Any) -> dict[str, int]:
+    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return {
+        "trainable": sum(count for count, trained in counts if trained),
+        "all": sum(count for count, _ in counts),
     }
 
 
@@ -220,6 +251,8 @@ def save_model(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
     """Write weights, config, generation config and tokenizer in Hugging Face's layout."""
     with quiet():
         model.save_pretrained(folder)
+        if is_adapted(model):
+            model.generation_config.save_pretrained(folder)
     tokenizer.save(folder)
 
 
@@ -229,7 +262,15 @@ def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if name in RESERVED:
             raise LmkitError(f"'{name}' cannot be set: {RESERVED[name]}")
         if name not in defaults:
-            known = [*defaults, "eval_data", "eval_fraction", "tokenizer", "pad", "resume"]
+            known = [
+                *defaults,
+                "eval_data",
+                "eval_fraction",
+                "tokenizer",
+                "pad",
+                "adapter",
+                "resume",
+            ]
             raise UnknownOption("train", name, known)
         default = defaults[name]
         if isinstance(default, bool) and not isinstance(given, bool):
@@ -279,7 +320,7 @@ def _check_same(folder: Path, task: Task, about: Mapping[str, Any]) -> None:
         return
     if to_json(read_task(folder / TASK_FILE)) != to_json(task):
         raise ModelError(f"'{folder}' was started with another task than '{task.name}' is now")
-    for key in ("model", "tokenizer", "data", "arguments"):
+    for key in ("model", "adapter", "tokenizer", "data", "arguments"):
         was, now = before.get(key), about[key]
         if isinstance(was, dict) and key == "data":
             was, now = was.get("sha256"), now["sha256"]
