@@ -6,11 +6,12 @@ import functools
 from collections.abc import Iterable
 from typing import Any
 
-from lmkit.chat import CHATML, Chat
+from lmkit.chat import CHATML
 from lmkit.encoding import encode, prompt_ids
 from lmkit.errors import TaskError
 from lmkit.formatting import Record
 from lmkit.jsonform import from_json, to_json
+from lmkit.renaming import messages_column
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.vocabulary import CONTROL, END, PAD, UNKNOWN
@@ -44,15 +45,15 @@ def toy_tokenizer() -> Tokenizer:
 
 def sample_record(task: Task) -> dict[str, Any]:
     """Return a record that fits a task, for showing it: each column holds words about itself."""
-    formatter = task.formatter
-    if isinstance(formatter, Chat) and not formatter.turns:
+    messages = messages_column(task.formatter)
+    if messages is not None:
         return {
-            formatter.messages: [
+            messages: [
                 {"role": "user", "content": "안녕하세요?"},
                 {"role": "assistant", "content": "네, 안녕하세요!"},
             ]
         }
-    return {column: f"<{column}>" for column in formatter.columns}
+    return {column: f"<{column}>" for column in task.columns}
 
 
 def check_task(task: Task, records: Iterable[Record], tokenizer: Any = None) -> None:

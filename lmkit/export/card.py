@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lmkit.chat import Chat
 from lmkit.manifest import Manifest
+from lmkit.renaming import messages_column
 
 CARD_FILE = "README.md"
 
@@ -50,7 +50,7 @@ def write_card(part: Path, manifest: Manifest) -> None:
     task = manifest.task
     columns = task.prompt_columns
     record: dict[str, Any] = dict.fromkeys(columns, "...")
-    if isinstance(task.formatter, Chat) and not task.formatter.turns:
+    if messages_column(task.formatter) is not None:
         record = {columns[0]: [{"role": "user", "content": "..."}]}
     card = _CARD.format(
         name=f"{task.name} on {manifest.model['name']}",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmkit.chat import Chat
 from lmkit.records import Row
+from lmkit.renaming import messages_column
 from lmkit.task import Task
 
 N_PROBES = 4
@@ -41,7 +41,7 @@ def _prompt_columns(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _record(task: Task, text: str) -> dict[str, Any]:
-    formatter = task.formatter
-    if isinstance(formatter, Chat) and not formatter.turns:
-        return {formatter.messages: [{"role": "user", "content": text}]}
+    messages = messages_column(task.formatter)
+    if messages is not None:
+        return {messages: [{"role": "user", "content": text}]}
     return dict.fromkeys(task.prompt_columns, text)
