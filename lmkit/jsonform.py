@@ -32,6 +32,7 @@ from lmkit.formatting import Choice, Formatter, Part, Piece, Template
 from lmkit.generation import EarlyStopping, Generation
 from lmkit.losses import KeytokenWeighted, LossFunction
 from lmkit.metrics import Accuracy, ExactMatch, MacroF1, Metric, Rouge
+from lmkit.renaming import Renamed
 from lmkit.task import Task
 
 T = TypeVar("T")
@@ -50,6 +51,7 @@ OWN: tuple[type, ...] = (
     MaskedCollator,
     KeytokenWeighted,
     Seq2SeqCollator,
+    Renamed,
     Task,
     Template,
     TextDecoder,
@@ -130,12 +132,20 @@ def _types(data: Any) -> Iterator[str]:
 def _components_for(part: Any) -> dict[str, type]:
     """Return the classes by name: lmkit's own, and the plugins' if a part is not one of them."""
     own = {cls.__name__: cls for cls in OWN}
-    parts = [part, *getattr(part, "metrics", ())]
-    if attrs.has(type(part)):
-        parts += [getattr(part, field.name) for field in attrs.fields(type(part))]
-    if all(type(p) in OWN or not _is_role(p) for p in parts):
+    if all(type(p) in OWN or not _is_role(p) for p in _parts(part)):
         return own
     return own | _plugin_components()
+
+
+def _parts(part: Any) -> Iterator[Any]:
+    """Yield a part, and the parts of it."""
+    yield part
+    if isinstance(part, tuple):
+        for inner in part:
+            yield from _parts(inner)
+    elif attrs.has(type(part)):
+        for field in attrs.fields(type(part)):
+            yield from _parts(getattr(part, field.name))
 
 
 def _is_role(part: Any) -> bool:

@@ -16,6 +16,7 @@ from lmkit.formatting import Formatter, Record, Segment, Template, column_text
 from lmkit.generation import Generation
 from lmkit.losses import LossFunction
 from lmkit.metrics import Metric
+from lmkit.renaming import bare, renamed
 from lmkit.tokenizing import Dialect
 from lmkit.values import value
 
@@ -155,6 +156,19 @@ class Task:
                 raise UnknownOption("Task", name, known)
         return attrs.evolve(self, **changes)
 
+    def rename(self, /, **columns: str) -> Task:
+        """Return a copy that reads some of its columns under the data's names.
+
+        `task.rename(question="prompt")` reads the data's column `question` where the task says
+        `prompt`: old to new, as `rename_column` of `datasets`. It holds for training, for the
+        prompt and in a bundle. A name that is no identifier goes in as
+        `task.rename(**{"answers.text": "completion"})`.
+
+        Raises:
+            TaskError: the task has no such column; the text says which it has.
+        """
+        return self.evolve(formatter=renamed(self.formatter, columns))
+
 
 def _without_end(text: str, dialect: Dialect) -> str:
     body = text.rstrip()
@@ -189,13 +203,14 @@ def _check_family(formatter: Formatter, collator: Collator, decoder: Decoder) ->
         raise TaskError(
             f"the {formatter} has no target(...), so a {names[0]} would find nothing to learn"
         )
-    if family is Family.SEQ2SEQ and isinstance(formatter, Template) and formatter.interrupted:
+    inner = bare(formatter)
+    if family is Family.SEQ2SEQ and isinstance(inner, Template) and inner.interrupted:
         raise TaskError(
-            f"{Template(formatter.interrupted)} stands behind a target, where it is no part of a "
+            f"{Template(inner.interrupted)} stands behind a target, where it is no part of a "
             "seq2seq source; put all context before the target"
         )
-    if family is Family.CAUSAL and isinstance(formatter, Template) and formatter.trailing:
+    if family is Family.CAUSAL and isinstance(inner, Template) and inner.trailing:
         raise TaskError(
-            f"{Template(formatter.trailing)} stands after the last target, where a causal model "
+            f"{Template(inner.trailing)} stands after the last target, where a causal model "
             "cannot use it; put it before, or into the target"
         )

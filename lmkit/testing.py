@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable
 from typing import Any
 
-from lmkit.chat import CHATML, Chat
+from lmkit.chat import CHATML
 from lmkit.collating import Stream
 from lmkit.encoding import IGNORE, Encoded, encode, prompt_ids
 from lmkit.errors import TaskError
@@ -14,6 +14,7 @@ from lmkit.family import Family
 from lmkit.filling import with_mask
 from lmkit.formatting import Record
 from lmkit.jsonform import from_json, to_json
+from lmkit.renaming import messages_column
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.vocabulary import CONTROL, END, PAD, UNKNOWN
@@ -50,15 +51,15 @@ def toy_tokenizer() -> Tokenizer:
 
 def sample_record(task: Task) -> dict[str, Any]:
     """Return a record that fits a task, for showing it: each column holds words about itself."""
-    formatter = task.formatter
-    if isinstance(formatter, Chat) and not formatter.turns:
+    messages = messages_column(task.formatter)
+    if messages is not None:
         return {
-            formatter.messages: [
+            messages: [
                 {"role": "user", "content": "안녕하세요?"},
                 {"role": "assistant", "content": "네, 안녕하세요!"},
             ]
         }
-    return {column: f"<{column}>" for column in formatter.columns}
+    return {column: f"<{column}>" for column in task.columns}
 
 
 def check_task(task: Task, records: Iterable[Record], tokenizer: Any = None) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import click
 
+from lmkit.cli.options import rename_option, renamed_task
 from lmkit.cli.printing import json_option, print_json, print_table
 
 
@@ -11,6 +15,7 @@ from lmkit.cli.printing import json_option, print_json, print_table
 @click.argument("run")
 @click.option("--output", required=True, type=click.Path(), help="The bundle's folder, to be made.")
 @click.option("--task", help="The task, for a model that was not trained here.")
+@rename_option
 @click.option("--tokenizer", help="A folder or tokenizer.json; the model's own if not given.")
 @click.option(
     "--precision",
@@ -25,6 +30,7 @@ def export(
     run: str,
     output: str,
     task: str | None,
+    renames: Sequence[str],
     tokenizer: str | None,
     precision: str,
     data: str | None,
@@ -38,11 +44,15 @@ def export(
     figures, if it would answer differently.
     """
     from lmkit.export.bundle import export as export_bundle
+    from lmkit.registry import get_task
 
+    if renames and task is None:
+        raise click.UsageError("--rename goes with --task; a run's task reads its columns already")
+    wanted: Any = renamed_task(get_task(task), renames) if task and renames else task
     bundle = export_bundle(
         run,
         output=output,
-        task=task,
+        task=wanted,
         tokenizer=tokenizer,
         precision=precision,
         data=data,

@@ -140,7 +140,7 @@ def _opened(source: str, *, threads: int | None, verify: bool) -> Answerer:
 
 
 def _record(model: Answerer, columns: Sequence[str]) -> dict[str, Any]:
-    from lmkit.chat import Chat
+    from lmkit.renaming import messages_column
 
     record: dict[str, Any] = {}
     for column in columns:
@@ -148,10 +148,9 @@ def _record(model: Answerer, columns: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise click.UsageError(f"--set {column}: expected COLUMN=TEXT")
         record[name] = content
-    formatter = model.task.formatter
-    if isinstance(formatter, Chat) and not formatter.turns and formatter.messages in record:
-        text = record[formatter.messages]
-        record[formatter.messages] = _turns(text)
+    messages = messages_column(model.task.formatter)
+    if messages is not None and messages in record:
+        record[messages] = _turns(record[messages])
     return record
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from lmkit.cli.options import rename_option, renamed_task
 from lmkit.cli.printing import json_option, print_figures, print_json, progress_bar
 
 
@@ -54,6 +55,7 @@ from lmkit.cli.printing import json_option, print_figures, print_json, progress_
     metavar="NAME=VALUE",
     help="Any of transformers' TrainingArguments, such as learning_rate=3e-5; may be repeated.",
 )
+@rename_option
 @click.option(
     "--resume",
     is_flag=True,
@@ -71,6 +73,7 @@ def train(
     tokenizer: str | None,
     pad: str | None,
     settings: Sequence[str],
+    renames: Sequence[str],
     resume: bool,
     as_json: bool,
 ) -> None:
@@ -89,7 +92,7 @@ def train(
     except ModuleNotFoundError as error:
         raise MissingExtra("training", "train", error.name) from error
 
-    found = get_task(task)
+    found = renamed_task(get_task(task), renames)
     arguments = parse_settings(settings)
     rows: Any = read(data) if data == "-" else data  # standard input can be read once only
     run = train_run(

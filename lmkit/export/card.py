@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lmkit.chat import Chat
 from lmkit.family import Family
 from lmkit.manifest import Manifest
+from lmkit.renaming import messages_column
 from lmkit.tokenizing import Tokenizer
 
 CARD_FILE = "README.md"
@@ -60,7 +60,7 @@ def write_card(part: Path, manifest: Manifest, tokenizer: Tokenizer) -> None:
     fills = task.family is Family.MASKED
     text = f"... {tokenizer.special['mask_token']} ..." if fills else "..."
     record: dict[str, Any] = dict.fromkeys(columns, text)
-    if isinstance(task.formatter, Chat) and not task.formatter.turns:
+    if messages_column(task.formatter) is not None:
         record = {columns[0]: [{"role": "user", "content": "..."}]}
     card = _CARD.format(
         name=f"{task.name} on {manifest.model['name']}",

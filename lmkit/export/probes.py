@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmkit.chat import Chat
 from lmkit.collating import Stream
 from lmkit.family import Family
 from lmkit.filling import with_mask
 from lmkit.records import Row
+from lmkit.renaming import messages_column
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 
@@ -70,7 +70,7 @@ def _prompt_columns(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _record(task: Task, text: str) -> dict[str, Any]:
-    formatter = task.formatter
-    if isinstance(formatter, Chat) and not formatter.turns:
-        return {formatter.messages: [{"role": "user", "content": text}]}
+    messages = messages_column(task.formatter)
+    if messages is not None:
+        return {messages: [{"role": "user", "content": text}]}
     return dict.fromkeys(task.prompt_columns, text)
