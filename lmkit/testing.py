@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lmkit.chat import CHATML, Chat
+from lmkit.decoding import Chooser
 from lmkit.encoding import encode, prompt_ids
 from lmkit.errors import TaskError
 from lmkit.formatting import Record
@@ -52,7 +53,10 @@ def sample_record(task: Task) -> dict[str, Any]:
                 {"role": "assistant", "content": "네, 안녕하세요!"},
             ]
         }
-    return {column: f"<{column}>" for column in formatter.columns}
+    record = {column: f"<{column}>" for column in formatter.columns}
+    if isinstance(task.decoder, Chooser):
+        record[task.answer_column] = task.decoder.labels[0]
+    return record
 
 
 def check_task(task: Task, records: Iterable[Record], tokenizer: Any = None) -> None:
