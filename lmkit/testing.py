@@ -8,6 +8,7 @@ from typing import Any
 
 from lmkit.chat import CHATML
 from lmkit.collating import Stream
+from lmkit.decoding import Chooser
 from lmkit.encoding import IGNORE, Encoded, encode, prompt_ids
 from lmkit.errors import TaskError
 from lmkit.family import Family
@@ -59,7 +60,10 @@ def sample_record(task: Task) -> dict[str, Any]:
                 {"role": "assistant", "content": "네, 안녕하세요!"},
             ]
         }
-    return {column: f"<{column}>" for column in task.columns}
+    record = {column: f"<{column}>" for column in task.columns}
+    if isinstance(task.decoder, Chooser):
+        record[task.answer_column] = task.decoder.labels[0]
+    return record
 
 
 def check_task(task: Task, records: Iterable[Record], tokenizer: Any = None) -> None:
