@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from lmkit.chat import CHATML, Chat
+from lmkit.collating.seq2seq import cutting
 from lmkit.encoding import encode, prompt_ids
 from lmkit.errors import TaskError
+from lmkit.family import Family
 from lmkit.formatting import Record
 from lmkit.jsonform import from_json, to_json
 from lmkit.task import Task
@@ -56,10 +58,11 @@ def sample_record(task: Task) -> dict[str, Any]:
 
 
 def check_task(task: Task, records: Iterable[Record], tokenizer: Any = None) -> None:
-    """Check what every causal task must have, on some records.
+    """Check what every task that writes answers must have, on some records.
 
-    The JSON form describes the same task; the prompt's ids are the first ids of the training row;
-    something is learned in every row, and its last token is what stops generation.
+    The JSON form describes the same task; the prompt's ids are the first ids of the training row, of a
+    seq2seq row its source; something is learned in every row, and its last token is what stops
+    generation.
 
     Args:
         task: the task.
@@ -79,7 +82,9 @@ def check_task(task: Task, records: Iterable[Record], tokenizer: Any = None) -> 
         row = encode(task, [record], loaded)[0]
         if not row.n_learned:
             raise TaskError(f"task '{task.name}': nothing is learned from {record}")
-        prompt = prompt_ids(task, record, loaded).tolist()
+        prompt = prompt_ids(cutting(task), record, loaded).tolist()
+        if task.family is Family.SEQ2SEQ and row.input_ids.tolist() != prompt:
+            raise TaskError(f"task '{task.name}': the prompt is not the source of {record}")
         if not row.n_cut and row.input_ids[: len(prompt)].tolist() != prompt:
             raise TaskError(f"task '{task.name}': the prompt is no prefix of the text of {record}")
         last = int(row.labels[row.labels != -100][-1])

@@ -108,7 +108,8 @@ def _transposed_product(graph: ir.Graph, transpose: ir.Node) -> None:
 def _take_place(graph: ir.Graph, node: ir.Node, other: ir.Node) -> None:
     """Put `other` where `node` was, with its one output's name, type and shape."""
     old, new = node.outputs[0], other.outputs[0]
-    new.name, new.shape, new.dtype = old.name, old.shape, old.dtype
+    # The whole type, which is None behind a product whose sum with a bias was traced as one.
+    new.name, new.shape, new.type = old.name, old.shape, old.type
     graph.insert_before(node, other)
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     graph.remove(node, safe=True)

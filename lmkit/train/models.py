@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -412,7 +413,10 @@ def quiet() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # What EncoderDecoderModel says of its loss in 2021, whenever it is given labels.
+            warnings.filterwarnings("ignore", message="Version v4.12.0", category=FutureWarning)
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:
