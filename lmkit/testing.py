@@ -8,6 +8,7 @@ from typing import Any
 
 from lmkit.chat import CHATML
 from lmkit.collating import Stream
+from lmkit.collating.seq2seq import cutting
 from lmkit.decoding import Chooser
 from lmkit.encoding import IGNORE, Encoded, encode, prompt_ids
 from lmkit.errors import TaskError
@@ -67,11 +68,11 @@ def sample_record(task: Task) -> dict[str, Any]:
 
 
 def check_task(task: Task, records: Iterable[Record], tokenizer: Any = None) -> None:
-    """Check what every causal or masked task must have, on some records.
+    """Check what every task must have, on some records.
 
     The JSON form describes the same task, and something is learned in every row. Of a causal task,
-    the prompt's ids are the first ids of the training row, and the last token that is learned is
-    what stops generation. Of a masked one, a word that is replaced by the mask token leaves a
+    the prompt's ids are the first ids of the training row, of a seq2seq one all of its source, and
+    the last token that is learned is what stops generation. Of a masked one, a word that is replaced by the mask token leaves a
     prompt with that token in it, framed as the row is. Where records are parts of one text, they
     have no end of their own, only a prompt.
 
@@ -96,11 +97,13 @@ def check_task(task: Task, records: Iterable[Record], tokenizer: Any = None) -> 
         if task.family is Family.MASKED:
             _check_masked(task, record, row, loaded)
         else:
-            _check_causal(task, record, row, loaded)
+            _check_answer(task, record, row, loaded)
 
 
-def _check_causal(task: Task, record: Record, row: Encoded, tokenizer: Tokenizer) -> None:
-    prompt = prompt_ids(task, record, tokenizer).tolist()
+def _check_answer(task: Task, record: Record, row: Encoded, tokenizer: Tokenizer) -> None:
+    prompt = prompt_ids(cutting(task), record, tokenizer).tolist()
+    if task.family is Family.SEQ2SEQ and row.input_ids.tolist() != prompt:
+        raise TaskError(f"task '{task.name}': the prompt is not the source of {record}")
     if isinstance(task.collator, Stream):  # no row of its own, so no prompt in it and no end
         return
     if not row.n_cut and row.input_ids[: len(prompt)].tolist() != prompt:

@@ -104,6 +104,7 @@ def _print_stages(task: Task, stages: dict[str, Any], tokenizer: Tokenizer) -> N
     from rich.text import Text
 
     from lmkit.encoding import IGNORE
+    from lmkit.family import Family
     from lmkit.jsonform import dump, to_json
 
     console = Console(highlight=False, soft_wrap=True)
@@ -120,11 +121,14 @@ def _print_stages(task: Task, stages: dict[str, Any], tokenizer: Tokenizer) -> N
     console.print(text)
     console.print("\n[bold]prompt[/bold]  (what the model is given at inference)")
     console.print(stages["prompt"], markup=False)
+    cells = list(zip(stages["input_ids"], stages["labels"], strict=False))
+    if task.family is Family.SEQ2SEQ:  # its labels are another text
+        cells = [(token_id, IGNORE) for token_id in stages["input_ids"]]
+        cells += [(label, label) for label in stages["labels"]]
     console.print(
-        f"\n[bold]row[/bold]  {len(stages['input_ids'])} tokens, {stages['n_learned']} learned, "
+        f"\n[bold]row[/bold]  {len(cells)} tokens, {stages['n_learned']} learned, "
         f"{len(stages['prompt_ids'])} in the prompt"
     )
-    cells = zip(stages["tokens"], stages["input_ids"], stages["labels"], strict=True)
     rows = [
         [
             place,
@@ -132,7 +136,7 @@ def _print_stages(task: Task, stages: dict[str, Any], tokenizer: Tokenizer) -> N
             token_id,
             "learned" if label != IGNORE else "read",
         ]
-        for place, (token, token_id, label) in enumerate(cells)
+        for place, (token_id, label) in enumerate(cells)
     ]
     print_table(("at", "token", "id", "label"), rows)
     console.print(f"\n[bold]answer[/bold]  {stages['reference']!r}", markup=True)

@@ -256,7 +256,7 @@ class _StepAttention:
         """Return float [B, 1, H, D] from queries [B, H, 1, D]."""
         handed = self.cache.self_attention_cache.taken(key)
         if handed is not None:
-            return self._over_own(query, *handed, options)
+            return self._over_own(query, handed, options)
         layer = next((kept for kept in self._cross if kept[0] is key), None)
         if layer is None:
             raise ExportError("an attention took keys that are no cache's")
@@ -265,11 +265,10 @@ class _StepAttention:
     def _over_own(
         self,
         query: torch.Tensor,
-        index: int,
-        key: torch.Tensor,
-        value: torch.Tensor,
+        handed: tuple[int, torch.Tensor, torch.Tensor],
         options: dict[str, Any],
     ) -> torch.Tensor:
+        index, key, value = handed
         batch, heads, _, head_size = query.shape
         bias = options.get("position_bias")
         inputs = [_merge_heads(x) for x in (query, key, value)] + [*self._past[index]]
@@ -510,7 +509,7 @@ def _check_axes(model: PreTrainedModel, graph: Seq2SeqGraph) -> None:
     past = ("batch_size", graph.n_heads, "past_sequence_length", graph.head_size)
     names = _key_value_names(graph.n_layers)
     crosses = {f"cross_key_values.{name}": cross for name in names}
-    wanted = [
+    wanted: list[tuple[Ports, dict[str, tuple[str | int, ...]]]] = [
         (graph.encoder, {"input_ids": source, "attention_mask": source, **crosses}),
         (
             graph.decoder,

@@ -442,8 +442,9 @@ def _fit_embeddings(model: Any, tokenizer: Tokenizer, seed: int, *, grows: bool)
                 part.resize_decoder_token_embeddings(tokenizer.vocab_size)
 
 
-# What peft 0.21 warns about beside its own work; drop a line once its cause is gone upstream.
+# What the libraries warn about beside their own work; drop a line once its cause is gone upstream.
 _KNOWN_WARNINGS = (
+    "Version v4.12.0",  # EncoderDecoderModel of its loss in 2021, whenever it is given labels
     "Position ids are not supported",  # generate() brings them, and it counts its own
     "`is_gradient_checkpointing` is deprecated",  # it asks transformers in an old way
     "fan_in_fan_out is set to False",  # said of GPT-2's layers, and then set right
