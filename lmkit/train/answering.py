@@ -72,9 +72,14 @@ class TorchAnswerer:
         return answers
 
     def stream(self, record: Record, **options: Any) -> Iterator[str]:
-        """Yield the answer's text in pieces; `generate()` runs in a thread meanwhile."""
+        """Yield the answer's text in pieces; `generate()` runs in a thread meanwhile.
+
+        A beam search knows its answer only at the end, so with beams there is one piece.
+        """
         generation = self.task.generation.override(**options)
         prompt = self.prompt(record)
+        if generation.num_beams > 1:
+            return (answer.text for answer in self._answer([prompt], generation) if answer.text)
         ids: queue.Queue[int | BaseException | None] = queue.Queue()
 
         def work() -> None:
@@ -136,7 +141,7 @@ class TorchAnswerer:
         config = _generation_config(self.model, generation, room)
         tensors = as_tensors({"input_ids": batch, "attention_mask": mask})
         stop = self.task.stop_strings(generation)
-        ends = [_StopStrings(self.tokenizer, stop, len(prompts))] if stop else []
+        ends = [_StopStrings(self.tokenizer, stop, width)] if stop else []
         self.model.eval()
         with quiet(), torch().random.fork_rng(devices=[], enabled=generation.seed is not None):
             if generation.seed is not None:
@@ -188,16 +193,21 @@ class _ToQueue:
 
 
 class _StopStrings:
-    """Tells `generate()` which rows have written a stop string, after each new token."""
+    """Tells `generate()` which texts hold a stop string, after each new token.
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], n_rows: int) -> None:
-        self._rows = [IncrementalText(tokenizer.decode, stop=stop) for _ in range(n_rows)]
+    Each time the whole answer is read: beams change places, so nothing can be kept for a row.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], start: int) -> None:
+        self._decode = tokenizer.decode
+        self._stop = tuple(stop)
+        self._start = start  # where answers begin
 
     def __call__(self, input_ids: Any, scores: Any, **more: Any) -> Any:
         """Return bool [B] for ids int64 [B, T]."""
-        for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
-            row.push(token)
-        return torch().tensor([row.stopped for row in self._rows], device=input_ids.device)
+        texts = [self._decode(row) for row in input_ids[:, self._start :].tolist()]
+        found = [any(stop in text for stop in self._stop) for text in texts]
+        return torch().tensor(found, device=input_ids.device)
 
 
 def _generation_config(model: Any, options: Generation, room: int) -> Any:
@@ -209,13 +219,22 @@ def _generation_config(model: Any, options: Generation, room: int) -> Any:
         "top_p": options.top_p,
         "min_p": options.min_p or None,
     }
+    searched = {
+        "num_beams": options.num_beams,
+        "length_penalty": options.length_penalty,
+        "early_stopping": options.early_stopping,
+    }
     return transformers().GenerationConfig(
         do_sample=sampled,
         **(drawn if sampled else {}),
+        **(searched if options.num_beams > 1 else {}),
         max_new_tokens=min(options.max_new_tokens, room),
         min_new_tokens=options.min_new_tokens or None,
         repetition_penalty=options.repetition_penalty,
         no_repeat_ngram_size=options.no_repeat_ngram_size,
+        encoder_no_repeat_ngram_size=options.encoder_no_repeat_ngram_size,
+        forced_bos_token_id=options.forced_bos_token_id,
+        forced_eos_token_id=options.forced_eos_token_id,
         eos_token_id=model.generation_config.eos_token_id,
         pad_token_id=model.generation_config.pad_token_id,
         bos_token_id=model.generation_config.bos_token_id,
