@@ -72,9 +72,9 @@ def check_task(task: Task, records: Iterable[Record], tokenizer: Any = None) -> 
 
     The JSON form describes the same task, and something is learned in every row. Of a causal task,
     the prompt's ids are the first ids of the training row, of a seq2seq one all of its source, and
-    the last token that is learned is what stops generation. Of a masked one, a word that is replaced by the mask token leaves a
-    prompt with that token in it, framed as the row is. Where records are parts of one text, they
-    have no end of their own, only a prompt.
+    the last token that is learned is what stops generation. Of a masked one, a word that is
+    replaced by the mask token leaves a prompt with that token in it, framed as the row is. Where
+    records are parts of one text, they have no end of their own, only a prompt.
 
     Args:
         task: the task.

@@ -18,6 +18,12 @@ def test_the_defaults_are_greedy_and_change_nothing():
         "min_p": 0.0,
         "repetition_penalty": 1.0,
         "no_repeat_ngram_size": 0,
+        "encoder_no_repeat_ngram_size": 0,
+        "forced_bos_token_id": None,
+        "forced_eos_token_id": None,
+        "num_beams": 1,
+        "length_penalty": 1.0,
+        "early_stopping": False,
         "seed": None,
         "stop": (),
     }
@@ -43,6 +49,14 @@ def test_the_defaults_are_greedy_and_change_nothing():
         ("min_p", -0.1, "a number from 0 to below 1, where 0 is off"),
         ("repetition_penalty", 0, "a number above 0, where 1 is off"),
         ("no_repeat_ngram_size", -2, "a whole number of 0 or more, where 0 is off"),
+        ("encoder_no_repeat_ngram_size", -1, "a whole number of 0 or more, where 0 is off"),
+        ("forced_bos_token_id", -1, "a whole number of 0 or more, or None"),
+        ("forced_eos_token_id", "</s>", "a whole number of 0 or more, or None"),
+        ("num_beams", 0, "a whole number of 1 or more, where 1 is no beam search"),
+        ("length_penalty", float("inf"), "a number"),
+        ("length_penalty", None, "a number"),
+        ("early_stopping", "always", "True, False or 'never'"),
+        ("early_stopping", 1, "True, False or 'never'"),
         ("seed", -1, "a whole number of 0 or more, or None"),
         ("seed", 1.0, "a whole number of 0 or more, or None"),
         ("stop", ("",), "strings, none of them empty"),
@@ -72,6 +86,13 @@ def test_the_edges_of_every_range_are_allowed():
 def test_fewer_tokens_at_most_than_at_least_is_refused():
     with pytest.raises(TaskError, match="min_new_tokens is 5; expected at most max_new_tokens"):
         Generation(max_new_tokens=4, min_new_tokens=5)
+
+
+def test_beams_are_not_drawn():
+    with pytest.raises(TaskError, match=r"num_beams is 4 and temperature is 0\.7; expected temp"):
+        Generation(temperature=0.7).override(num_beams=4)
+
+    assert Generation(temperature=0.7).override(num_beams=4, temperature=0).num_beams == 4
 
 
 def test_one_stop_string_and_a_list_of_them_become_a_tuple():

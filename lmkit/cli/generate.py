@@ -32,14 +32,34 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "min_p": (float, "Drop tokens below this share of the likeliest's probability; 0 is off."),
         "repetition_penalty": (float, "Above 1 discourages tokens that are already there."),
         "no_repeat_ngram_size": (int, "Never write an n-gram of this size twice; 0 is off."),
+        "encoder_no_repeat_ngram_size": (
+            int,
+            "Never write an n-gram of this size that the prompt or source has; 0 is off.",
+        ),
+        "forced_bos_token_id": (int, "The id that a seq2seq answer begins with."),
+        "forced_eos_token_id": (int, "The id that ends an answer of full length."),
+        "num_beams": (int, "Texts that a beam search follows at once; 1 is no search."),
+        "length_penalty": (float, "With beams: above 0 favours long texts, below 0 short ones."),
+        "early_stopping": (
+            click.Choice(["true", "false", "never"]),
+            "With beams, end: as soon as there are enough whole texts (true), when a better one is "
+            "unlikely (false) or impossible (never).",
+        ),
         "seed": (int, "Makes draws repeatable."),
     }
     for name, (kind, help_) in reversed(flags.items()):
         flag = f"--{name.replace('_', '-')}"
-        command = click.option(flag, name, type=kind, default=None, help=help_)(command)
+        command = click.option(
+            flag, name, type=kind, default=None, help=help_, callback=_true_or_false
+        )(command)
     return click.option(
         "--stop", multiple=True, metavar="TEXT", help="A text that ends the answer; repeatable."
     )(command)
+
+
+def _true_or_false(context: click.Context, option: click.Parameter, given: Any) -> Any:
+    """Return what a word means to `Generation`; what is no such word stays as it is."""
+    return {"true": True, "false": False}.get(given, given)
 
 
 @click.command(

@@ -14,7 +14,7 @@ import numpy as np
 
 from lmkit.answering import Answerer
 from lmkit.choosing import choose
-from lmkit.collating import Stream
+from lmkit.collating import Stream, shorter
 from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt
 from lmkit.errors import TaskError
@@ -117,11 +117,16 @@ class TorchAnswerer:
         return answers
 
     def stream(self, record: Record, **options: Any) -> Iterator[str]:
-        """Yield the answer's text in pieces; `generate()` runs in a thread meanwhile."""
+        """Yield the answer's text in pieces; `generate()` runs in a thread meanwhile.
+
+        A beam search knows its answer only at the end, so with beams there is one piece.
+        """
         if isinstance(self.task.decoder, Chooser):
             return iter([self(record, **options).text])
         generation = self.task.generation.override(**options)
         prompt = self.prompt(record)
+        if generation.num_beams > 1:
+            return (answer.text for answer in self._answer([prompt], generation) if answer.text)
         ids: queue.Queue[int | BaseException | None] = queue.Queue()
 
         def work() -> None:
@@ -239,13 +244,13 @@ class TorchAnswerer:
         config = _generation_config(self.model, generation, self._room(batch.shape[1]))
         tensors = as_tensors({"input_ids": batch, "attention_mask": mask})
         stop = self.task.stop_strings(generation)
-        ends = [_StopStrings(self.tokenizer, stop, len(prompts))] if stop else []
+        # A decoder's ids begin with its start token; a causal model's with the prompt.
+        before = batch.shape[1] if self.task.family.shifts else 1
+        ends = [_StopStrings(self.tokenizer, stop, before)] if stop else []
         streamer = None if seen is None else _ToQueue(seen)
         self.model.eval()
         with quiet(), only_config(self.model, config):
             found = self.model.generate(**tensors, streamer=streamer, stopping_criteria=ends)
-        # A decoder's ids begin with its start token; a causal model's with the prompt.
-        before = batch.shape[1] if self.task.family.shifts else 1
         return [[int(token) for token in row] for row in found[:, before:]]
 
     def _padded(self, prompts: Sequence[Ids]) -> tuple[Ids, Ids]:
@@ -312,16 +317,21 @@ class _ToQueue:
 
 
 class _StopStrings:
-    """Tells `generate()` which rows have written a stop string, after each new token."""
+    """Tells `generate()` which texts hold a stop string, after each new token.
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], n_rows: int) -> None:
-        self._rows = [IncrementalText(tokenizer.decode, stop=stop) for _ in range(n_rows)]
+    Each time the whole answer is read: beams change places, so nothing can be kept for a row.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], start: int) -> None:
+        self._decode = tokenizer.decode
+        self._stop = tuple(stop)
+        self._start = start  # where answers begin
 
     def __call__(self, input_ids: Any, scores: Any, **more: Any) -> Any:
         """Return bool [B] for ids int64 [B, T]."""
-        for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
-            row.push(token)
-        return torch().tensor([row.stopped for row in self._rows], device=input_ids.device)
+        texts = [self._decode(row) for row in input_ids[:, self._start :].tolist()]
+        found = [any(stop in text for stop in self._stop) for text in texts]
+        return torch().tensor(found, device=input_ids.device)
 
 
 def _generation_config(model: Any, options: Generation, room: int | None) -> Any:
@@ -333,15 +343,22 @@ def _generation_config(model: Any, options: Generation, room: int | None) -> Any
         "top_p": options.top_p,
         "min_p": options.min_p or None,
     }
+    searched = {
+        "num_beams": options.num_beams,
+        "length_penalty": options.length_penalty,
+        "early_stopping": options.early_stopping,
+    }
     return transformers().GenerationConfig(
         do_sample=sampled,
         **(drawn if sampled else {}),
-        max_new_tokens=options.max_new_tokens
-        if room is None
-        else min(options.max_new_tokens, room),
+        **(searched if options.num_beams > 1 else {}),
+        max_new_tokens=shorter(options.max_new_tokens, room),
         min_new_tokens=options.min_new_tokens or None,
         repetition_penalty=options.repetition_penalty,
         no_repeat_ngram_size=options.no_repeat_ngram_size,
+        encoder_no_repeat_ngram_size=options.encoder_no_repeat_ngram_size,
+        forced_bos_token_id=options.forced_bos_token_id,
+        forced_eos_token_id=options.forced_eos_token_id,
         eos_token_id=model.generation_config.eos_token_id,
         pad_token_id=model.generation_config.pad_token_id,
         bos_token_id=model.generation_config.bos_token_id,

@@ -221,6 +221,31 @@ class TestGenerate:
 
         assert done.out == f"{ask({'prompt': 'x'}, stop=('zz',), **options).value}\n"
 
+    def test_every_flag_of_a_beam_search_reaches_the_model(self, lmkit, tiny_bundle, ask):
+        options = {
+            "max_new_tokens": 9,
+            "num_beams": 3,
+            "length_penalty": 0.5,
+            "encoder_no_repeat_ngram_size": 3,
+            "forced_bos_token_id": 7,
+            "forced_eos_token_id": 9,
+        }
+        flags = [f"--{name.replace('_', '-')}={given}" for name, given in options.items()]
+
+        for word, given in {"true": True, "false": False, "never": "never"}.items():
+            done = lmkit(
+                "generate", tiny_bundle, "--set", "prompt=x", f"--early-stopping={word}", *flags
+            )
+
+            answer = ask({"prompt": "x"}, early_stopping=given, **options)
+            assert done.out == f"{answer.value}\n"
+
+    def test_an_early_stopping_that_is_no_word_of_the_three_is_refused(self, lmkit, tiny_bundle):
+        done = lmkit("generate", tiny_bundle, "--set", "prompt=x", "--early-stopping=maybe")
+
+        assert done.code == 2
+        assert "'maybe' is not one of 'true', 'false', 'never'" in done.err
+
     def test_min_new_tokens_may_exceed_the_default_length_if_the_limit_does(
         self, lmkit, tiny_bundle
     ):

@@ -45,8 +45,10 @@ def theirs(processors, logits, history):
     return processors(ids, torch.from_numpy(logits.copy())[None])[0].numpy()
 
 
-def ours(logits, history, n_new, **options):
-    sampler = Sampler(Generation(**options), eos_ids=EOS, seed=0)
+def ours(logits, history, n_new, *, source=None, **options):
+    if source is not None:
+        source = np.array(source, dtype=np.int64)
+    sampler = Sampler(Generation(**options), eos_ids=EOS, source=source, seed=0)
     return sampler.process(logits, np.array(history, dtype=np.int64), n_new)
 
 
@@ -105,6 +107,41 @@ def test_end_tokens_wait_as_theirs_do(n_new):
     )
 
 
+def test_ngrams_of_what_was_given_are_forbidden_as_theirs_are():
+    rng = np.random.default_rng(4)
+    logits = ROWS["normal-5"]
+    for _ in range(300):
+        source, history = (rng.integers(0, 5, rng.integers(1, 20)).tolist() for _ in range(2))
+        size = int(rng.integers(1, 6))
+        processor = logits_process.EncoderNoRepeatNGramLogitsProcessor(size, torch.tensor([source]))
+
+        assert_same(
+            ours(logits, history, 0, source=source, encoder_no_repeat_ngram_size=size),
+            theirs(processor, logits, history),
+        )
+
+
+@pytest.mark.parametrize("history", [[2], [2, 4], [2, 4, 2]])
+def test_the_first_token_is_forced_where_theirs_is(history):
+    processor = logits_process.ForcedBOSTokenLogitsProcessor(3)
+
+    assert_same(
+        ours(ROWS["normal-17"], history, 0, forced_bos_token_id=3),
+        theirs(processor, ROWS["normal-17"], history),
+    )
+
+
+@pytest.mark.parametrize("n_new", range(4))
+def test_the_last_token_is_forced_where_theirs_is(n_new):
+    history = [2, 4, *[0] * n_new]
+    processor = logits_process.ForcedEOSTokenLogitsProcessor(2 + 4, 3)
+
+    assert_same(
+        ours(ROWS["normal-17"], history, n_new, forced_eos_token_id=3, max_new_tokens=4),
+        theirs(processor, ROWS["normal-17"], history),
+    )
+
+
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("temperature", [0.1, 0.7, 3.0])
 def test_temperature_equals_theirs(name, temperature):
@@ -150,15 +187,20 @@ class _Model:
     _merge_criteria_processor_list = GenerationMixin._merge_criteria_processor_list
 
 
-def their_chain(options, prompt_length):
+def their_chain(options, prompt):
     """Return the processors that `generate()` would use, in its order."""
     config = GenerationConfig(
         do_sample=options["temperature"] > 0,
         **{name: given for name, given in options.items() if given or name == "top_k"},
     )
     config._eos_token_tensor = torch.tensor(EOS)
+    config.max_length = len(prompt) + options.get("max_new_tokens", 128)
     return GenerationMixin._get_logits_processor(
-        _Model(), config, input_ids_seq_length=prompt_length, device="cpu"
+        _Model(),
+        config,
+        input_ids_seq_length=len(prompt),
+        encoder_input_ids=torch.tensor([prompt]),
+        device="cpu",
     )
 
 
@@ -172,7 +214,11 @@ def test_whole_chains_equal_those_that_generate_builds():
         options = {
             "repetition_penalty": float(rng.choice([1.0, 1.2, 0.8])),
             "no_repeat_ngram_size": int(rng.choice([0, 2, 3])),
+            "encoder_no_repeat_ngram_size": int(rng.choice([0, 1, 3])),
             "min_new_tokens": int(rng.choice([0, 3, 6])),
+            "max_new_tokens": 9,
+            "forced_bos_token_id": rng.choice([None, None, 2]),
+            "forced_eos_token_id": rng.choice([None, None, 3]),
             "temperature": float(rng.choice([0.0, 0.3, 1.0, 1.7])),
             "top_k": int(rng.choice([0, 1, 3, 40])),
             "top_p": float(rng.choice([1.0, 0.9, 0.4])),
@@ -180,11 +226,12 @@ def test_whole_chains_equal_those_that_generate_builds():
         }
         if options["temperature"] == 0:
             options |= {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
-        expected = theirs(their_chain(options, prompt_length), logits, history)
+        prompt = history[:prompt_length]
+        expected = theirs(their_chain(options, prompt), logits, history)
         if not np.isfinite(expected).any():
             continue
 
-        assert_same(ours(logits, history, n_new, **options), expected)
+        assert_same(ours(logits, history, n_new, source=prompt, **options), expected)
 
 
 def test_greedy_tokens_equal_the_argmax_of_their_chain():
@@ -197,4 +244,4 @@ def test_greedy_tokens_equal_the_argmax_of_their_chain():
 
         token = sampler.choose(logits, np.array(history), 5)
 
-        assert token == theirs(their_chain(options, 15), logits, history).argmax()
+        assert token == theirs(their_chain(options, history[:15]), logits, history).argmax()

@@ -125,6 +125,64 @@ class TestTheBuffer:
         assert state._step is bound
 
 
+class TestReordering:
+    """Rows become copies of rows, and each goes on as the text that it then is."""
+
+    @pytest.mark.parametrize(
+        "rows",
+        [
+            [1, 0, 2, 3],
+            [3, 0, 1, 2],
+            [2, 2, 2, 2],
+            [0, 1, 2, 3],
+            [3, 1],
+            [2],
+            [1, 1, 0, 0, 3, 3],
+            [3, 2, 1, 0, 0, 0, 0, 1],
+        ],
+    )
+    def test_each_row_goes_on_as_the_one_it_copies(self, session, toy, prompts, rows):
+        state, _ = session.begin(prompts, [5] * 4)
+        state.step([5, 6, 7, 8])
+        texts = [[*prompt, token] for prompt, token in zip(prompts, (5, 6, 7, 8), strict=True)]
+
+        for turn in range(2):
+            state.reorder(rows if turn == 0 else range(len(rows)))
+            texts = [texts[row] for row in rows] if turn == 0 else texts
+            tokens = [(9 + turn + row) % 20 for row in range(len(rows))]
+            texts = [[*text, token] for text, token in zip(texts, tokens, strict=True)]
+            logits = state.step(tokens)
+
+            for text, row in zip(texts, logits, strict=True):
+                np.testing.assert_allclose(row, toy.logits(np.array(text))[-1], atol=TOLERANCE)
+
+    def test_a_finished_row_stays_finished(self, session, toy, prompts):
+        state, _ = session.begin(prompts[:3], [5] * 3)
+        state.step([5, 6, 7])
+        state.reorder([2, 1])
+
+        state.step([None, 8])
+        logits = state.step([9, 8])
+
+        text = np.array([*prompts[2], 7, 9])
+        np.testing.assert_allclose(logits[0], toy.logits(text)[-1], atol=TOLERANCE)
+
+    def test_in_place_only_what_is_filled_and_moves_is_written(self, session, prompts):
+        state, _ = session.begin(prompts, [5] * 4)
+        buffer = state._buffers["0.key"]
+        before = buffer.numpy().copy()
+        filled = max(map(len, prompts))
+        bound = state._step
+
+        state.reorder([0, 1, 0, 3])
+
+        after = buffer.numpy()
+        assert np.array_equal(after[[0, 1, 3]], before[[0, 1, 3]])
+        assert np.array_equal(after[2, :, :filled], before[0, :, :filled])
+        assert np.array_equal(after[2, :, filled:], before[2, :, filled:])
+        assert state._step is bound
+
+
 def test_two_states_do_not_share_a_buffer(session, toy, prompts):
     one, _ = session.begin(prompts[:1], [40])
     session.begin(prompts[1:2], [40])

@@ -136,6 +136,49 @@ def test_a_stop_string_ends_the_work_as_well(ask, monkeypatch):
     assert lengths[0] < 40
 
 
+SEARCH = {"num_beams": 3, "max_new_tokens": 10, "min_new_tokens": 9, "length_penalty": 0.5}
+
+
+class TestBeams:
+    def test_they_are_generates_own(self, ask):
+        given = ask.prompt(PROMPT)
+
+        answer = ask(PROMPT, early_stopping=True, no_repeat_ngram_size=2, **SEARCH)
+
+        found = ask.model.generate(
+            torch.tensor(given)[None],
+            attention_mask=torch.ones(1, len(given), dtype=torch.int64),
+            do_sample=False,
+            early_stopping=True,
+            no_repeat_ngram_size=2,
+            **SEARCH,
+        )
+        assert list(answer.token_ids) == found[0, len(given) :].tolist()
+        assert answer.token_ids != ask(PROMPT, max_new_tokens=10).token_ids
+
+    def test_several_prompts_are_answered_as_each_alone(self, ask):
+        records = [PROMPT, {"prompt": "가나다라마바사"}, {"prompt": "x"}]
+
+        assert ask.batch(records, **SEARCH) == [ask(one, **SEARCH) for one in records]
+
+    def test_a_stop_string_ends_a_beam(self, ask):
+        whole = ask(PROMPT, **SEARCH).text
+        stop = whole.strip()[0]
+
+        answer = ask(PROMPT, stop=[stop], **SEARCH)
+
+        assert stop in whole
+        assert stop not in answer.text
+
+    def test_the_text_of_a_stream_comes_once(self, ask):
+        assert list(ask.stream(PROMPT, **SEARCH)) == [ask(PROMPT, **SEARCH).text]
+
+    def test_the_last_token_can_be_forced(self, ask):
+        answer = ask(PROMPT, forced_eos_token_id=9, **SEARCH)
+
+        assert answer.token_ids[-1] == 9
+
+
 def test_what_the_models_own_file_says_of_generation_does_not_leak_in(ask, monkeypatch):
     """Released models come with a repetition penalty or a temperature that nobody asked for here."""
     before = ask(PROMPT, max_new_tokens=12)
