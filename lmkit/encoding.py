@@ -143,9 +143,9 @@ def prompt_ids(task: Task | str, record: Record, tokenizer: Any) -> Ids:
     task, loaded = get_task(task), Tokenizer.load(tokenizer)
     try:
         segments = task.formatter.prompt(record, loaded.dialect)
+        return task.collator.prompt(segments, loaded, delimited=task.formatter.delimited)
     except RecordError as error:
         raise (error if error.where else _placed(error, record, 0)) from error
-    return task.collator.prompt(segments, loaded, delimited=task.formatter.delimited)
 
 
 def fitting_prompt(
