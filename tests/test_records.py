@@ -84,6 +84,19 @@ class TestEveryFormat:
         assert rows == [{"text": "하나"}, {"text": "  둘"}]
         assert rows[1].where == f"{path}:3"
 
+    def test_text_is_one_record_as_it_stands_where_that_is_asked_for(self, write):
+        path = write("a.txt", b"\xef\xbb\xbf\xed\x95\x98\xeb\x82\x98\r\n\n  x\n\n")
+
+        rows = read(path, whole=True)
+
+        assert rows == [{"text": "하나\r\n\n  x\n\n"}]
+        assert rows[0].where == str(path)
+
+    def test_that_changes_no_other_format(self, write):
+        path = write("a.jsonl", '{"x": "하나"}\n\n{"x": "둘"}\n')
+
+        assert read(path, whole=True) == read(path)
+
     def test_parquet_keeps_lists_and_numbers(self, tmp_path):
         import pyarrow
         import pyarrow.parquet

@@ -10,6 +10,7 @@ from lmkit.encoding import IGNORE, Encoded, encode, prompt_ids
 from lmkit.errors import RecordError, TaskError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Segment
+from lmkit.testing import check_task, sample_record
 from lmkit.tokenizing import Tokenizer
 
 DATA = np.arange(100, 150)  # a text in which every token says where it stands
@@ -265,3 +266,18 @@ class TestTheCollator:
         row = BlockCollator().encode(segments, toy, delimited=False)
 
         assert (row.labels == IGNORE).tolist() == [False, True, False]
+
+
+class TestTheBuiltInTask:
+    def test_has_what_a_task_must_have(self):
+        task = lk.get_task("char-lm")
+
+        check_task(task, [sample_record(task), {"text": "나는\n\n간다."}])
+
+    def test_draws_from_the_whole_distribution(self):
+        options = lk.get_task("char-lm").generation
+
+        assert (options.temperature, options.top_k, options.top_p) == (1.0, 0, 1.0)
+
+    def test_keeps_white_space_in_what_it_writes(self):
+        assert lk.get_task("char-lm").decoder.read("\n a \n") == "\n a \n"

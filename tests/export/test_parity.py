@@ -208,6 +208,26 @@ class TestProbes:
 
         assert records == [{"prompt": str(n)} for n in (0, 10, 20, 30)]
 
+    def test_of_a_text_they_are_pieces_of_unlike_length_from_all_over_it(self):
+        text = "".join(map(chr, range(0xAC00, 0xAC00 + 400)))
+
+        records = probe_records(lk.get_task("char-lm"), [{"text": text}])
+
+        assert [record["prompt"] for record in records] == [
+            text[0:8],
+            text[100:116],
+            text[200:224],
+            text[300:332],
+        ]
+
+    def test_the_built_in_ones_keep_only_what_the_tokenizer_knows(self):
+        strict = lk.train_tokenizer(kind="char", data=[{"text": "What is it?"}])
+
+        records = probe_records(lk.get_task("qa"), [], strict)
+
+        assert records[1] == {"prompt": "What is th aita  a?"}
+        assert all(strict.unknown_in(record["prompt"]) == [] for record in records)
+
     def test_the_users_records_are_not_changed(self):
         rows = [{"prompt": "a", "completion": "b"}] * 4
 
