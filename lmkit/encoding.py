@@ -136,16 +136,17 @@ def prompt_ids(task: Task | str, record: Record, tokenizer: Any) -> Ids:
     Returns:
         int64 [P]. For a causal task these are the first P ids of the training row.
     Raises:
-        RecordError: the record lacks a column, or a column is of the wrong type.
+        RecordError: the record lacks a column, or a column is of the wrong type; a masked task's has
+            no mask token.
     """
     from lmkit.registry import get_task
 
     task, loaded = get_task(task), Tokenizer.load(tokenizer)
     try:
         segments = task.formatter.prompt(record, loaded.dialect)
+        return task.collator.prompt(segments, loaded, delimited=task.formatter.delimited)
     except RecordError as error:
         raise (error if error.where else _placed(error, record, 0)) from error
-    return task.collator.prompt(segments, loaded, delimited=task.formatter.delimited)
 
 
 def fitting_prompt(

@@ -57,7 +57,8 @@ def sample_record(task: Task) -> dict[str, Any]:
                 {"role": "assistant", "content": "네, 안녕하세요!"},
             ]
         }
-    return {column: f"<{column}>" for column in formatter.columns}
+    words = ", 몇 마디 and a few words" if task.family is Family.MASKED else ""  # some to hide
+    return {column: f"<{column}>{words}" for column in formatter.columns}
 
 
 def check_task(task: Task, records: Iterable[Record], tokenizer: Any = None) -> None:

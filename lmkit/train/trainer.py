@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch.utils.data import SequentialSampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -32,6 +33,10 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
             self.args.train_batch_size * self.args.gradient_accumulation_steps,
             lengths=self.train_dataset.lengths,
         )
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Measure rows in their order; the stock sampler wants columns to group them by length."""
+        return SequentialSampler(eval_dataset)
 
     def evaluate(
         self,
