@@ -167,7 +167,8 @@ def prompt_ids(task: Task | str, record: Record, tokenizer: Any) -> Ids:
     Returns:
         int64 [P]. For a causal task these are the first P ids of the training row.
     Raises:
-        RecordError: the record lacks a column, or a column is of the wrong type.
+        RecordError: the record lacks a column, or a column is of the wrong type; a masked task's has
+            no mask token.
     """
     from lmkit.registry import get_task
 

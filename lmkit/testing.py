@@ -61,7 +61,8 @@ def sample_record(task: Task) -> dict[str, Any]:
                 {"role": "assistant", "content": "네, 안녕하세요!"},
             ]
         }
-    record = {column: f"<{column}>" for column in task.columns}
+    words = ", 몇 마디 and a few words" if task.family is Family.MASKED else ""  # some to hide
+    record = {column: f"<{column}>{words}" for column in task.columns}
     if isinstance(task.decoder, Chooser):
         record[task.answer_column] = task.decoder.labels[0]
     return record

@@ -38,7 +38,7 @@ class Words:
             data["decoder"] = {**decoder, "cleanup": False}  # it glues punctuation to words
         whole = backend(data)
         ids = sorted(whole.get_vocab(with_added_tokens=True).values())
-        anchor = _anchor(tokenizer)
+        anchor = _anchor(tokenizer, suffix)
         before = len(whole.decode([anchor], skip_special_tokens=False))
         pairs = whole.decode_batch([[anchor, token] for token in ids], skip_special_tokens=False)
         texts = [pair[before:] for pair in pairs]
@@ -64,7 +64,11 @@ class Words:
         return np.cumsum(starts[within]) - 1
 
 
-def _anchor(tokenizer: Tokenizer) -> int:
-    """Return a token behind which another one can be decoded; any that is a letter will do."""
+def _anchor(tokenizer: Tokenizer, suffix: str | None) -> int:
+    """Return a token that begins a word, behind which another one can be decoded."""
     found = tokenizer.encode("a", opens=False)
-    return found[-1] if found else tokenizer.plain_ids[0]
+    if suffix or not found:
+        ends = suffix or "\0"
+        plain = tokenizer.plain_ids
+        return next((t for t in plain if not tokenizer.id_to_token(t).endswith(ends)), plain[0])
+    return found[-1]

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 import lmkit as lk
@@ -69,8 +71,27 @@ class TestSegments:
     def test_numbers_are_written_as_text(self):
         assert text(lk.context("{n} {x}").segments({"n": 3, "x": 0.5})) == "3 0.5"
 
+    @pytest.mark.parametrize("sentences", [["하나.", "Two."], ("하나.", "Two.")])
+    def test_a_list_of_sentences_is_joined_with_spaces(self, sentences):
+        assert text(lk.context("{q}!").segments({"q": sentences})) == "하나. Two.!"
+
+    def test_an_empty_list_is_no_text_and_leaves_its_piece_out(self):
+        formatter = lk.context("a") + lk.context("{q}").when("q")
+
+        assert text(formatter.segments({"q": []})) == "a"
+        assert text(formatter.segments({"q": ["", " "]})) == "a"
+        assert text(formatter.segments({"q": ["b"]})) == "ab"
+
     @pytest.mark.parametrize(
-        ("content", "kind"), [(None, "null"), (True, "a bool"), (["x"], "a list"), ({}, "a dict")]
+        ("content", "found"),
+        [(["a", 3], "[1] is a int"), ([None], "[0] is null"), ([["a"]], "[0]")],
+    )
+    def test_a_list_of_anything_else_is_refused_by_its_place(self, content, found):
+        with pytest.raises(RecordError, match=re.escape(f"column 'q'{found}")):
+            lk.context("{q}").segments({"q": content})
+
+    @pytest.mark.parametrize(
+        ("content", "kind"), [(None, "null"), (True, "a bool"), ({"x"}, "a set"), ({}, "a dict")]
     )
     def test_other_values_are_refused_by_name(self, content, kind):
         with pytest.raises(RecordError, match=f"column 'q' is {kind}, expected text"):

@@ -13,6 +13,8 @@ from tokenizers import (
 )
 from tokenizers import Tokenizer as Backend
 
+from lmkit.tokenizing import Tokenizer
+
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "<pad>")
 
 
@@ -69,3 +71,22 @@ def llama(kind):
 
 
 LLAMAS = ("legacy", "first", "always")
+
+
+BERT_CONTROL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+PIECES = ("영화", "##는", "##가", "정말", "좋", "##았다", "a", "film", "##s", "good", "!", ",")
+
+
+def wordpiece() -> Tokenizer:
+    """Return a small tokenizer of BERT's make."""
+    vocabulary = {piece: index for index, piece in enumerate([*BERT_CONTROL, *PIECES])}
+    backend = Backend(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(strip_accents=False)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    backend.add_special_tokens([AddedToken(text, special=True) for text in BERT_CONTROL])
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
+    return Tokenizer(backend.to_str(), special={**special, "sep_token": "[SEP]"})

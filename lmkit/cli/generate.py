@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from lmkit.cli.printing import json_option, print_json, progress_bar
+from lmkit.cli.printing import json_option, print_fills, print_json, progress_bar
 
 if TYPE_CHECKING:
     from lmkit.answering import Answerer
@@ -136,7 +136,16 @@ def generate(
     if as_json:
         print_json(_line(answer))
     else:
-        value = answer.value
+        _print_value(model, answer)
+
+
+def _print_value(model: Answerer, answer: Answer) -> None:
+    from lmkit.decoding.fills import FillMaskDecoder
+
+    value = answer.value
+    if isinstance(model.task.decoder, FillMaskDecoder):
+        print_fills(value)
+    else:
         click.echo(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for label, probability in (answer.probabilities or {}).items():
             click.echo(f"  {label}  {probability:.4f}")

@@ -78,11 +78,15 @@ def show(task: str, data: str | None, tokenizer: str | None, as_json: bool) -> N
 
 def _stages(task: Task, record: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
     from lmkit.encoding import IGNORE, encode, prompt_ids
+    from lmkit.family import Family
+    from lmkit.filling import with_mask
 
     segments = task.formatter.segments(record, tokenizer.dialect)
     row = encode(task, [record], tokenizer)[0]
-    prompt = prompt_ids(task, record, tokenizer)
-    return {
+    masked = task.family is Family.MASKED
+    asked = with_mask(task, record, tokenizer) if masked else record
+    prompt = prompt_ids(task, asked, tokenizer)
+    stages = {
         "record": record,
         "segments": [_segment(segment) for segment in segments if segment.text],
         "prompt": tokenizer.decode(prompt.tolist(), skip_control=False),
@@ -91,8 +95,11 @@ def _stages(task: Task, record: dict[str, Any], tokenizer: Tokenizer) -> dict[st
         "labels": row.labels.tolist(),
         "tokens": [tokenizer.id_to_token(token) for token in row.input_ids.tolist()],
         "n_learned": int((row.labels != IGNORE).sum()),
-        "reference": task.reference(record, tokenizer.dialect),
     }
+    if masked:
+        drawn = task.collator.measured([row], tokenizer)[0]
+        return stages | {"drawn_ids": drawn.input_ids.tolist(), "drawn": drawn.labels.tolist()}
+    return stages | {"reference": task.reference(record, tokenizer.dialect)}
 
 
 def _segment(segment: Segment) -> dict[str, Any]:
@@ -125,21 +132,27 @@ def _print_stages(task: Task, stages: dict[str, Any], tokenizer: Tokenizer) -> N
     if task.family is Family.SEQ2SEQ:  # its labels are another text
         cells = [(token_id, IGNORE) for token_id in stages["input_ids"]]
         cells += [(label, label) for label in stages["labels"]]
+    learned = "may be hidden" if "drawn" in stages else "learned"
     console.print(
-        f"\n[bold]row[/bold]  {len(cells)} tokens, {stages['n_learned']} learned, "
+        f"\n[bold]row[/bold]  {len(cells)} tokens, {stages['n_learned']} {learned}, "
         f"{len(stages['prompt_ids'])} in the prompt"
     )
+    titles = ["at", "token", "id", "label"]
     rows = [
-        [
-            place,
-            repr(tokenizer.decode([token_id], skip_control=False)),
-            token_id,
-            "learned" if label != IGNORE else "read",
-        ]
-        for place, (token_id, label) in enumerate(cells)
+        [place, _quoted(token, tokenizer), token, learned if label != IGNORE else "read"]
+        for place, (token, label) in enumerate(cells)
     ]
-    print_table(("at", "token", "id", "label"), rows)
-    console.print(f"\n[bold]answer[/bold]  {stages['reference']!r}", markup=True)
+    if "drawn" in stages:
+        titles.append("in one draw")
+        for row, token, label in zip(rows, stages["drawn_ids"], stages["drawn"], strict=True):
+            row.append(_quoted(token, tokenizer) if label != IGNORE else "")
+    print_table(titles, rows)
+    if "reference" in stages:
+        console.print(f"\n[bold]answer[/bold]  {stages['reference']!r}", markup=True)
+
+
+def _quoted(token_id: int, tokenizer: Tokenizer) -> str:
+    return repr(tokenizer.decode([token_id], skip_control=False))
 
 
 @click.command(epilog="Example: LMKIT_DISABLE_PLUGINS=haiku lmkit plugins")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -45,6 +45,23 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=160)
     console.print(table)
+
+
+def print_fills(fills: Sequence[Any]) -> None:
+    """Print the fills of a text with one mask, or with several, as a table."""
+    if isinstance(fills[0], list):
+        rows = [
+            (f"{place}", *_fill_cells(fill))
+            for place, some in enumerate(fills, start=1)
+            for fill in some
+        ]
+        print_table(("mask", "score", "token", "sequence"), rows)
+    else:
+        print_table(("score", "token", "sequence"), [_fill_cells(fill) for fill in fills])
+
+
+def _fill_cells(fill: Mapping[str, Any]) -> tuple[str, str, str]:
+    return f"{fill['score']:.4f}", fill["token_str"], fill["sequence"]
 
 
 def print_figures(figures: dict[str, float]) -> None:

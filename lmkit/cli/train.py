@@ -83,6 +83,7 @@ def train(
     transformers can load, with task.json and metrics.jsonl in it.
     """
     from lmkit.errors import MissingExtra
+    from lmkit.family import Family
     from lmkit.records import read
     from lmkit.registry import get_task
     from lmkit.vocabulary import parse_tokenizer
@@ -110,10 +111,10 @@ def train(
     if as_json:
         print_json({"run": str(run.path), "task": run.task.name, "metrics": dict(run.metrics)})
         return
-    cut = run.cut
+    cut, side = run.cut, "left" if run.task.family is Family.CAUSAL else "right"
     if cut["rows"]:
         click.echo(
-            f"{cut['rows']} rows were cut to {cut['max_length']} tokens, from the left; "
+            f"{cut['rows']} rows were cut to {cut['max_length']} tokens, from the {side}; "
             f"{cut['ids']} tokens were left out",
             err=True,
         )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils.data import SequentialSampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -118,6 +119,10 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
             self.args.train_batch_size * self.args.gradient_accumulation_steps,
             lengths=self.train_dataset.lengths,
         )
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Measure rows in their order; the stock sampler wants columns to group them by length."""
+        return SequentialSampler(eval_dataset)
 
     def evaluate(
         self,
