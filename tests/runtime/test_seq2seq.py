@@ -1,0 +1,227 @@
+"""Both graphs' contract, against the same model written in numpy; nothing here needs torch."""
+
+import numpy as np
+import pytest
+
+import lmkit as lk
+from lmkit.encoding import IGNORE, Encoded, prompt_ids
+from lmkit.errors import BundleError, PromptTooLong, RecordError
+from lmkit.family import Family
+from lmkit.manifest import read_manifest
+from lmkit.runtime.seq2seq import Seq2SeqSession
+
+from .toybundle import change_manifest
+from .toypair import RECORDS, SOURCE_LENGTH, START, TARGET_LENGTH, TASK, toy_pair, write_pair
+
+# Sums of at most 64 float32 products on logits of size ten, added up in another order.
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return write_pair(tmp_path_factory.mktemp("pair") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def ask(bundle):
+    return lk.load(bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
+def twin(ask):
+    return toy_pair(ask.tokenizer.vocab_size)
+
+
+@pytest.fixture(scope="module")
+def session(bundle):
+    return Seq2SeqSession(bundle, read_manifest(bundle).graph, threads=1)
+
+
+@pytest.fixture(scope="module")
+def sources(ask):
+    found = [prompt_ids(TASK, record, ask.tokenizer) for record in RECORDS]
+    assert len({len(source) for source in found}) == len(found)
+    return found
+
+
+def agree(found, expected):
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+class TestWriting:
+    def test_starts_behind_the_start_token(self, session, twin, sources):
+        _, logits = session.begin(sources[:1], [4])
+
+        agree(logits[0], twin.logits(sources[0], [START])[0])
+
+    def test_ragged_sources_are_written_for_as_each_alone(self, session, twin, sources):
+        state, logits = session.begin(sources, [6] * 3)
+        targets = [[START], [START], [START]]
+
+        for tokens in ([5, 6, 7], [8, 8, 9], [200, 6, 31]):
+            for source, target, row in zip(sources, targets, logits, strict=True):
+                agree(row, twin.logits(source, target)[-1])
+                target.append(tokens.pop(0))
+            logits = state.step([target[-1] for target in targets])
+
+        for source, target, row in zip(sources, targets, logits, strict=True):
+            agree(row, twin.logits(source, target)[-1])
+
+    def test_a_finished_row_does_not_disturb_the_others(self, session, twin, sources):
+        state, _ = session.begin(sources[:2], [6] * 2)
+        state.step([5, 6])
+        logits = state.step([None, 7])
+        agree(logits[1], twin.logits(sources[1], [START, 6, 7])[-1])
+        logits = state.step([None, 8])
+
+        agree(logits[1], twin.logits(sources[1], [START, 6, 7, 8])[-1])
+
+    def test_one_token_is_enough(self, session, twin, sources):
+        _, logits = session.begin(sources, [1, 1, 1])
+
+        agree(logits[2], twin.logits(sources[2], [START])[0])
+
+
+class TestReordering:
+    """Rows become copies of rows; those of one source share its keys and values."""
+
+    @pytest.fixture
+    def begun(self, session, sources):
+        state, _ = session.begin(sources[:2], [8, 8])
+        state.step([5, 6])
+        return state, [(0, [START, 5]), (1, [START, 6])]
+
+    @pytest.mark.parametrize(
+        ("orders", "shared"),
+        [
+            ([[0, 1]], True),
+            ([[0, 0, 1, 1]], True),  # two beams each
+            ([[0, 0, 0, 1, 1, 1], [2, 1, 0, 3, 3, 4]], True),
+            ([[0, 0, 1, 1], [2, 3]], False),  # a source is finished
+            ([[0, 0, 1, 1], [0, 2]], True),  # back to one row each
+            ([[1, 0]], False),
+            ([[0, 0, 1]], False),  # uneven: every row has keys of its own
+            ([[0, 0, 1], [2, 2, 0, 1]], False),
+        ],
+    )
+    def test_each_row_goes_on_as_the_one_it_copies(self, begun, twin, sources, orders, shared):
+        state, rows = begun
+        read = state._read
+        for step, order in enumerate(orders):
+            state.reorder(order)
+            tokens = [20 + 3 * step + at for at in range(len(order))]
+            logits = state.step(tokens)
+
+            rows = [
+                (rows[origin][0], [*rows[origin][1], token])
+                for origin, token in zip(order, tokens, strict=True)
+            ]
+            assert len(logits) == len(rows)
+            for row, (source, target) in zip(logits, rows, strict=True):
+                agree(row, twin.logits(sources[source], target)[-1])
+        assert (state._read is read) == shared
+
+
+class TestScoring:
+    def test_forced_logits_are_one_more_than_the_answer(self, session, twin, sources):
+        answer = np.array([9, 8, 7])
+
+        agree(session.forced(sources[0], answer), twin.logits(sources[0], [START, 9, 8, 7]))
+
+    def test_log_probs_are_of_each_learned_token(self, session, twin, sources):
+        labels = [np.array([9, 8, 7, 6]), np.array([5, 4]), np.array([5, IGNORE, 6])]
+        rows = [
+            Encoded(source, target, family=Family.SEQ2SEQ)
+            for source, target in zip(sources, labels, strict=True)
+        ]
+
+        found = session.log_probs(rows)
+
+        assert [len(scores) for scores in found] == [4, 2, 2]
+        logits = twin.logits(sources[0], [START, 9, 8, 7]).astype(np.float64)
+        expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        agree(found[0], expected[np.arange(4), labels[0]])
+        logits = twin.logits(sources[1], [START, 5]).astype(np.float64)
+        expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        agree(found[1], expected[np.arange(2), labels[1]])
+
+    def test_an_answer_takes_no_room_from_its_source(self, session, sources):
+        assert [session.room(source) for source in sources] == [TARGET_LENGTH] * 3
+
+    def test_penalties_look_back_on_the_target_alone(self, session, sources):
+        assert session.history(sources[0]).tolist() == [START]
+
+
+class TestAnswers:
+    def test_are_the_likeliest_tokens(self, ask, twin, sources):
+        answers = ask.batch(RECORDS, temperature=0)
+
+        for answer, source in zip(answers, sources, strict=True):
+            expected = twin.greedy(source, 12)
+            assert list(answer.token_ids) == expected[: len(answer.token_ids)]
+            assert answer.usage.prompt_tokens == len(source)
+            assert len(answer.token_ids) == 12 or answer.finish_reason == "stop"
+
+    def test_in_pieces_are_the_whole(self, ask):
+        assert "".join(ask.stream(RECORDS[1])) == ask(RECORDS[1]).text
+
+    def test_are_drawn_by_seed(self, ask):
+        options = {"temperature": 3.0, "seed": 5}
+
+        assert ask(RECORDS[0], **options) == ask(RECORDS[0], **options)
+        assert ask(RECORDS[0], temperature=3.0, seed=6) != ask(RECORDS[0], **options)
+
+    def test_end_where_the_decoder_has_no_more_positions(self, ask):
+        answer = ask(RECORDS[1], max_new_tokens=500, min_new_tokens=400)
+
+        assert len(answer.token_ids) == TARGET_LENGTH
+        assert answer.finish_reason == "length"
+
+    def test_do_not_depend_on_the_neighbours(self, ask):
+        alone = [ask(record, max_new_tokens=9).token_ids for record in RECORDS]
+
+        together = ask.batch(RECORDS, max_new_tokens=9, batch_size=3)
+
+        assert [answer.token_ids for answer in together] == alone
+
+
+class TestBadInput:
+    def test_an_article_longer_than_the_task_reads_is_refused(self, ask):
+        with pytest.raises(
+            RecordError, match=r"record 1.*source has 200 tokens.*reads 48.*shorten"
+        ):
+            ask.batch([RECORDS[0], {"article": "é" * 100}])
+
+    def test_or_read_as_in_training_if_the_task_says_so(self, ask):
+        collator = lk.Seq2SeqCollator(max_source_length=48, cut_prompt=True)
+        cutting = ask.with_task(ask.task.evolve(collator=collator))
+
+        answer = cutting({"article": "é" * 100})
+
+        assert answer.usage.prompt_tokens == 48
+        assert ask.task == TASK
+
+    def test_an_article_longer_than_the_encoder_is_refused(self, ask):
+        wide = ask.with_task(ask.task.evolve(collator=lk.Seq2SeqCollator(max_source_length=300)))
+
+        with pytest.raises(PromptTooLong, match=f"200 tokens .* holds {SOURCE_LENGTH};"):
+            wide({"article": "é" * 100})
+
+    def test_a_record_without_its_article_is_named(self, ask):
+        with pytest.raises(RecordError, match="record 0: column 'article' is missing"):
+            ask({"summary": "short"})
+
+    @pytest.mark.parametrize("field", ["n_layers", "n_heads", "head_size", "vocab_size"])
+    def test_a_size_that_contradicts_the_graphs_is_refused(self, tmp_path, field):
+        folder = write_pair(tmp_path / "bundle")
+        change_manifest(folder, lambda data: data["graph"].update({field: 77}))
+
+        with pytest.raises(BundleError, match=f"{field} is written down as 77"):
+            lk.load(folder)
+
+    def test_a_missing_decoder_is_named(self, tmp_path):
+        folder = write_pair(tmp_path / "bundle")
+        (folder / "decoder.onnx").unlink()
+
+        with pytest.raises(BundleError, match=r"'decoder\.onnx' is missing"):
+            lk.load(folder)
