@@ -58,8 +58,8 @@ class BeamSearch:
         self.limit = limit
         self.options = options
         self.is_done = False
-        # Where each beam lies among this search's rows of the state, and what the next step needs:
-        # the row that each of them continues, and its token. Before the first step there is one.
+        # What the next step needs: for each of this search's rows of the state, the row that it
+        # continues and the token. `_places` says which row each beam is; at first there is one.
         self.rows: list[int] = []
         self.tokens: list[int] = []
         self._places = np.zeros(n_beams, dtype=np.int64)
@@ -73,11 +73,14 @@ class BeamSearch:
         self._stop_ids = np.array(sorted(set(stop_ids)), dtype=np.int64)
         self._ends = ends
         self._penalties = penalties(options, eos_ids=stop_ids, limit=limit, source=source)
-        self._scratch: Floats = np.empty((2, 0), dtype=np.float32)
 
     @property
     def best(self) -> list[int]:
-        """The best whole text's ids so far, its end token included."""
+        """The best whole text's ids so far, its end token included.
+
+        Raises:
+            TaskError: the options let no text come to an end.
+        """
         if not self._whole:
             raise TaskError(
                 f"{self.options!r} lets no text come to an end; expected options that do, such as "
@@ -85,17 +88,18 @@ class BeamSearch:
             )
         return self._whole[0][1]
 
-    def advance(self, logits: Logits) -> None:
+    def advance(self, logits: Logits, desk: Floats) -> None:
         """Take one step.
 
         Args:
             logits: float32 [R, V] behind each of this search's rows; only read, and not kept.
+            desk: float32 [2, B, V] to reckon in; what is in it does not matter.
         Raises:
             ModelError: the logits are not numbers.
             TaskError: the options forbid every token.
         """
         n_beams = self.options.num_beams
-        scores = self._log_probs(logits)
+        scores = self._log_probs(logits, desk)
         for beam, row in enumerate(scores):
             history = self._ids[beam, : self._before + self._length]
             for penalise in self._penalties:
@@ -112,13 +116,10 @@ class BeamSearch:
             return
         self._branch(flat[kept], *np.divmod(kept, scores.shape[1]))
 
-    def _log_probs(self, logits: Logits) -> Floats:
-        """Return each beam's log-probabilities, float32 [B, V], in a buffer that is used again."""
-        shape = (2, len(self._places), logits.shape[1])
-        if self._scratch.shape != shape:
-            self._scratch = np.empty(shape, dtype=np.float32)
-        scores: Floats = self._scratch[0]
-        weights: Floats = self._scratch[1]
+    def _log_probs(self, logits: Logits, desk: Floats) -> Floats:
+        """Return each beam's log-probabilities, float32 [B, V], which lie on the desk."""
+        scores: Floats = desk[0]
+        weights: Floats = desk[1]
         np.take(logits, self._places, axis=0, out=scores, mode="clip")
         top = scores.max(axis=1, keepdims=True)
         if not np.isfinite(top).all():
@@ -180,7 +181,7 @@ class BeamSearch:
         early = self.options.early_stopping
         if early is True and self._is_full:
             return False
-        # For False this is a guess: a longer text of the same score would score better.
+        # For False this is a guess: with a penalty above 0, more tokens might still score better.
         longest = early == "never" and self.options.length_penalty > 0
         length = self.limit if longest else self._length
         return bool(self._per_length(self._scores[0], length) > self._worst)
@@ -223,13 +224,15 @@ def search(session: Session, prompts: Sequence[Ids], searches: Sequence[BeamSear
     """
     state, logits = session.begin(prompts, [one.limit for one in searches])
     running = list(searches)
+    shape = (2, searches[0].options.num_beams, logits.shape[1])
+    desk: Floats = np.empty(shape, dtype=np.float32)
     n_rows = 1  # of each search; after the first step, one a beam
     while True:
         rows: list[int] = []
         tokens: list[int] = []
         for place, one in enumerate(running):
             start = place * n_rows
-            one.advance(logits[start : start + n_rows])
+            one.advance(logits[start : start + n_rows], desk)
             if not one.is_done:
                 rows += [start + row for row in one.rows]
                 tokens += one.tokens

@@ -130,6 +130,37 @@ class TestTheText:
         assert len(found(model, early_stopping=True, **options)) == 2
         assert len(found(model, early_stopping="never", **options)) == 3
 
+    def test_never_waits_for_what_only_its_length_makes_better(self):
+        """Behind [1, 1] everything is sure, so ten tokens cost no more than two."""
+
+        def model(text):
+            if len(text) >= 3:
+                return [0.0, 1.0, 0.0]
+            return [0.5, 0.3, 0.2] if len(text) == 1 else [0.9, 0.1, 0.0]
+
+        assert found(model, limit=10, early_stopping=False) == [1, END]
+        assert found(model, limit=10, early_stopping="never") == [1] * 10
+
+    def test_never_expects_nothing_of_length_where_length_is_no_merit(self):
+        def model(text):
+            return [1.0, 0.0, 0.0] if len(text) == 3 else [0.1, 0.9, 0.0]
+
+        answer = found(model, limit=30, length_penalty=-1.0, early_stopping="never")
+
+        assert answer == [1, 1, END]
+
+    def test_every_end_token_leaves_a_place_for_one_that_goes_on(self):
+        """All the likeliest continuations end here, and the best text is behind another."""
+
+        def model(text):
+            if len(text) == 1:
+                return [0.0, 0.6, 0.4, 0.0]
+            return [0.45, 0.15, 0.05, 0.35] if len(text) == 2 else [0.98, 0.01, 0.01, 0.0]
+
+        options = {"limit": 6, "length_penalty": 2.0, "early_stopping": "never"}
+
+        assert found(model, stop_ids=(END, 3), **options) == [1, 1, END]
+
     def test_a_text_that_ends_for_another_reason_is_whole(self):
         answer = found(trap, ends=lambda ids: ids[-1] == 1, length_penalty=0)
 

@@ -298,3 +298,10 @@ def test_a_batch_whose_logits_would_not_fit_is_written_in_parts(ask, monkeypatch
     monkeypatch.setattr("lmkit.runtime.generator.HELD_FLOATS", 1)
 
     assert ask.batch(RECORDS, temperature=0) == whole
+
+
+def test_a_forced_last_token_comes_where_the_context_ends(ask):
+    answer = ask({"prompt": "x" * 50}, max_new_tokens=500, forced_eos_token_id=7)
+
+    assert answer.usage.prompt_tokens + len(answer.token_ids) == CONTEXT_LENGTH
+    assert answer.token_ids[-1] == 7

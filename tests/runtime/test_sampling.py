@@ -57,6 +57,42 @@ def test_an_id_that_repeats_is_penalised_once():
     np.testing.assert_array_equal(scores, row(4, 1))
 
 
+def test_a_forced_first_token_is_the_only_one_behind_a_single_id():
+    forced = {"forced_bos_token_id": 2}
+
+    np.testing.assert_array_equal(processed(row(5, 1, -9), ids(7), **forced), row(-INF, -INF, 0))
+    np.testing.assert_array_equal(processed(row(5, 1, -9), ids(7, 7), **forced), row(5, 1, -9))
+
+
+def test_a_forced_last_token_is_the_only_one_where_the_room_ends():
+    options = Generation(forced_eos_token_id=1, max_new_tokens=100)
+    sampler = Sampler(options, limit=3)
+
+    tokens = [sampler.choose(row(5, 1, -9), ids(*[0] * n_new), n_new) for n_new in range(3)]
+
+    assert tokens == [0, 0, 1]
+
+
+def test_a_forced_token_wins_over_whatever_forbids_it():
+    options = Generation(forced_eos_token_id=1, min_new_tokens=3, max_new_tokens=3, top_k=1)
+    sampler = Sampler(options.override(temperature=2, no_repeat_ngram_size=1), eos_ids=[1])
+
+    assert sampler.choose(row(5, 1, -9), ids(1, 0), 2) == 1
+
+
+def test_a_forced_token_that_the_head_does_not_have_is_told():
+    with pytest.raises(TaskError, match="forced_bos_token_id is 3; expected an id below 3, the si"):
+        processed(row(5, 1, -9), ids(7), forced_bos_token_id=3)
+
+
+def test_an_ngram_of_the_source_is_not_written():
+    sampler = Sampler(Generation(encoder_no_repeat_ngram_size=2), source=ids(0, 1, 0, 2))
+
+    np.testing.assert_array_equal(
+        sampler.process(row(5, 4, 3, 2), ids(9, 0), 1), row(5, -INF, -INF, 2)
+    )
+
+
 def test_ids_beyond_the_logits_are_passed_over():
     options = {"repetition_penalty": 2.0, "no_repeat_ngram_size": 1, "min_new_tokens": 1}
 
