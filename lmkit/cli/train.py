@@ -49,6 +49,12 @@ from lmkit.cli.printing import json_option, print_figures, print_json, progress_
     help="The pad token, such as [PAD]; added if new. Without, the tokenizer's own or its EOS.",
 )
 @click.option(
+    "--adapter",
+    metavar="KIND:NAME=VALUE,...",
+    help="Train a few weights beside the model, and keep only those: lora:r=8,lora_alpha=16 or "
+    "prompt_tuning:num_virtual_tokens=8,init_text=...",
+)
+@click.option(
     "--set",
     "settings",
     multiple=True,
@@ -72,6 +78,7 @@ def train(
     output: str,
     tokenizer: str | None,
     pad: str | None,
+    adapter: str | None,
     settings: Sequence[str],
     renames: Sequence[str],
     resume: bool,
@@ -105,11 +112,19 @@ def train(
         output=output,
         tokenizer=None if tokenizer is None else parse_tokenizer(tokenizer, rows),
         pad=pad,
+        adapter=adapter,
         resume=resume,
         **arguments,
     )
     if as_json:
-        print_json({"run": str(run.path), "task": run.task.name, "metrics": dict(run.metrics)})
+        print_json(
+            {
+                "run": str(run.path),
+                "task": run.task.name,
+                "parameters": run.parameters,
+                "metrics": dict(run.metrics),
+            }
+        )
         return
     cut, side = run.cut, "left" if run.task.family is Family.CAUSAL else "right"
     if cut["rows"]:
@@ -119,6 +134,11 @@ def train(
             err=True,
         )
     click.echo(f"trained '{run.task.name}' into {run.path}")
+    if adapter is not None:
+        count, of = run.parameters["trainable"], run.parameters["all"]
+        click.echo(
+            f"trained {count:,} of {of:,} parameters, {count / of:.3%}; the rest is as it was"
+        )
     print_figures(dict(run.metrics))
     click.echo(f"next: lmkit export {run.path} --output bundles/{run.path.name}")
 

@@ -73,7 +73,7 @@ class Run:
     @property
     def parameters(self) -> dict[str, int]:
         """How many numbers the model has in `all`, and how many of them were `trainable`."""
-        return dict(_read_about(self.path)["parameters"])
+        return dict(_read_about(self.path).get("parameters", {}))
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -318,8 +318,6 @@ def _check_same(folder: Path, task: Task, about: Mapping[str, Any]) -> None:
                 f"no {RUN_FILE}; choose another output"
             )
         return
-    if to_json(read_task(folder / TASK_FILE)) != to_json(task):
-        raise ModelError(f"'{folder}' was started with another task than '{task.name}' is now")
     for key in ("model", "adapter", "tokenizer", "data", "arguments"):
         was, now = before.get(key), about[key]
         if isinstance(was, dict) and key == "data":
@@ -329,6 +327,8 @@ def _check_same(folder: Path, task: Task, about: Mapping[str, Any]) -> None:
                 f"'{folder}' cannot be resumed: its {key} was {was} and is {now} now; "
                 "use what it was started with, or another output"
             )
+    if to_json(read_task(folder / TASK_FILE)) != to_json(task):
+        raise ModelError(f"'{folder}' was started with another task than '{task.name}' is now")
 
 
 def _trainer(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -25,6 +26,7 @@ from lmkit.manifest import (
     Golden,
     Graph,
     Manifest,
+    Prefix,
     Tensor,
     Tokens,
     read_manifest,
@@ -81,6 +83,15 @@ class Toy:
         x = x + np.concatenate(heads, axis=1) @ self.out
         return x @ self.mix @ self.embed.T + self.script[:length]
 
+    def prefix(self, ids: np.ndarray) -> np.ndarray:
+        """Return what a text leaves in the cache, float32 [1, 2, KV, n, D].
+
+        So a prompt behind this prefix must come out as one behind that text.
+        """
+        x = self.embed[ids] + self.places[: len(ids)]
+        parts = ((x @ w).reshape(len(ids), KV_HEADS, HEAD_SIZE) for w in (self.key, self.value))
+        return np.stack([part.transpose(1, 0, 2) for part in parts])[None].astype(np.float32)
+
     def greedy(self, prompt: np.ndarray, count: int) -> list[int]:
         """Return the likeliest tokens behind a prompt, end tokens not minded."""
         ids = [int(token) for token in prompt]
@@ -115,7 +126,7 @@ _NEW = ("batch_size", "sequence_length")
 _KEPT = ("batch_size", KV_HEADS)
 
 
-def toy_graph(vocab_size: int) -> Graph:
+def toy_graph(vocab_size: int, n_prefix: int = 0) -> Graph:
     """Return the contract as the manifest states it."""
     parts = ("0.key", "0.value")
     past = (*_KEPT, "past_sequence_length", HEAD_SIZE)
@@ -138,7 +149,8 @@ def toy_graph(vocab_size: int) -> Graph:
         n_kv_heads=KV_HEADS,
         head_size=HEAD_SIZE,
         vocab_size=vocab_size,
-        context_length=CONTEXT_LENGTH,
+        context_length=CONTEXT_LENGTH - n_prefix,
+        prefix=Prefix(file="prefix.npy", n_tokens=n_prefix) if n_prefix else None,
     )
 
 
@@ -203,7 +215,12 @@ def write_graph(toy: Toy, folder: Path) -> None:
 
 
 def write_bundle(
-    folder: Path, *, task: lk.Task = TASK, says: str | None = None, ends: bool = True
+    folder: Path,
+    *,
+    task: lk.Task = TASK,
+    says: str | None = None,
+    ends: bool = True,
+    behind: Sequence[int] = (),
 ) -> Path:
     """Write a whole bundle and return its folder.
 
@@ -212,6 +229,7 @@ def write_bundle(
         task: what it does.
         says: what it answers to `RECORD`, whatever the weights are.
         ends: whether the end token follows that text.
+        behind: ids whose keys and values stand before every prompt, as a soft prompt's would.
     """
     folder.mkdir(parents=True)
     tokenizer = toy_tokenizer()
@@ -221,11 +239,14 @@ def write_bundle(
     script = None
     if says is not None:
         ids = [*tokenizer.encode(says, opens=False), *([tokenizer.eos_id] if ends else [])]
-        script = dict(enumerate(ids, start=len(prompt) - 1))
+        script = dict(enumerate(ids, start=len(behind) + len(prompt) - 1))
     toy = toy_model(tokenizer.vocab_size, script)
     write_graph(toy, folder)
     tokenizer.save(folder)
-    expected = toy.greedy(prompt, GOLDEN_TOKENS)
+    before = np.array(behind, np.int64)
+    if len(behind):
+        np.save(folder / "prefix.npy", toy.prefix(before), allow_pickle=False)
+    expected = toy.greedy(np.concatenate([before, prompt]), GOLDEN_TOKENS)
     if tokenizer.eos_id in expected:
         expected = expected[: expected.index(tokenizer.eos_id) + 1]
     manifest = Manifest(
@@ -235,7 +256,7 @@ def write_bundle(
         families=("causal",),
         task=task,
         model={"name": "toy", "architecture": "Toy", "model_type": "toy", "parameters": 1},
-        graph=toy_graph(tokenizer.vocab_size),
+        graph=toy_graph(tokenizer.vocab_size, len(behind)),
         tokens=Tokens(
             eos=tokenizer.eos_id,
             stop=(tokenizer.eos_id,),
