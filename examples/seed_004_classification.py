@@ -3,11 +3,9 @@
 The choice of the prompt is data, written with `|`: the first alternative whose columns a record has.
 So the bundle holds it, and no Python function does. `first_party` and `second_party` hold a name if
 it stands in the facts, and are blank otherwise; "the complainant" is the first party.
-
 Whether the party that is asked about won is worked out once, in the column `answer` of the rows.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -58,4 +56,4 @@ def main(output: Path) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        main(Path(sys.argv[1] if len(sys.argv) > 1 else folder))
+        main(Path(folder))
