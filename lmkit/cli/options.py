@@ -37,6 +37,10 @@ def pairs(given: Sequence[str], option: str, example: str) -> dict[str, str]:
 
 def renamed_task(task: Any, renames: Sequence[str]) -> Any:
     """Return a task as `--rename` wants it."""
+    from lmkit.task import Task
+
     if not renames:
         return task
+    if not isinstance(task, Task):
+        raise click.UsageError("--rename is for one task; rename the columns of a mixture's tasks")
     return task.rename(**pairs(renames, "--rename", "DATA_COLUMN=TASK_COLUMN"))

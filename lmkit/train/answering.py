@@ -17,24 +17,54 @@ from lmkit.errors import TaskError
 from lmkit.formatting import Record
 from lmkit.generation import Generation
 from lmkit.loss import Loss
+from lmkit.registry import one_task, task_in
 from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.extra import torch, transformers
-from lmkit.train.models import context_length, load_model, only_config, quiet, stop_ids
+from lmkit.train.models import (
+    align,
+    context_length,
+    fitted,
+    load_model,
+    only_config,
+    quiet,
+    stop_ids,
+)
 from lmkit.train.run import Run, as_tensors
 from lmkit.train.scoring import mean_loss
 
 
-def open_run(path: str | Path) -> TorchAnswerer:
+def open_run(path: str | Path, task: Task | str | None = None) -> TorchAnswerer:
     """Return a run, ready to answer through torch.
 
+    Args:
+        path: the run's folder.
+        task: which of a mixture's tasks to do, or a task to do instead; None for the run's own.
     Raises:
         ModelError: the folder is no finished run.
+        TaskError: it learned a mixture, and no task was chosen.
     """
     run = Run.open(path)
-    loaded = load_model(str(run.path), family=run.task.family)
-    return TorchAnswerer(task=run.task, model=loaded.model, tokenizer=loaded.tokenizer)
+    chosen = task_in(run.path, task)
+    loaded = load_model(str(run.path), family=chosen.family)
+    chosen = fitted(chosen, loaded.model)
+    return TorchAnswerer(task=chosen, model=loaded.model, tokenizer=loaded.tokenizer)
+
+
+def open_model(source: Any, task: Task | str, tokenizer: Any = None) -> TorchAnswerer:
+    """Return any model that does a task, ready to answer through torch.
+
+    Args:
+        source: a hub id, a model's folder, a `.gguf` file, or a loaded transformers model.
+        task: what it is to do.
+        tokenizer: a folder or a tokenizer; None for the model's own.
+    """
+    chosen = one_task(task)
+    loaded = load_model(source, family=chosen.family, tokenizer=tokenizer)
+    chosen = fitted(chosen, loaded.model)
+    ready, _ = align(loaded.model, loaded.tokenizer, chosen.formatter)
+    return TorchAnswerer(task=chosen, model=loaded.model, tokenizer=ready)
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lmkit.errors import ModelError, TokenizerError, UnknownName, UnknownOption
+from lmkit.errors import ModelError, TaskError, TokenizerError, UnknownName, UnknownOption
 from lmkit.family import Family
 from lmkit.formatting import Formatter
 from lmkit.scratch import Scratch, parse_scratch
@@ -124,6 +124,30 @@ def align(model: Any, tokenizer: Tokenizer, formatter: Formatter) -> tuple[Token
             setattr(model.generation_config, name, found)
     if len(stops) > 1:
         model.generation_config.eos_token_id = stops
+    return tokenizer, stops
+
+
+def align_all(
+    model: Any, tokenizer: Tokenizer, tasks: Sequence[Task]
+) -> tuple[Tokenizer, list[int]]:
+    """Align a model and its tokenizer with every task that it learns; see `align`.
+
+    Those with a chat template come last, since theirs is the token that ends an answer from then on.
+
+    Raises:
+        TaskError: two tasks have unlike chat templates; a tokenizer can carry one only.
+    """
+    templates = {task.name: task.formatter.chat_template(tokenizer.dialect) for task in tasks}
+    chats = [task for task in tasks if templates[task.name] is not None]
+    for task in chats[1:]:
+        if templates[task.name] != templates[chats[0].name]:
+            raise TaskError(
+                f"'{chats[0].name}' and '{task.name}' have unlike chat templates, and a model's "
+                "tokenizer carries one; give both the same, as in Chat(template='chatml')"
+            )
+    stops: list[int] = []
+    for task in sorted(tasks, key=lambda task: templates[task.name] is not None):
+        tokenizer, stops = align(model, tokenizer, task.formatter)
     return tokenizer, stops
 
 

@@ -14,20 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 
 import lmkit
 from lmkit.collating import Batch
-from lmkit.encoding import Encoded, encode_rows
-from lmkit.errors import LmkitError, ModelError, OutputExists, RecordError, UnknownOption
+from lmkit.encoding import Encoded
+from lmkit.errors import LmkitError, ModelError, OutputExists, UnknownOption
 from lmkit.files import write_atomically
-from lmkit.jsonform import dump, read_task, to_json
-from lmkit.records import Data, fingerprint, name_of, read
+from lmkit.jsonform import dump, from_json, read_task, to_json
+from lmkit.mixing import Mixture, tasks_of
+from lmkit.records import Data
 from lmkit.registry import get_task
 from lmkit.rendering import at_time, now
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.extra import datasets, torch, transformers
-from lmkit.train.models import align, fitted, load_model, quiet
+from lmkit.train.lessons import (
+    Lesson,
+    data_account,
+    encoded,
+    feed_of,
+    read_lessons,
+    write_held_out,
+)
+from lmkit.train.models import align_all, fitted, load_model, quiet
+from lmkit.transforms import recorded
 
 TASK_FILE, RUN_FILE, METRICS_FILE = "task.json", "run.json", "metrics.jsonl"
 
@@ -54,12 +65,12 @@ class Run:
 
     Attributes:
         path: the folder.
-        task: what it was trained to do.
+        task: what it was trained to do; a mixture of several tasks perhaps.
         metrics: the last figures, such as `eval_perplexity`; empty for a run opened from disk.
     """
 
     path: Path
-    task: Task
+    task: Task | Mixture
     metrics: Mapping[str, float] = attrs.field(factory=dict)
 
     @property
@@ -91,12 +102,13 @@ class Run:
 
 
 def train(
-    task: Task | str,
+    task: Task | Mixture | str,
     *,
     model: Any,
-    data: Data,
+    data: Data | Mapping[str, Data],
     output: str | Path,
-    eval_data: Data | None = None,
+    eval_data: Data | Mapping[str, Data] | None = None,
+    eval_fraction: float | None = None,
     tokenizer: Any = None,
     pad: str | None = None,
     resume: bool = False,
@@ -105,11 +117,16 @@ def train(
     """Train a model on a task's records.
 
     Args:
-        task: a task, or the name of one.
+        task: a task, the name of one, or a mixture of several; see `mix`.
         model: a hub id, a local folder, a `.gguf` file, or `scratch(...)`.
-        data: a file, a `datasets` folder or hub name, or records in memory.
+        data: a file, a `datasets` folder or hub name, or records in memory; for a mixture a mapping
+            from each task's name to its data.
         output: the folder to make. It must not exist, unless `resume`.
-        eval_data: records to measure loss and perplexity on, after every epoch.
+        eval_data: records to measure loss and perplexity on, after every epoch; of a mixture each
+            task's, or some tasks'.
+        eval_fraction: hold out this much of the data, between 0 and 1, and measure on it: the split
+            of `datasets`' `train_test_split` with the run's seed. The records held out are put into
+            the run, as `eval.jsonl`.
         tokenizer: a folder or a tokenizer; None for the model's own.
         pad: the pad token; see `lmkit.train.models.load_model`.
         resume: continue from the output's last checkpoint, as if there had been no interruption;
@@ -123,49 +140,51 @@ def train(
         RecordError: the data does not fit the task.
         ModelError: the model cannot be loaded, or the run to resume is another one.
     """
-    task = get_task(task)
+    what = get_task(task)
     options = _checked(arguments)
     folder = Path(output)
     if folder.is_file() or (folder.is_dir() and not resume and any(folder.iterdir())):
         raise OutputExists(folder, remedy="choose another output, or continue it with --resume")
-    rows, eval_rows = read(data), read(eval_data) if eval_data is not None else None
     seed = int(options.get("seed", 42))
-    loaded = load_model(model, family=task.family, tokenizer=tokenizer, pad=pad, seed=seed)
-    task = fitted(task, loaded.model)
-    ready, _ = align(loaded.model, loaded.tokenizer, task.formatter)
-    task = _portable(task)
+    lessons = read_lessons(
+        what, data=data, eval_data=eval_data, eval_fraction=eval_fraction, seed=seed
+    )
+    loaded = load_model(model, family=what.family, tokenizer=tokenizer, pad=pad, seed=seed)
+    tasks = [fitted(task, loaded.model) for task in tasks_of(what)]
+    ready, _ = align_all(loaded.model, loaded.tokenizer, tasks)
+    tasks = [_portable(task) for task in tasks]
+    what = what.with_tasks(tasks) if isinstance(what, Mixture) else tasks[0]
+    raw = lessons
     started = _read_about(folder).get("started", now()) if resume else now()
     with at_time(started):
-        encoded = list(encode_rows(task, rows, ready))
-        eval_encoded = list(encode_rows(task, eval_rows or [], ready))
-    check_learnable(encoded, name_of(data))
-    if eval_rows:
-        check_learnable(eval_encoded, name_of(eval_data or ""))
+        lessons = [encoded(*pair, ready) for pair in zip(lessons, tasks, strict=True)]
     about = {
-        **_account(task, encoded, started),
+        **_account(what, [row for lesson in lessons for row in lesson.encoded], started),
         "model": loaded.name,
         "tokenizer": ready.fingerprint,
-        "data": {"name": name_of(data), "rows": len(rows), "sha256": fingerprint(rows)},
+        "eval_fraction": eval_fraction,
+        "data": data_account(what, lessons),
         "arguments": {key: str(content) for key, content in sorted(arguments.items())},
         "finished": False,
     }
     if resume:
-        _check_same(folder, task, about)
+        _check_same(folder, what, about)
         if _read_about(folder).get("finished"):
-            return Run(folder, task, _read_about(folder)["metrics"])
+            return Run(folder, what, _read_about(folder)["metrics"])
     caches = loaded.model.config.use_cache
-    trainer = _trainer(task, loaded.model, ready, folder, options, encoded, eval_encoded)
+    trainer = _trainer(what, loaded.model, ready, folder, options, lessons)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / TASK_FILE, dump(to_json(task)))
+    write_atomically(folder / TASK_FILE, dump(_recorded(what)))
+    write_held_out(folder, raw)
     write_atomically(folder / RUN_FILE, dump(about))
     metrics = _run_trainer(trainer, folder, resume=resume)
     loaded.model.config.use_cache = caches  # Trainer turns it off for its own steps
     save_model(loaded.model, ready, folder)
     write_atomically(folder / RUN_FILE, dump({**about, "finished": True, "metrics": metrics}))
-    return Run(folder, task, metrics)
+    return Run(folder, what, metrics)
 
 
-def _account(task: Task, rows: Sequence[Encoded], started: str) -> dict[str, Any]:
+def _account(what: Task | Mixture, rows: Sequence[Encoded], started: str) -> dict[str, Any]:
     """Return when a run began, with which versions, and what of its rows did not fit."""
     return {
         "lmkit": lmkit.__version__,
@@ -174,7 +193,7 @@ def _account(task: Task, rows: Sequence[Encoded], started: str) -> dict[str, Any
         "cut": {
             "rows": sum(row.n_cut > 0 for row in rows),
             "ids": sum(row.n_cut for row in rows),
-            "max_length": task.collator.max_length,
+            "max_length": what.collator.max_length,
         },
     }
 
@@ -192,12 +211,6 @@ def _read_about(folder: Path) -> dict[str, Any]:
         return {}
     about: dict[str, Any] = json.loads(file.read_text("utf-8"))
     return about
-
-
-def check_learnable(rows: Sequence[Encoded], name: str) -> None:
-    """Refuse a set in which nothing can be learned."""
-    if not any(row.n_learned for row in rows):
-        raise RecordError(name, "no row has anything to learn")
 
 
 def as_tensors(batch: Batch) -> dict[str, Any]:
@@ -218,7 +231,7 @@ def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if name in RESERVED:
             raise LmkitError(f"'{name}' cannot be set: {RESERVED[name]}")
         if name not in defaults:
-            known = [*defaults, "eval_data", "tokenizer", "pad", "resume"]
+            known = [*defaults, "eval_data", "eval_fraction", "tokenizer", "pad", "resume"]
             raise UnknownOption("train", name, known)
         default = defaults[name]
         if isinstance(default, bool) and not isinstance(given, bool):
@@ -235,13 +248,21 @@ def _training_fields() -> Any:
 
 
 def _portable(task: Task) -> Task:
-    """Return the task as its JSON describes it, so that a run does not depend on other files."""
-    from lmkit.jsonform import from_json
+    """Return the task as its JSON describes it, so that a run does not depend on other files.
 
-    return from_json(to_json(task), Task)
+    Its transforms stay as they are: only training needs them, so they may be without a name.
+    """
+    plain = from_json(to_json(task.evolve(transforms=())), Task)
+    return plain.evolve(transforms=task.transforms)
 
 
-def _check_same(folder: Path, task: Task, about: Mapping[str, Any]) -> None:
+def _recorded(what: Task | Mixture) -> dict[str, Any]:
+    """Return the JSON for a run's `task.json`; a transform without a name is written as lost."""
+    tasks = [task.evolve(transforms=recorded(task.transforms)) for task in tasks_of(what)]
+    return to_json(what.with_tasks(tasks) if isinstance(what, Mixture) else tasks[0])
+
+
+def _check_same(folder: Path, what: Task | Mixture, about: Mapping[str, Any]) -> None:
     """Refuse to continue a run with another task, model, data or arguments."""
     before = _read_about(folder)
     if not before:
@@ -252,9 +273,9 @@ def _check_same(folder: Path, task: Task, about: Mapping[str, Any]) -> None:
                 f"no {RUN_FILE}; choose another output"
             )
         return
-    if to_json(read_task(folder / TASK_FILE)) != to_json(task):
-        raise ModelError(f"'{folder}' was started with another task than '{task.name}' is now")
-    for key in ("model", "tokenizer", "data", "arguments"):
+    if to_json(read_task(folder / TASK_FILE)) != _recorded(what):
+        raise ModelError(f"'{folder}' was started with another task than '{what.name}' is now")
+    for key in ("model", "tokenizer", "eval_fraction", "data", "arguments"):
         was, now = before.get(key), about[key]
         if isinstance(was, dict) and key == "data":
             was, now = was.get("sha256"), now["sha256"]
@@ -266,13 +287,12 @@ def _check_same(folder: Path, task: Task, about: Mapping[str, Any]) -> None:
 
 
 def _trainer(
-    task: Task,
+    what: Task | Mixture,
     model: Any,
     tokenizer: Tokenizer,
     folder: Path,
     options: Mapping[str, Any],
-    rows: Sequence[Encoded],
-    eval_rows: Sequence[Encoded],
+    lessons: Sequence[Lesson],
 ) -> Any:
     from lmkit.train.feeding import CountEpochs, MeasuredRows, TrainingRows
     from lmkit.train.progress import MetricsLog, Progress, SaveBeside
@@ -281,12 +301,23 @@ def _trainer(
     pad_id = tokenizer.pad_id
     assert pad_id is not None
 
-    def collate(rows: Sequence[Encoded]) -> dict[str, Any]:
-        return as_tensors(task.collator.collate(rows, pad_id))
+    collator, mixed, options = what.collator, isinstance(what, Mixture), dict(options)
 
-    collator, options = task.collator, dict(options)
-    train_set = TrainingRows(collator.feed(rows, tokenizer), int(options.get("seed", 42)))
-    eval_set = MeasuredRows(collator.measured(eval_rows, tokenizer)) if eval_rows else None
+    def collate(rows: Sequence[Encoded]) -> dict[str, Any]:
+        batch = collator.collate(rows, pad_id)
+        if mixed:
+            batch["group"] = np.array([row.group for row in rows], dtype=np.int64)
+        return as_tensors(batch)
+
+    train_set = TrainingRows(feed_of(what, lessons, tokenizer), int(options.get("seed", 42)))
+    measured = {
+        lesson.task.name: MeasuredRows(
+            lesson.task.collator.measured(lesson.eval_encoded, tokenizer)
+        )
+        for lesson in lessons
+        if lesson.eval_encoded
+    }
+    eval_set = (measured if mixed else measured[what.name]) if measured else None
     options.setdefault("dataloader_pin_memory", torch().cuda.is_available())
     if eval_set is not None:
         options.setdefault("eval_strategy", "epoch")
@@ -295,7 +326,8 @@ def _trainer(
             output_dir=str(folder), remove_unused_columns=False, disable_tqdm=True, **options
         )
         trainer = TaskTrainer(
-            family=task.family,
+            family=what.family,
+            groups=tuple(task.name for task in tasks_of(what)) if mixed else (),
             model=model,
             args=arguments,
             train_dataset=train_set,
@@ -320,7 +352,8 @@ def _run_trainer(trainer: Any, folder: Path, *, resume: bool) -> dict[str, float
     for entry in trainer.state.log_history:
         figures |= {key: value for key, value in entry.items() if isinstance(value, (int, float))}
     wanted = ("train_loss", "eval_loss", "eval_perplexity", "train_runtime", "epoch", "step")
-    return {key: figures[key] for key in wanted if key in figures}
+    by_task = [key for key in figures if key.endswith(("_loss", "_perplexity"))]
+    return {key: figures[key] for key in dict.fromkeys([*wanted, *by_task]) if key in figures}
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -27,7 +27,8 @@ def batch_loss(model: Any, batch: Mapping[str, Any], family: Family = Family.CAU
     if count == 0:
         return Loss()
     with torch().inference_mode():
-        on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        read = {name: tensor for name, tensor in batch.items() if name != "group"}
+        on_device = {name: tensor.to(model.device) for name, tensor in read.items()}
         mean = model(**on_device, **({} if family is Family.MASKED else {"use_cache": False})).loss
     return Loss(float(mean) * count, count)
 
