@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lmkit.chaining import chain
     from lmkit.chat import Chat
     from lmkit.collating.causal import CausalCollator
     from lmkit.decoding import Answer
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lmkit.generation import Generation
     from lmkit.hooks import hookimpl
     from lmkit.metrics import ExactMatch
+    from lmkit.mixing import mix
     from lmkit.registry import get_task, plugins, tasks
     from lmkit.runtime.generator import load
     from lmkit.scratch import scratch
@@ -50,6 +52,7 @@ _HOMES = {
     "Task": "task",
     "TextDecoder": "decoding.text",
     "Tokenizer": "tokenizing",
+    "chain": "chaining",
     "context": "formatting",
     "encode": "encoding",
     "evaluate": "evaluating",
@@ -57,6 +60,7 @@ _HOMES = {
     "get_task": "registry",
     "hookimpl": "hooks",
     "load": "runtime.generator",
+    "mix": "mixing",
     "plugins": "registry",
     "prompt_ids": "encoding",
     "scratch": "scratch",

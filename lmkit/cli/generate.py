@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +46,21 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(
     epilog="Example: lmkit generate bundles/qa --set prompt='안녕하세요?' --temperature 0.3 --stream"
 )
-@click.argument("run_or_bundle")
+@click.argument("run_or_bundle", nargs=-1)
+@click.option(
+    "--chain",
+    "chained",
+    is_flag=True,
+    help="Give several runs or bundles: each one's answer becomes a column of the next one's record.",
+)
+@click.option(
+    "--into",
+    multiple=True,
+    metavar="COLUMN",
+    help="With --chain: the column for each answer but the last, where it is not clear; repeatable.",
+)
+@click.option("--steps", is_flag=True, help="With --chain: print every link's answer.")
+@click.option("--task", help="Which of the tasks to do, of a run that learned a mixture.")
 @click.option(
     "--set",
     "columns",
@@ -75,7 +90,11 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @sampling_options
 @json_option
 def generate(
-    run_or_bundle: str,
+    run_or_bundle: Sequence[str],
+    chained: bool,
+    into: Sequence[str],
+    steps: bool,
+    task: str | None,
     columns: Sequence[str],
     input_: str | None,
     output: str | None,
@@ -89,8 +108,10 @@ def generate(
 ) -> None:
     """Answer records with RUN_OR_BUNDLE: through torch for a run, without it for a bundle.
 
-    What is not said follows the task's own generation settings.
+    What is not said follows the task's own generation settings. With --chain there are several,
+    such as 'lmkit generate --chain bundles/summarize bundles/classify --set text=...'.
     """
+    _check_links(run_or_bundle, chained=chained, only_chain=bool(into) or steps, task=task)
     if (input_ is None) == (not columns):
         raise click.UsageError("give either --set COLUMN=TEXT or --input FILE")
     if stream and (input_ or as_json):
@@ -101,7 +122,8 @@ def generate(
     if stop:
         options["stop"] = tuple(stop)
     _check_options(options)
-    model = _opened(run_or_bundle, threads=threads, verify=not no_verify)
+    open_one = functools.partial(_opened, threads=threads, verify=not no_verify)
+    model = _chain(run_or_bundle, into, open_one) if chained else open_one(run_or_bundle[0], task)
     if input_ is not None:
         _answer_file(model, input_, output, batch_size, options, as_json=as_json)
         return
@@ -116,8 +138,37 @@ def generate(
     if as_json:
         print_json(_line(answer))
     else:
-        value = answer.value
-        click.echo(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for step in getattr(answer, "steps", ())[:-1] if steps else ():
+            click.echo(_shown(step))
+        click.echo(_shown(answer))
+
+
+def _check_links(
+    sources: Sequence[str], *, chained: bool, only_chain: bool, task: str | None
+) -> None:
+    """Tell what does not go together before anything is loaded."""
+    if not sources:
+        raise click.UsageError("Missing argument 'RUN_OR_BUNDLE'.")
+    if chained:
+        if len(sources) < 2:
+            raise click.UsageError("--chain goes with two runs or bundles, or more")
+        if task is not None:
+            raise click.UsageError("--task goes without --chain")
+    elif len(sources) > 1:
+        raise click.UsageError(f"{len(sources)} runs or bundles go with --chain only")
+    elif only_chain:
+        raise click.UsageError("--into and --steps go with --chain")
+
+
+def _chain(sources: Sequence[str], into: Sequence[str], open_one: Callable[[str], Any]) -> Any:
+    from lmkit.chaining import chain
+
+    return chain(*map(open_one, sources), columns=into)
+
+
+def _shown(answer: Answer) -> str:
+    value = answer.value
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -128,13 +179,13 @@ def _check_options(options: dict[str, Any]) -> None:
     Generation(max_new_tokens=sys.maxsize).override(**options)
 
 
-def _opened(source: str, *, threads: int | None, verify: bool) -> Answerer:
+def _opened(source: str, task: str | None = None, *, threads: int | None, verify: bool) -> Answerer:
     from lmkit.answering import open_answerer
     from lmkit.manifest import MANIFEST_FILE
 
     if (Path(source) / MANIFEST_FILE).is_file():
-        return open_answerer(source, threads=threads, verify=verify)
-    return open_answerer(source)
+        return open_answerer(source, task, threads=threads, verify=verify)
+    return open_answerer(source, task)
 
 
 def _record(model: Answerer, columns: Sequence[str]) -> dict[str, Any]:
@@ -162,12 +213,15 @@ def _turns(text: str) -> Any:
 
 
 def _line(answer: Answer) -> dict[str, Any]:
-    return {
+    line = {
         "value": answer.value,
         "text": answer.text,
         "finish_reason": answer.finish_reason,
         "usage": {**attrs.asdict(answer.usage), "total_tokens": answer.usage.total_tokens},
     }
+    if hasattr(answer, "steps"):
+        line["steps"] = [_line(step) for step in answer.steps]
+    return line
 
 
 def _answer_file(
