@@ -121,7 +121,7 @@ def generate(
     options = {name: given for name, given in sampling.items() if given is not None}
     if stop:
         options["stop"] = tuple(stop)
-    _check_options(options)
+    check_options(options)
     open_one = functools.partial(_opened, threads=threads, verify=not no_verify)
     model = _chain(run_or_bundle, into, open_one) if chained else open_one(run_or_bundle[0], task)
     if input_ is not None:
@@ -171,7 +171,7 @@ def _shown(answer: Answer) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _check_options(options: dict[str, Any]) -> None:
+def check_options(options: dict[str, Any]) -> None:
     """Tell a wrong flag before anything is loaded."""
     from lmkit.generation import Generation
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from lmkit.cli.options import pairs, rename_option, renamed_task
+from lmkit.cli.options import pairs, rename_option, renamed_task, row_options, with_row_options
 from lmkit.cli.printing import json_option, print_figures, print_json, progress_bar
 
 
@@ -61,6 +61,13 @@ from lmkit.cli.printing import json_option, print_figures, print_json, progress_
     help="Any of transformers' TrainingArguments, such as learning_rate=3e-5; may be repeated.",
 )
 @rename_option
+@row_options
+@click.option(
+    "--sample",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Show this many answers before training, after it, and whenever it is measured.",
+)
 @click.option(
     "--resume",
     is_flag=True,
@@ -79,6 +86,9 @@ def train(
     pad: str | None,
     settings: Sequence[str],
     renames: Sequence[str],
+    max_length: int | None,
+    pad_to_max_length: bool,
+    sample: int,
     resume: bool,
     as_json: bool,
 ) -> None:
@@ -100,6 +110,7 @@ def train(
         raise MissingExtra("training", "train", error.name) from error
 
     found = renamed_task(get_task(task), renames)
+    found = with_row_options(found, max_length, pad_to_max_length=pad_to_max_length)
     arguments = parse_settings(settings)
     rows = _data_of(found, data, "--data")
     if rows == "-":
@@ -113,6 +124,7 @@ def train(
         output=output,
         tokenizer=None if tokenizer is None else parse_tokenizer(tokenizer, _together(rows)),
         pad=pad,
+        sample=sample,
         resume=resume,
         **arguments,
     )

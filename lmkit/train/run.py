@@ -109,6 +109,7 @@ def train(
     output: str | Path,
     eval_data: Data | Mapping[str, Data] | None = None,
     eval_fraction: float | None = None,
+    sample: int = 0,
     tokenizer: Any = None,
     pad: str | None = None,
     resume: bool = False,
@@ -127,6 +128,9 @@ def train(
         eval_fraction: hold out this much of the data, between 0 and 1, and measure on it: the split
             of `datasets`' `train_test_split` with the run's seed. The records held out are put into
             the run, as `eval.jsonl`.
+        sample: answer this many records, of each task, before training, whenever the model is
+            measured, and at the end: of those that are measured if there are any. The answers are
+            shown on standard error and kept in the run, as `samples.jsonl`.
         tokenizer: a folder or a tokenizer; None for the model's own.
         pad: the pad token; see `lmkit.train.models.load_model`.
         resume: continue from the output's last checkpoint, as if there had been no interruption;
@@ -142,6 +146,8 @@ def train(
     """
     what = get_task(task)
     options = _checked(arguments)
+    if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
+        raise LmkitError(f"sample is {sample!r}; expected how many records to answer, or 0")
     folder = Path(output)
     if folder.is_file() or (folder.is_dir() and not resume and any(folder.iterdir())):
         raise OutputExists(folder, remedy="choose another output, or continue it with --resume")
@@ -173,10 +179,12 @@ def train(
             return Run(folder, what, _read_about(folder)["metrics"])
     caches = loaded.model.config.use_cache
     trainer = _trainer(what, loaded.model, ready, folder, options, lessons)
+    if sample:
+        trainer.add_callback(_sampler(loaded.model, ready, folder, lessons, sample, seed))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TASK_FILE, dump(_recorded(what)))
-    write_held_out(folder, raw)
     write_atomically(folder / RUN_FILE, dump(about))
+    write_held_out(folder, raw)
     metrics = _run_trainer(trainer, folder, resume=resume)
     loaded.model.config.use_cache = caches  # Trainer turns it off for its own steps
     save_model(loaded.model, ready, folder)
@@ -231,7 +239,15 @@ def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if name in RESERVED:
             raise LmkitError(f"'{name}' cannot be set: {RESERVED[name]}")
         if name not in defaults:
-            known = [*defaults, "eval_data", "eval_fraction", "tokenizer", "pad", "resume"]
+            known = [
+                *defaults,
+                "eval_data",
+                "eval_fraction",
+                "sample",
+                "tokenizer",
+                "pad",
+                "resume",
+            ]
             raise UnknownOption("train", name, known)
         default = defaults[name]
         if isinstance(default, bool) and not isinstance(given, bool):
@@ -342,6 +358,26 @@ def _trainer(
     trainer.add_callback(MetricsLog(folder / METRICS_FILE))
     trainer.add_callback(SaveBeside(tokenizer, folder / TASK_FILE))
     return trainer
+
+
+def _sampler(
+    model: Any,
+    tokenizer: Tokenizer,
+    folder: Path,
+    lessons: Sequence[Lesson],
+    count: int,
+    seed: int,
+) -> Any:
+    """Return what answers some records of each task as training goes on."""
+    from lmkit.train.answering import TorchAnswerer
+    from lmkit.train.samples import SAMPLES_FILE, SampleAnswers, choose
+
+    groups = {}
+    for lesson in lessons:
+        answerer = TorchAnswerer(task=lesson.task, model=model, tokenizer=tokenizer)
+        rows, name = lesson.eval_rows or lesson.rows, lesson.eval_name
+        groups[lesson.task.name] = choose(answerer, rows, count, name=name)
+    return SampleAnswers(groups, folder / SAMPLES_FILE, seed)
 
 
 def _run_trainer(trainer: Any, folder: Path, *, resume: bool) -> dict[str, float]:

@@ -192,9 +192,9 @@ class TestTheData:
         with pytest.raises(TaskError, match="'qa' is a single task and takes a file or a list"):
             fit(tmp_path / "run", task="qa", data=DATA)
 
-    def test_by_task_is_for_a_run_that_learned_a_mixture(self, run):
+    def test_by_task_is_for_a_run_that_learned_a_mixture(self, tmp_path):
         with pytest.raises(TaskError, match="is no run that learned one"):
-            lk.evaluate(run, data=DATA)
+            lk.evaluate(tmp_path, data=DATA)
 
 
 class TestSpecialTokens:
