@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lmkit.adapters import lora, prompt_tuning
+    from lmkit.chaining import chain
     from lmkit.chat import Chat
     from lmkit.collating.blocks import BlockCollator
     from lmkit.collating.causal import CausalCollator
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from lmkit.hooks import hookimpl
     from lmkit.losses import keytoken_weighted
     from lmkit.metrics import ExactMatch
+    from lmkit.mixing import mix
     from lmkit.registry import get_task, plugins, tasks
     from lmkit.runtime.generator import load
     from lmkit.scratch import scratch
@@ -62,6 +64,7 @@ _HOMES = {
     "Task": "task",
     "TextDecoder": "decoding.text",
     "Tokenizer": "tokenizing",
+    "chain": "chaining",
     "context": "formatting",
     "encode": "encoding",
     "evaluate": "evaluating",
@@ -71,6 +74,7 @@ _HOMES = {
     "keytoken_weighted": "losses",
     "load": "runtime.generator",
     "lora": "adapters",
+    "mix": "mixing",
     "plugins": "registry",
     "prompt_ids": "encoding",
     "prompt_tuning": "adapters",

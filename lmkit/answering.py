@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -11,10 +12,10 @@ from numpy.typing import NDArray
 
 from lmkit.decoding import Answer
 from lmkit.encoding import Encoded, Ids
-from lmkit.errors import BundleError, MissingExtra, ModelError
+from lmkit.errors import BundleError, MissingExtra, ModelError, TaskError
 from lmkit.formatting import Record
 from lmkit.loss import Loss
-from lmkit.manifest import MANIFEST_FILE
+from lmkit.manifest import MANIFEST_FILE, read_manifest
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 
@@ -55,31 +56,54 @@ class Answerer(Protocol):
         """Return the loss over some rows' learned tokens."""
 
 
-def open_answerer(source: Any, **options: Any) -> Answerer:
+def open_answerer(source: Any, task: Task | str | None = None, **options: Any) -> Answerer:
     """Open a run or a bundle.
 
     Args:
-        source: the path of either, a `Run`, or something that is open already.
+        source: the path of either, a `Run`, or something that is open already; with `task` also a
+            hub id, a model's folder, a `.gguf` file or a loaded model.
+        task: which of a mixture's tasks a run is to do, or what a model is to do.
         options: what `lmkit.load` takes, for a bundle.
     Raises:
         BundleError: the folder is neither, or it is a damaged bundle.
+        TaskError: a bundle was given a task, which is its own already.
         MissingExtra: it is a run, and torch is not installed.
     """
     if isinstance(source, Answerer):
         return source
+    if task is not None and not isinstance(source, (str, os.PathLike)):
+        return _through_torch("open_model", source, task)
     path = Path(source)
     if (path / MANIFEST_FILE).is_file():
         from lmkit.runtime.generator import load
 
+        _check_bundles_task(path, task)
         return load(path, **options)
     if (path / "task.json").is_file():
-        try:
-            from lmkit.train.answering import open_run
-        except ModuleNotFoundError as error:
-            raise MissingExtra("running a model through torch", "train", error.name) from error
-        return open_run(path)
+        return _through_torch("open_run", path, task)
+    if task is not None:
+        return _through_torch("open_model", source, task)
     if not path.exists():
         raise ModelError(f"there is no run or bundle '{path}'")
     raise BundleError(
         f"'{path}' is neither a run (it has no task.json) nor a bundle (it has no {MANIFEST_FILE})"
     )
+
+
+def _through_torch(opener: str, source: Any, task: Task | str | None) -> Answerer:
+    """Call a function of `lmkit.train.answering`, whose packages may be missing."""
+    try:
+        from lmkit.train import answering
+    except ModuleNotFoundError as error:
+        raise MissingExtra("running a model through torch", "train", error.name) from error
+    opened: Answerer = getattr(answering, opener)(source, task)
+    return opened
+
+
+def _check_bundles_task(path: Path, task: Task | str | None) -> None:
+    """Refuse to let a bundle do anything but its own task."""
+    if task is None:
+        return
+    own = read_manifest(path).task.name
+    if own != (task.name if isinstance(task, Task) else task):
+        raise TaskError(f"'{path}' is a bundle that does '{own}'; leave task= (--task) out")

@@ -19,6 +19,7 @@ from lmkit.family import Family
 from lmkit.formatting import Record, Segment
 from lmkit.records import MOST_ERRORS, Row, where_of
 from lmkit.tokenizing import Span, Tokenizer
+from lmkit.transforms import transformed
 
 if TYPE_CHECKING:
     from lmkit.task import Task
@@ -38,12 +39,14 @@ class Encoded:
             row the target's ids, int64 [L]; of a masked row every token that may be hidden.
         n_cut: how many ids did not fit and were left out.
         family: how the model reads the row.
+        group: in a mixture, which of its tasks the row is of.
     """
 
     input_ids: Ids
     labels: Ids
     n_cut: int = 0
     family: Family = Family.CAUSAL
+    group: int = 0
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -118,21 +121,24 @@ def encode(task: Task | str, records: Iterable[Record], tokenizer: Any) -> list[
         records: rows with the task's columns.
         tokenizer: a folder, a tokenizer.json, or a loaded tokenizer.
     Returns:
-        One `Encoded` a record, in order: `input_ids` and `labels`, int64 [T].
+        One `Encoded` a record that the task's transforms keep, in order: `input_ids` and `labels`, int64 [T].
     Raises:
         RecordError: a record lacks a column, or a column is of the wrong type.
         RecordErrors: several do; up to ten are gathered.
         TemplateError: the chat template refuses a record's conversation; the text names the record.
     """
-    from lmkit.registry import get_task
+    from lmkit.registry import one_task
 
     if isinstance(records, Mapping):
         raise RecordError("", "records is a single record; expected a list of them")
-    return list(encode_rows(get_task(task), records, Tokenizer.load(tokenizer)))
+    task = one_task(task)
+    if task.transforms:
+        records = transformed(task.transforms, records, name="records")
+    return list(encode_rows(task, records, Tokenizer.load(tokenizer)))
 
 
 def encode_rows(task: Task, records: Iterable[Record], tokenizer: Tokenizer) -> Iterator[Encoded]:
-    """Yield each record's ids and labels; bad rows are gathered and raised together."""
+    """Yield the ids and labels of records that are transformed; bad ones are raised together."""
     errors: list[RecordError] = []
     delimited = task.formatter.delimited
     chooses = isinstance(task.decoder, Chooser)
@@ -170,9 +176,9 @@ def prompt_ids(task: Task | str, record: Record, tokenizer: Any) -> Ids:
         RecordError: the record lacks a column, or a column is of the wrong type; a masked task's has
             no mask token.
     """
-    from lmkit.registry import get_task
+    from lmkit.registry import one_task
 
-    task, loaded = get_task(task), Tokenizer.load(tokenizer)
+    task, loaded = one_task(task), Tokenizer.load(tokenizer)
     try:
         segments = task.formatter.prompt(record, loaded.dialect)
         return task.collator.prompt(segments, loaded, delimited=task.formatter.delimited)

@@ -17,6 +17,7 @@
     ├── ExportError             a model that cannot become a bundle
     │   └── ParityError         the bundle would answer differently from torch
     ├── BundleError             a bundle that is damaged, foreign or from the future
+    ├── ChainError              one link of a chain fails (carries `position` and `cause`)
     ├── PromptTooLong           a prompt that does not fit the context
     └── MissingExtra            a verb whose packages are not installed
 
@@ -152,6 +153,20 @@ class ParityError(ExportError):
 
 class BundleError(LmkitError):
     """A bundle is damaged, is not a bundle, or needs something that is absent."""
+
+
+class ChainError(LmkitError):
+    """One link of a chain fails.
+
+    Attributes:
+        position: which link, from 0.
+        cause: what it raised.
+    """
+
+    def __init__(self, link: str, position: int, cause: LmkitError) -> None:
+        super().__init__(f"{link} fails with {type(cause).__name__}: {cause}")
+        self.position = position
+        self.cause = cause
 
 
 class PromptTooLong(LmkitError, ValueError):

@@ -2,43 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lmkit.answering import Answerer, open_answerer
-from lmkit.collating import Stream
 from lmkit.collating.seq2seq import cutting
 from lmkit.decoding import Chooser, Filler
 from lmkit.encoding import Encoded, encode_rows
-from lmkit.errors import RecordError
+from lmkit.errors import RecordError, TaskError
 from lmkit.loss import Loss
-from lmkit.records import Data, Row, name_of, read
+from lmkit.mixing import Mixture, by_task
+from lmkit.reading import read_for
+from lmkit.records import Data, Row, name_of
+from lmkit.registry import get_task
+from lmkit.task import Task
 
 EVAL_BATCH = 8
+
+Progress = Callable[[int, int], None]
 
 
 def evaluate(
     run: Any,
     *,
-    data: Data,
+    data: Data | Mapping[str, Data],
+    task: Task | str | None = None,
     batch_size: int = EVAL_BATCH,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> dict[str, float]:
     """Measure a run or a bundle on records that have their answers.
 
     Args:
-        run: a Run, a bundle, the path of either, or a model that is already open.
-        data: as for `train`.
+        run: a Run, a bundle, the path of either, or a model that is already open; with `task` any
+            model.
+        data: as for `train`; for a run that learned a mixture, a mapping from its tasks' names.
+        task: which of a mixture's tasks to measure, or the task itself where the run has lost a part
+            of it, or what a model is to do.
         batch_size: rows in one forward pass.
         on_progress: called with (rows done, rows in all).
     Returns:
         `loss` (nats per learned token), `perplexity`, `tokens`, `records`, and the figures of the
-        task's metrics, for which every record is answered greedily.
+        task's metrics, for which every record is answered greedily. Of several tasks each figure is
+        there as `<task>_<figure>`, and the loss over all.
     Raises:
         RecordError: the data does not fit the task, or nothing in it is learned.
     """
-    model = open_answerer(run)
-    rows = read(data, whole=isinstance(model.task.collator, Stream))
+    if isinstance(data, Mapping):
+        return _evaluate_each(run, data, batch_size, on_progress)
+    model = open_answerer(run, task)
+    rows = read_for(model.task, data)
+    loss = measure(model, rows, name=name_of(data), batch_size=batch_size, on_progress=on_progress)
+    return {**loss.figures(), "records": len(rows), **_metric_figures(model, rows)}
+
+
+def measure(
+    model: Answerer,
+    rows: Sequence[Row],
+    *,
+    name: str,
+    batch_size: int = EVAL_BATCH,
+    on_progress: Progress | None = None,
+) -> Loss:
+    """Return the loss over the learned tokens of records that are transformed already.
+
+    Raises:
+        RecordError: they do not fit the task, or nothing in them is learned.
+    """
     encoded = list(encode_rows(model.task, rows, model.tokenizer))
     encoded = model.task.collator.measured(encoded, model.tokenizer)
     loss, done = Loss(), 0
@@ -48,8 +78,8 @@ def evaluate(
         if on_progress is not None:
             on_progress(done, len(encoded))
     if not loss.count:
-        raise RecordError(name_of(data), "no row has anything to learn")
-    return {**loss.figures(), "records": len(rows), **_metric_figures(model, rows)}
+        raise RecordError(name, "no row has anything to learn")
+    return loss
 
 
 def batches_by_length(rows: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
@@ -57,6 +87,39 @@ def batches_by_length(rows: Sequence[Encoded], size: int) -> Iterator[list[Encod
     by_length = sorted(rows, key=len)
     for start in range(0, len(by_length), size):
         yield by_length[start : start + size]
+
+
+def _evaluate_each(
+    run: Any, data: Mapping[str, Data], batch_size: int, on_progress: Progress | None
+) -> dict[str, float]:
+    """Measure each task of a run's mixture on its own data."""
+    mixture = _mixture_of(run)
+    sources = list(by_task(mixture, data, option="data", all_=False))
+    figures: dict[str, float] = {}
+    total, n_records = Loss(), 0
+    model: Any = open_answerer(run, mixture.tasks[0].name)
+    for task, source in zip(mixture.tasks, sources, strict=True):
+        if source is None:
+            continue
+        model = model.with_task(task)
+        name = name_of(source)
+        rows = read_for(task, source)
+        loss = measure(model, rows, name=name, batch_size=batch_size, on_progress=on_progress)
+        total += loss
+        n_records += len(rows)
+        own = {**loss.figures(), "records": len(rows), **_metric_figures(model, rows)}
+        figures |= {f"{task.name}_{key}": figure for key, figure in own.items()}
+    return {**figures, **total.figures(), "records": n_records}
+
+
+def _mixture_of(run: Any) -> Mixture:
+    path = Path(run)
+    found = get_task(path / "task.json") if (path / "task.json").is_file() else None
+    if not isinstance(found, Mixture):
+        raise TaskError(
+            f"data is a mapping, as for a mixture of tasks, and '{path}' is no run that learned one"
+        )
+    return found
 
 
 def _metric_figures(model: Answerer, rows: Sequence[Row]) -> dict[str, float]:

@@ -32,8 +32,10 @@ from lmkit.formatting import Choice, Formatter, Part, Piece, Template
 from lmkit.generation import EarlyStopping, Generation
 from lmkit.losses import KeytokenWeighted, LossFunction
 from lmkit.metrics import Accuracy, ExactMatch, MacroF1, Metric, Rouge
+from lmkit.mixing import Mixture
 from lmkit.renaming import Renamed
 from lmkit.task import Task
+from lmkit.transforms import Lost, Map, RecordFunction, Transform, Where, function_at, path_of
 
 T = TypeVar("T")
 
@@ -51,13 +53,17 @@ OWN: tuple[type, ...] = (
     MaskedCollator,
     KeytokenWeighted,
     Seq2SeqCollator,
+    Lost,
+    Map,
+    Mixture,
     Renamed,
     Task,
     Template,
     TextDecoder,
+    Where,
 )
 _JSON_NAMES = {str: "a string", bool: "true or false", int: "a whole number", float: "a number"}
-_ROLES: tuple[Any, ...] = (Formatter, Collator, Decoder, LossFunction, Metric)
+_ROLES: tuple[Any, ...] = (Formatter, Collator, Decoder, LossFunction, Metric, Transform)
 _ROLE_NAMES: dict[Any, str] = {LossFunction: "loss"}  # where it is not the class's
 
 
@@ -92,8 +98,8 @@ def from_json(data: Mapping[str, Any], kind: type[T]) -> T:
         raise SerialError("\n".join(_problems(error, "$"))) from error
 
 
-def read_task(path: Path) -> Task:
-    """Return the task in a `task.json`.
+def read_task(path: Path) -> Task | Mixture:
+    """Return the task, or the mixture of tasks, in a `task.json`.
 
     Raises:
         SerialError: the file is missing or does not describe a task.
@@ -103,7 +109,8 @@ def read_task(path: Path) -> Task:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise SerialError(f"'{path}' cannot be read as JSON: {error}") from error
     try:
-        return from_json(data, Task)
+        mixed = isinstance(data, Mapping) and data.get("type") == "Mixture"
+        return from_json(data, Mixture) if mixed else from_json(data, Task)
     except SerialError as error:
         raise SerialError(f"'{path}' does not describe a task: {error}") from error
 
@@ -170,6 +177,8 @@ def _converter(components: Mapping[str, type]) -> cattrs.Converter:
     converter.register_structure_hook(EarlyStopping, _read_early_stopping)
     converter.register_structure_hook_func(_is_tuple, functools.partial(_read_tuple, converter))
     converter.register_structure_hook(Part, functools.partial(_read_template_part, converter))
+    converter.register_structure_hook(RecordFunction, lambda path, _: function_at(path))
+    converter.register_unstructure_hook(RecordFunction, path_of)
     for role in _ROLES:
         converter.register_structure_hook(
             role, functools.partial(_read_any, components, converter, role)
@@ -181,7 +190,10 @@ def _converter(components: Mapping[str, type]) -> cattrs.Converter:
         LossFunction | None,
         lambda part: None if part is None else _write_any(components, converter, part),
     )
-    for name, cls in sorted(components.items(), key=lambda item: item[1] is Task):
+    wholes = (Task, Mixture)  # after their parts, whose hooks are built into theirs
+    for name, cls in sorted(
+        components.items(), key=lambda item: wholes.index(item[1]) if item[1] in wholes else -1
+    ):
         write: Any = make_dict_unstructure_fn(cls, converter)
         converter.register_unstructure_hook(cls, functools.partial(_write, name, write))
         read: Any = make_dict_structure_fn(cls, converter)

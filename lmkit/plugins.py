@@ -45,6 +45,7 @@ class Plugin:
         distribution: what to install to get it; None for a file.
         version: the distribution's version.
         path: the module's file.
+        package: what it may name functions in: its module's package, or the module.
         tasks: names of the tasks it offers.
         components: names under which JSON knows its classes.
         commands: names of the commands it adds.
@@ -55,6 +56,7 @@ class Plugin:
     distribution: str | None = None
     version: str | None = None
     path: str | None = None
+    package: str | None = None
     tasks: tuple[str, ...] = ()
     components: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
@@ -222,7 +224,8 @@ class _Loader:
     def _register(self, plugin: Plugin, import_module: Callable[[], Any]) -> Plugin:
         module = import_module()
         path = getattr(module, "__file__", None)
-        plugin = attrs.evolve(plugin, path=path)
+        package = getattr(module, "__package__", None) or getattr(module, "__name__", None)
+        plugin = attrs.evolve(plugin, path=path, package=package)
         if self._manager.has_plugin(plugin.name):
             other = next(p for p in self._plugins if p.name == plugin.name)
             raise PluginError(f"{other.source} has a plugin of the same name")

@@ -18,6 +18,7 @@ from lmkit.losses import LossFunction
 from lmkit.metrics import Metric
 from lmkit.renaming import bare, renamed
 from lmkit.tokenizing import Dialect
+from lmkit.transforms import Map, RecordFunction, Transform, Where
 from lmkit.values import value
 
 _NAME = re.compile(r"[^\W_][\w.-]*")
@@ -25,6 +26,10 @@ _NAME = re.compile(r"[^\W_][\w.-]*")
 
 def _as_tuple(metrics: Iterable[Metric]) -> tuple[Metric, ...]:
     return tuple(metrics)
+
+
+def _as_transforms(transforms: Iterable[Transform]) -> tuple[Transform, ...]:
+    return tuple(transforms)
 
 
 @value(kw_only=True)
@@ -40,6 +45,7 @@ class Task:
         loss: what training makes small, where that is not the mean over learned tokens.
         metrics: what `evaluate` measures besides perplexity.
         description: a sentence for `lmkit tasks`.
+        transforms: what prepares records that come with their answers; see `map` and `where`.
     Raises:
         TaskError: two parts do not fit together; the text names both.
     """
@@ -52,6 +58,7 @@ class Task:
     loss: LossFunction | None = None
     metrics: tuple[Metric, ...] = attrs.field(default=(), converter=_as_tuple)
     description: str = ""
+    transforms: tuple[Transform, ...] = attrs.field(default=(), converter=_as_transforms)
 
     @name.validator
     def _check_name(self, attribute: object, name: object) -> None:
@@ -82,6 +89,9 @@ class Task:
         for metric in self.metrics:
             if not isinstance(metric, Metric):
                 raise TaskError(f"task '{self.name}': {metric!r} in metrics is not a metric")
+        for transform in self.transforms:
+            if not isinstance(transform, Transform):
+                raise TaskError(f"task '{self.name}': {transform!r} in transforms is no transform")
         if not isinstance(self.generation, Generation):
             raise TaskError(f"task '{self.name}': generation is not a Generation")
 
@@ -168,6 +178,21 @@ class Task:
             TaskError: the task has no such column; the text says which it has.
         """
         return self.evolve(formatter=renamed(self.formatter, columns))
+
+    def map(self, function: RecordFunction) -> Task:
+        """Return a copy that learns from, and is measured on, what a function makes of each record.
+
+        `function` is given a dictionary of its own and returns the new record. It is not called at
+        inference. To be exported with the task it must be one that a plugin's module defines.
+        """
+        return self.evolve(transforms=(*self.transforms, Map(function)))
+
+    def where(self, function: RecordFunction) -> Task:
+        """Return a copy that leaves out the records for which a function returns false.
+
+        Transforms run in the order in which they were added; see `map`.
+        """
+        return self.evolve(transforms=(*self.transforms, Where(function)))
 
 
 def _without_end(text: str, dialect: Dialect) -> str:

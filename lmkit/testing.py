@@ -19,6 +19,7 @@ from lmkit.jsonform import from_json, to_json
 from lmkit.renaming import messages_column
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
+from lmkit.transforms import transformed
 from lmkit.vocabulary import CONTROL, END, PAD, UNKNOWN
 
 MASK = "<|mask|>"
@@ -88,7 +89,8 @@ def check_task(task: Task, records: Iterable[Record], tokenizer: Any = None) -> 
     loaded = toy_tokenizer() if tokenizer is None else Tokenizer.load(tokenizer)
     if from_json(to_json(task), Task) != task:
         raise TaskError(f"task '{task.name}' is not the same after a trip through JSON")
-    records = list(records)
+    records = transformed(task.transforms, records, name="records")
+    task = task.evolve(transforms=())
     if not records:
         raise TaskError(f"task '{task.name}' cannot be checked without a record")
     for record in records:

@@ -14,7 +14,10 @@ from lmkit.cli.printing import json_option, print_json, print_table
 @click.command(epilog="Example: lmkit export runs/qa --output bundles/qa --data test.jsonl")
 @click.argument("run")
 @click.option("--output", required=True, type=click.Path(), help="The bundle's folder, to be made.")
-@click.option("--task", help="The task, for a model that was not trained here.")
+@click.option(
+    "--task",
+    help="The task, for a model that was not trained here, or one of a mixture's tasks.",
+)
 @rename_option
 @click.option("--tokenizer", help="A folder or tokenizer.json; the model's own if not given.")
 @click.option(
@@ -44,11 +47,11 @@ def export(
     figures, if it would answer differently.
     """
     from lmkit.export.bundle import export as export_bundle
-    from lmkit.registry import get_task
+    from lmkit.registry import task_in
 
     if renames and task is None:
         raise click.UsageError("--rename goes with --task; a run's task reads its columns already")
-    wanted: Any = renamed_task(get_task(task), renames) if task and renames else task
+    wanted: Any = renamed_task(task_in(run, task), renames) if task and renames else task
     bundle = export_bundle(
         run,
         output=output,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -65,7 +66,21 @@ def _true_or_false(context: click.Context, option: click.Parameter, given: Any) 
 @click.command(
     epilog="Example: lmkit generate bundles/qa --set prompt='안녕하세요?' --temperature 0.3 --stream"
 )
-@click.argument("run_or_bundle")
+@click.argument("run_or_bundle", nargs=-1)
+@click.option(
+    "--chain",
+    "chained",
+    is_flag=True,
+    help="Give several runs or bundles: each one's answer becomes a column of the next one's record.",
+)
+@click.option(
+    "--into",
+    multiple=True,
+    metavar="COLUMN",
+    help="With --chain: the column for each answer but the last, where it is not clear; repeatable.",
+)
+@click.option("--steps", is_flag=True, help="With --chain: print every link's answer.")
+@click.option("--task", help="Which of the tasks to do, of a run that learned a mixture.")
 @click.option(
     "--set",
     "columns",
@@ -95,7 +110,11 @@ def _true_or_false(context: click.Context, option: click.Parameter, given: Any) 
 @sampling_options
 @json_option
 def generate(
-    run_or_bundle: str,
+    run_or_bundle: Sequence[str],
+    chained: bool,
+    into: Sequence[str],
+    steps: bool,
+    task: str | None,
     columns: Sequence[str],
     input_: str | None,
     output: str | None,
@@ -109,8 +128,10 @@ def generate(
 ) -> None:
     """Answer records with RUN_OR_BUNDLE: through torch for a run, without it for a bundle.
 
-    What is not said follows the task's own generation settings.
+    What is not said follows the task's own generation settings. With --chain there are several,
+    such as 'lmkit generate --chain bundles/summarize bundles/classify --set text=...'.
     """
+    _check_links(run_or_bundle, chained=chained, only_chain=bool(into) or steps, task=task)
     if (input_ is None) == (not columns):
         raise click.UsageError("give either --set COLUMN=TEXT or --input FILE")
     if stream and (input_ or as_json):
@@ -120,8 +141,9 @@ def generate(
     options = {name: given for name, given in sampling.items() if given is not None}
     if stop:
         options["stop"] = tuple(stop)
-    _check_options(options)
-    model = _opened(run_or_bundle, threads=threads, verify=not no_verify)
+    check_options(options)
+    open_one = functools.partial(_opened, threads=threads, verify=not no_verify)
+    model = _chain(run_or_bundle, into, open_one) if chained else open_one(run_or_bundle[0], task)
     if input_ is not None:
         _answer_file(model, input_, output, batch_size, options, as_json=as_json)
         return
@@ -136,14 +158,14 @@ def generate(
     if as_json:
         print_json(_line(answer))
     else:
-        _print_value(model, answer)
+        for step in getattr(answer, "steps", ())[:-1] if steps else ():
+            _print_value(step)
+        _print_value(answer)
 
 
-def _print_value(model: Answerer, answer: Answer) -> None:
-    from lmkit.decoding.fills import FillMaskDecoder
-
+def _print_value(answer: Answer) -> None:
     value = answer.value
-    if isinstance(model.task.decoder, FillMaskDecoder):
+    if isinstance(value, list):
         print_fills(value)
     else:
         click.echo(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
@@ -151,7 +173,35 @@ def _print_value(model: Answerer, answer: Answer) -> None:
             click.echo(f"  {label}  {probability:.4f}")
 
 
-def _check_options(options: dict[str, Any]) -> None:
+def _check_links(
+    sources: Sequence[str], *, chained: bool, only_chain: bool, task: str | None
+) -> None:
+    """Tell what does not go together before anything is loaded."""
+    if not sources:
+        raise click.UsageError("Missing argument 'RUN_OR_BUNDLE'.")
+    if chained:
+        if len(sources) < 2:
+            raise click.UsageError("--chain goes with two runs or bundles, or more")
+        if task is not None:
+            raise click.UsageError("--task goes without --chain")
+    elif len(sources) > 1:
+        raise click.UsageError(f"{len(sources)} runs or bundles go with --chain only")
+    elif only_chain:
+        raise click.UsageError("--into and --steps go with --chain")
+
+
+def _chain(sources: Sequence[str], into: Sequence[str], open_one: Callable[[str], Any]) -> Any:
+    from lmkit.chaining import chain
+
+    return chain(*map(open_one, sources), columns=into)
+
+
+def _shown(answer: Answer) -> str:
+    value = answer.value
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def check_options(options: dict[str, Any]) -> None:
     """Tell a wrong flag before anything is loaded."""
     from lmkit.generation import Generation
 
@@ -159,13 +209,13 @@ def _check_options(options: dict[str, Any]) -> None:
     Generation(max_new_tokens=sys.maxsize).override(**options)
 
 
-def _opened(source: str, *, threads: int | None, verify: bool) -> Answerer:
+def _opened(source: str, task: str | None = None, *, threads: int | None, verify: bool) -> Answerer:
     from lmkit.answering import open_answerer
     from lmkit.manifest import MANIFEST_FILE
 
     if (Path(source) / MANIFEST_FILE).is_file():
-        return open_answerer(source, threads=threads, verify=verify)
-    return open_answerer(source)
+        return open_answerer(source, task, threads=threads, verify=verify)
+    return open_answerer(source, task)
 
 
 def _record(model: Answerer, columns: Sequence[str]) -> dict[str, Any]:
@@ -194,13 +244,16 @@ def _turns(text: str) -> Any:
 
 def _line(answer: Answer) -> dict[str, Any]:
     chosen = {} if answer.probabilities is None else {"probabilities": dict(answer.probabilities)}
-    return {
+    line = {
         "value": answer.value,
         **chosen,
         "text": answer.text,
         "finish_reason": answer.finish_reason,
         "usage": {**attrs.asdict(answer.usage), "total_tokens": answer.usage.total_tokens},
     }
+    if hasattr(answer, "steps"):
+        line["steps"] = [_line(step) for step in answer.steps]
+    return line
 
 
 def _answer_file(

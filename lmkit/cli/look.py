@@ -59,19 +59,22 @@ def show(task: str, data: str | None, tokenizer: str | None, as_json: bool) -> N
     from lmkit.errors import RecordError
     from lmkit.jsonform import to_json
     from lmkit.records import read
-    from lmkit.registry import get_task
+    from lmkit.registry import one_task
     from lmkit.testing import sample_record, toy_tokenizer
     from lmkit.tokenizing import Tokenizer
+    from lmkit.transforms import transformed
 
-    found = get_task(task)
-    record = dict(read(data)[0]) if data else sample_record(found)
+    found = one_task(task)
+    record = sample_record(found)
+    if data:
+        record = dict(transformed(found.transforms, read(data), name=data)[0])
     tok = Tokenizer.load(tokenizer) if tokenizer else toy_tokenizer()
     try:
         stages = _stages(found, record, tok)
     except RecordError as error:
         raise (error if error.where else RecordError(data or "sample", error.problem)) from error
     if as_json:
-        print_json({"task": to_json(found), **stages})
+        print_json({"task": to_json(_written(found)), **stages})
         return
     _print_stages(found, stages, tok)
 
@@ -81,6 +84,7 @@ def _stages(task: Task, record: dict[str, Any], tokenizer: Tokenizer) -> dict[st
     from lmkit.family import Family
     from lmkit.filling import with_mask
 
+    task = task.evolve(transforms=())  # the record is as they left it
     segments = task.formatter.segments(record, tokenizer.dialect)
     row = encode(task, [record], tokenizer)[0]
     masked = task.family is Family.MASKED
@@ -102,6 +106,13 @@ def _stages(task: Task, record: dict[str, Any], tokenizer: Tokenizer) -> dict[st
     return stages | {"reference": task.reference(record, tokenizer.dialect)}
 
 
+def _written(task: Task) -> Task:
+    """Return the task as a run would write it down, transforms without a name among them."""
+    from lmkit.transforms import recorded
+
+    return task.evolve(transforms=recorded(task.transforms))
+
+
 def _segment(segment: Segment) -> dict[str, Any]:
     return {"text": segment.text, "learn": segment.learn, "trusted": segment.trusted}
 
@@ -115,7 +126,7 @@ def _print_stages(task: Task, stages: dict[str, Any], tokenizer: Tokenizer) -> N
     from lmkit.jsonform import dump, to_json
 
     console = Console(highlight=False, soft_wrap=True)
-    console.print(dump(to_json(task)).rstrip(), markup=False)
+    console.print(dump(to_json(_written(task))).rstrip(), markup=False)
     console.print("\n[bold]record[/bold]")
     console.print(dump(stages["record"]).rstrip(), markup=False)
     console.print("\n[bold]text[/bold]  (learned text in «»; the rest is only read)")

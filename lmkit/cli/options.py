@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -37,6 +37,50 @@ def pairs(given: Sequence[str], option: str, example: str) -> dict[str, str]:
 
 def renamed_task(task: Any, renames: Sequence[str]) -> Any:
     """Return a task as `--rename` wants it."""
+    from lmkit.task import Task
+
     if not renames:
         return task
+    if not isinstance(task, Task):
+        raise click.UsageError("--rename is for one task; rename the columns of a mixture's tasks")
     return task.rename(**pairs(renames, "--rename", "DATA_COLUMN=TASK_COLUMN"))
+
+
+def row_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how long rows are."""
+    command = click.option(
+        "--pad-to-max-length",
+        is_flag=True,
+        help="Pad every batch to the task's full length, so that all have one shape.",
+    )(command)
+    return click.option(
+        "--max-length",
+        type=click.IntRange(min=2),
+        help="The most tokens in a row; the task's own if not given.",
+    )(command)
+
+
+def with_row_options(what: Any, max_length: int | None, *, pad_to_max_length: bool) -> Any:
+    """Return a task, or a mixture, whose collator is as the options say."""
+    import attrs
+
+    from lmkit.mixing import Mixture
+
+    changes: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
+    if pad_to_max_length:
+        changes["pad_to_max_length"] = True
+    if not changes:
+        return what
+    if isinstance(what, Mixture):
+        one = [
+            with_row_options(t, max_length, pad_to_max_length=pad_to_max_length) for t in what.tasks
+        ]
+        return what.with_tasks(one)
+    known = [field.name for field in attrs.fields(type(what.collator))]
+    for name in changes:
+        if name not in known:
+            raise click.UsageError(
+                f"--{name.replace('_', '-')}: the task '{what.name}' makes its rows with a "
+                f"{type(what.collator).__name__}, which has {', '.join(known)}"
+            )
+    return what.evolve(collator=attrs.evolve(what.collator, **changes))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
-from lmkit.cli.options import rename_option, renamed_task
+from lmkit.cli.options import pairs, rename_option, renamed_task, row_options, with_row_options
 from lmkit.cli.printing import json_option, print_figures, print_json, progress_bar
 
 
@@ -25,16 +26,24 @@ from lmkit.cli.printing import json_option, print_figures, print_json, progress_
 @click.option(
     "--data",
     required=True,
+    multiple=True,
+    metavar="[TASK=]DATA",
     help="Records to learn from: .jsonl, .json, .csv, .parquet, "
     ".txt (each line a record, or for char-lm one text), a datasets folder or hub name, or - for JSON "
-    "lines on standard input.",
+    "lines on standard input. For a mixture one for each task, such as --data qa=a.jsonl "
+    "--data alpaca=b.jsonl.",
 )
-@click.option("--eval-data", help="Records to measure perplexity on, after every epoch.")
+@click.option(
+    "--eval-data",
+    multiple=True,
+    metavar="[TASK=]DATA",
+    help="Records to measure perplexity on, after every epoch.",
+)
 @click.option(
     "--eval-fraction",
-    type=float,
-    metavar="F",
-    help="Hold out this much of the data to measure on; of a text, its last part.",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Hold out this much of the data to measure on, such as 0.2: of records some from all over, "
+    "which are put into the run; of one text its last part.",
 )
 @click.option("--output", required=True, type=click.Path(), help="The run's folder, to be made.")
 @click.option(
@@ -62,6 +71,13 @@ from lmkit.cli.printing import json_option, print_figures, print_json, progress_
     help="Any of transformers' TrainingArguments, such as learning_rate=3e-5; may be repeated.",
 )
 @rename_option
+@row_options
+@click.option(
+    "--sample",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Show this many answers before training, after it, and whenever it is measured.",
+)
 @click.option(
     "--resume",
     is_flag=True,
@@ -72,8 +88,8 @@ from lmkit.cli.printing import json_option, print_figures, print_json, progress_
 def train(
     task: str,
     model: str,
-    data: str,
-    eval_data: str | None,
+    data: Sequence[str],
+    eval_data: Sequence[str],
     eval_fraction: float | None,
     output: str,
     tokenizer: str | None,
@@ -81,16 +97,21 @@ def train(
     adapter: str | None,
     settings: Sequence[str],
     renames: Sequence[str],
+    max_length: int | None,
+    pad_to_max_length: bool,
+    sample: int,
     resume: bool,
     as_json: bool,
 ) -> None:
     """Train a model on TASK and write a run.
 
-    TASK is a registered name, path/to/file.py:attribute, or a task.json. The run is a folder that
+    TASK is a registered name, path/to/file.py:attribute (a task, or a mixture of several), or a
+    task.json. The run is a folder that
     transformers can load, with task.json and metrics.jsonl in it.
     """
     from lmkit.errors import MissingExtra
     from lmkit.family import Family
+    from lmkit.mixing import Mixture
     from lmkit.records import read
     from lmkit.registry import get_task
     from lmkit.vocabulary import parse_tokenizer
@@ -101,18 +122,22 @@ def train(
         raise MissingExtra("training", "train", error.name) from error
 
     found = renamed_task(get_task(task), renames)
+    found = with_row_options(found, max_length, pad_to_max_length=pad_to_max_length)
     arguments = parse_settings(settings)
-    rows: Any = read(data) if data == "-" else data  # standard input can be read once only
+    rows = _data_of(found, data, "--data")
+    if rows == "-":
+        rows = read(rows)  # standard input can be read once only
     run = train_run(
         found,
         model=model,
         data=rows,
-        eval_data=eval_data,
+        eval_data=_data_of(found, eval_data, "--eval-data") if eval_data else None,
         eval_fraction=eval_fraction,
         output=output,
-        tokenizer=None if tokenizer is None else parse_tokenizer(tokenizer, rows),
+        tokenizer=None if tokenizer is None else parse_tokenizer(tokenizer, _together(rows)),
         pad=pad,
         adapter=adapter,
+        sample=sample,
         resume=resume,
         **arguments,
     )
@@ -140,12 +165,23 @@ def train(
             f"trained {count:,} of {of:,} parameters, {count / of:.3%}; the rest is as it was"
         )
     print_figures(dict(run.metrics))
-    click.echo(f"next: lmkit export {run.path} --output bundles/{run.path.name}")
+    choose = f" --task {run.task.tasks[0].name}" if isinstance(run.task, Mixture) else ""
+    click.echo(f"next: lmkit export {run.path}{choose} --output bundles/{run.path.name}")
 
 
 @click.command(epilog="Example: lmkit evaluate bundles/qa --data test.jsonl --json")
 @click.argument("run_or_bundle")
-@click.option("--data", required=True, help="Records with their answers; see 'lmkit train --help'.")
+@click.option(
+    "--data",
+    required=True,
+    multiple=True,
+    metavar="[TASK=]DATA",
+    help="Records with their answers; see 'lmkit train --help'.",
+)
+@click.option(
+    "--task",
+    help="Which of a mixture's tasks to measure; or the task, where a run has lost its transforms.",
+)
 @click.option(
     "--batch-size",
     default=8,
@@ -154,18 +190,25 @@ def train(
     help="Rows in one forward pass.",
 )
 @json_option
-def evaluate(run_or_bundle: str, data: str, batch_size: int, as_json: bool) -> None:
+def evaluate(
+    run_or_bundle: str, data: Sequence[str], task: str | None, batch_size: int, as_json: bool
+) -> None:
     """Measure RUN_OR_BUNDLE: perplexity over learned tokens, and the task's own metrics.
 
-    A run is measured through torch, a bundle without it.
+    A run is measured through torch, a bundle without it. Of a run that learned a mixture, name each
+    task with its data, as --data TASK=FILE, or one with --task.
     """
     from lmkit.evaluating import evaluate as measure
+    from lmkit.registry import get_task
 
+    own = Path(run_or_bundle) / "task.json"
+    found = get_task(own) if task is None and own.is_file() else None
     with progress_bar() as progress:
         job = progress.add_task("evaluating", total=None)
         figures = measure(
             run_or_bundle,
-            data=data,
+            data=_data_of(found, data, "--data"),
+            task=task,
             batch_size=batch_size,
             on_progress=lambda done, total: progress.update(job, completed=done, total=total),
         )
@@ -173,6 +216,28 @@ def evaluate(run_or_bundle: str, data: str, batch_size: int, as_json: bool) -> N
         print_json(figures)
     else:
         print_figures(figures)
+
+
+def _data_of(task: Any, given: Sequence[str], option: str) -> Any:
+    """Return what `--data` says: one source, or for a mixture one for each task by its name."""
+    from lmkit.mixing import Mixture
+
+    if isinstance(task, Mixture):
+        return pairs(given, option, f"TASK=DATA, such as {task.tasks[0].name}=data.jsonl")
+    if len(given) > 1:
+        raise click.UsageError(f"{option} is given {len(given)} times, which is for a mixture")
+    return given[0]
+
+
+def _together(data: Any) -> Any:
+    """Return the records of all of a mixture's tasks, to learn a tokenizer from."""
+    from lmkit.records import read
+
+    return (
+        [row for source in data.values() for row in read(source)]
+        if isinstance(data, dict)
+        else data
+    )
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:

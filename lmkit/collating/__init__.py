@@ -40,6 +40,17 @@ class Feed(Protocol):
 
 
 @runtime_checkable
+class Schedule(Protocol):
+    """A feed that is arranged anew in every epoch: where a row stands depends on the epoch."""
+
+    def __len__(self) -> int:
+        """Return how many rows an epoch has."""
+
+    def epoch(self, number: int) -> Feed:
+        """Return what one epoch draws from, the first being 0; the same for the same number."""
+
+
+@runtime_checkable
 class Collator(Protocol):
     """What turns segments into a row, and rows into a batch."""
 

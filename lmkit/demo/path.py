@@ -15,7 +15,7 @@ from lmkit.answering import Answerer, open_answerer
 from lmkit.evaluating import evaluate
 from lmkit.export.bundle import export
 from lmkit.records import Row, read
-from lmkit.registry import get_task
+from lmkit.registry import one_task
 from lmkit.runtime.bundle import Bundle
 from lmkit.scratch import scratch
 from lmkit.train.answering import TorchAnswerer
@@ -70,7 +70,7 @@ def split() -> tuple[list[Row], list[Row]]:
 def untrained(rows: Sequence[Row]) -> TorchAnswerer:
     """Return the model as it is before training."""
     tokenizer = train_tokenizer(kind="char", unknown="token", data=rows)
-    task = get_task("qa")
+    task = one_task("qa")
     loaded = load_model(MODEL, family=task.family, tokenizer=tokenizer, seed=0)
     return TorchAnswerer(task=task, model=loaded.model, tokenizer=loaded.tokenizer)
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 import lmkit
-from lmkit.collating import Stream
 from lmkit.collating.seq2seq import cutting
 from lmkit.encoding import encode_rows, prompt_ids
 from lmkit.errors import ExportError, MissingExtra, RecordError, UnknownName
@@ -37,13 +36,15 @@ from lmkit.manifest import (
     write_manifest,
 )
 from lmkit.plugins import distributions_of
-from lmkit.records import Data, Row, read
-from lmkit.registry import get_task
+from lmkit.reading import read_for
+from lmkit.records import Data, Row
+from lmkit.registry import one_task, task_in
 from lmkit.rendering import at_time, now
 from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.generator import Generator, open_generator
 from lmkit.runtime.masked import MaskFiller
 from lmkit.task import Task
+from lmkit.transforms import check_named, plugins_of
 
 if TYPE_CHECKING:
     pass
@@ -70,7 +71,7 @@ def export(
         run: a Run or its folder; with `task`, also a hub id, a model's folder, a `.gguf` file or a
             loaded transformers model.
         output: the folder to make.
-        task: what the model does, where that is not in the run.
+        task: what the model does, where that is not in the run; of a mixture, one of its tasks.
         tokenizer: a folder or a tokenizer; None for the model's own.
         precision: how weights are stored: `fp32`.
         data: records for the check and the golden prompts, and to measure perplexity on.
@@ -89,8 +90,7 @@ def export(
     folder = Path(output)
     check_free(folder, force=force, marker=MANIFEST_FILE)
     task = _task_of(run, task)
-    whole = isinstance(task.collator, Stream)
-    rows = read(data, whole=whole) if data is not None else []
+    rows = read_for(task, data) if data is not None else []
     say("loading the model")
     source = _prepared(run, task, tokenizer, rows)
     with new_folder(folder, force=force, marker=MANIFEST_FILE) as part:
@@ -170,19 +170,20 @@ def _write_model(part: Path, source: Source) -> Manifest:
 
 
 def _task_of(run: Any, task: Task | str | None) -> Task:
-    if task is not None:
-        found = get_task(task)
+    try:
+        name, has_task = str(run), (Path(run) / "task.json").is_file()
+    except TypeError:
+        name, has_task = type(run).__name__, False
+    if has_task:
+        found = task_in(run, task)
+    elif task is not None:
+        found = one_task(task)
     else:
-        try:
-            name, has_task = str(run), (Path(run) / "task.json").is_file()
-        except TypeError:
-            name, has_task = type(run).__name__, False
-        if not has_task:
-            raise ExportError(
-                f"'{name}' has no task.json, so it is not known what it does; name a task with "
-                "task= (--task), such as chat"
-            )
-        found = get_task(Path(run) / "task.json")
+        raise ExportError(
+            f"'{name}' has no task.json, so it is not known what it does; name a task with "
+            "task= (--task), such as chat"
+        )
+    check_named(found.name, found.transforms)
     to_json(found)  # what cannot become JSON is told before any work
     return found
 
@@ -223,6 +224,7 @@ def _about(source: Source) -> dict[str, Any]:
 
 def _needed(task: Task) -> tuple[Needed, ...]:
     names = [name.partition(":")[0] for name in plugin_types(to_json(task))]
+    names += plugins_of(task.transforms)
     return tuple(
         Needed(plugin=str(p["plugin"]), distribution=p["distribution"], version=p["version"])
         for p in distributions_of(names)

@@ -23,12 +23,15 @@ from lmkit.filling import Logits, MaskAnswerer
 from lmkit.formatting import Record
 from lmkit.generation import Generation
 from lmkit.loss import Loss
+from lmkit.registry import one_task, task_in
 from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.extra import torch, transformers
 from lmkit.train.models import (
+    align,
     context_length,
+    fitted,
     load_model,
     only_config,
     quiet,
@@ -41,20 +44,40 @@ from lmkit.train.run import Run, as_tensors
 from lmkit.train.scoring import LogProbs, mean_loss, token_log_probs
 
 
-def open_run(path: str | Path) -> Answerer:
+def open_run(path: str | Path, task: Task | str | None = None) -> Answerer:
     """Return a run, ready to answer through torch.
 
+    Args:
+        path: the run's folder.
+        task: which of a mixture's tasks to do, or a task to do instead; None for the run's own.
     Raises:
         ModelError: the folder is no finished run.
+        TaskError: it learned a mixture, and no task was chosen.
     """
     run = Run.open(path)
-    loaded = load_model(str(run.path), family=run.task.family)
-    task = with_own_ids(run.task, loaded.model)
-    return through_torch(task, loaded.model, loaded.tokenizer)
+    chosen = task_in(run.path, task)
+    loaded = load_model(str(run.path), family=chosen.family)
+    return through_torch(fitted(chosen, loaded.model), loaded.model, loaded.tokenizer)
+
+
+def open_model(source: Any, task: Task | str, tokenizer: Any = None) -> Answerer:
+    """Return any model that does a task, ready to answer through torch.
+
+    Args:
+        source: a hub id, a model's folder, a `.gguf` file, or a loaded transformers model.
+        task: what it is to do.
+        tokenizer: a folder or a tokenizer; None for the model's own.
+    """
+    chosen = one_task(task)
+    loaded = load_model(source, family=chosen.family, tokenizer=tokenizer)
+    chosen = fitted(chosen, loaded.model)
+    ready, _ = align(loaded.model, loaded.tokenizer, chosen.formatter)
+    return through_torch(chosen, loaded.model, ready)
 
 
 def through_torch(task: Task, model: Any, tokenizer: Tokenizer) -> Answerer:
     """Return a task with a torch model, ready to answer; the family says how."""
+    task = with_own_ids(task, model)
     if task.family is Family.MASKED:
         return MaskAnswerer(
             task=task,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
-from lmkit.collating import Feed
+from lmkit.collating import Feed, Schedule
 from lmkit.encoding import Encoded
 
 
@@ -22,7 +22,7 @@ class TrainingRows:
         seed: the run's.
     """
 
-    def __init__(self, feed: Feed, seed: int) -> None:
+    def __init__(self, feed: Feed | Schedule, seed: int) -> None:
         self._feed = feed
         self._seed = seed
         self.epoch = 0
@@ -36,7 +36,8 @@ class TrainingRows:
         return [len(self[index]) for index in range(len(self))]
 
     def __getitem__(self, index: int) -> Encoded:
-        return self._feed.draw(index, np.random.default_rng([self._seed, self.epoch, index]))
+        feed = self._feed.epoch(self.epoch) if isinstance(self._feed, Schedule) else self._feed
+        return feed.draw(index, np.random.default_rng([self._seed, self.epoch, index]))
 
 
 class MeasuredRows:

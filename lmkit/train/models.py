@@ -5,13 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lmkit.errors import LmkitError, ModelError, TokenizerError, UnknownName, UnknownOption
+from lmkit.errors import (
+    LmkitError,
+    ModelError,
+    TaskError,
+    TokenizerError,
+    UnknownName,
+    UnknownOption,
+)
 from lmkit.family import Family
 from lmkit.formatting import Formatter
 from lmkit.generation import Generation
@@ -192,6 +199,30 @@ def with_own_ids(task: Task, model: Any) -> Task:
         and isinstance(found := getattr(model.generation_config, name, None), int)
     }
     return task.evolve(generation=task.generation.override(**own)) if own else task
+
+
+def align_all(
+    model: Any, tokenizer: Tokenizer, tasks: Sequence[Task]
+) -> tuple[Tokenizer, list[int]]:
+    """Align a model and its tokenizer with every task that it learns; see `align`.
+
+    Those with a chat template come last, since theirs is the token that ends an answer from then on.
+
+    Raises:
+        TaskError: two tasks have unlike chat templates; a tokenizer can carry one only.
+    """
+    templates = {task.name: task.formatter.chat_template(tokenizer.dialect) for task in tasks}
+    chats = [task for task in tasks if templates[task.name] is not None]
+    for task in chats[1:]:
+        if templates[task.name] != templates[chats[0].name]:
+            raise TaskError(
+                f"'{chats[0].name}' and '{task.name}' have unlike chat templates, and a model's "
+                "tokenizer carries one; give both the same, as in Chat(template='chatml')"
+            )
+    stops: list[int] = []
+    for task in sorted(tasks, key=lambda task: templates[task.name] is not None):
+        tokenizer, stops = align(model, tokenizer, task.formatter)
+    return tokenizer, stops
 
 
 def stop_ids(model: Any) -> list[int]:

@@ -15,22 +15,40 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 
 import lmkit
 from lmkit.adapters import Adapter, parse_adapter
-from lmkit.collating import Batch, Stream
-from lmkit.encoding import Encoded, encode_rows
-from lmkit.errors import LmkitError, ModelError, OutputExists, RecordError, UnknownOption
+from lmkit.collating import Batch
+from lmkit.encoding import Encoded
+from lmkit.errors import LmkitError, ModelError, OutputExists, UnknownOption
 from lmkit.files import write_atomically
-from lmkit.jsonform import dump, read_task, to_json
-from lmkit.records import Data, fingerprint, name_of, read
+from lmkit.jsonform import dump, from_json, read_task, to_json
+from lmkit.mixing import Mixture, tasks_of
+from lmkit.records import Data
 from lmkit.registry import get_task
 from lmkit.rendering import at_time, now
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train import adapting
 from lmkit.train.extra import datasets, torch, transformers
-from lmkit.train.models import ADAPTER_CONFIG, align, fitted, is_adapted, load_model, quiet
+from lmkit.train.lessons import (
+    Lesson,
+    data_account,
+    encoded,
+    feed_of,
+    read_lessons,
+    write_held_out,
+)
+from lmkit.train.models import (
+    ADAPTER_CONFIG,
+    align_all,
+    fitted,
+    is_adapted,
+    load_model,
+    quiet,
+)
+from lmkit.transforms import recorded
 
 TASK_FILE, RUN_FILE, METRICS_FILE = "task.json", "run.json", "metrics.jsonl"
 
@@ -57,12 +75,12 @@ class Run:
 
     Attributes:
         path: the folder.
-        task: what it was trained to do.
+        task: what it was trained to do; a mixture of several tasks perhaps.
         metrics: the last figures, such as `eval_perplexity`; empty for a run opened from disk.
     """
 
     path: Path
-    task: Task
+    task: Task | Mixture
     metrics: Mapping[str, float] = attrs.field(factory=dict)
 
     @property
@@ -100,13 +118,14 @@ class Run:
 
 
 def train(
-    task: Task | str,
+    task: Task | Mixture | str,
     *,
     model: Any,
-    data: Data,
+    data: Data | Mapping[str, Data],
     output: str | Path,
-    eval_data: Data | None = None,
+    eval_data: Data | Mapping[str, Data] | None = None,
     eval_fraction: float | None = None,
+    sample: int = 0,
     tokenizer: Any = None,
     pad: str | None = None,
     adapter: Adapter | str | None = None,
@@ -116,13 +135,19 @@ def train(
     """Train a model on a task's records.
 
     Args:
-        task: a task, or the name of one.
+        task: a task, the name of one, or a mixture of several; see `mix`.
         model: a hub id, a local folder, a `.gguf` file, or `scratch(...)`.
-        data: a file, a `datasets` folder or hub name, or records in memory.
+        data: a file, a `datasets` folder or hub name, or records in memory; for a mixture a mapping
+            from each task's name to its data.
         output: the folder to make. It must not exist, unless `resume`.
-        eval_data: records to measure loss and perplexity on, after every epoch.
-        eval_fraction: how much of the data to hold out for that, where there is no `eval_data`:
-            of one text it is the last part.
+        eval_data: records to measure loss and perplexity on, after every epoch; of a mixture each
+            task's, or some tasks'.
+        eval_fraction: hold out this much of the data, between 0 and 1, and measure on it: the split
+            of `datasets`' `train_test_split` with the run's seed, of one text its last part. The
+            records held out are put into the run, as `eval.jsonl`.
+        sample: answer this many records, of each task, before training, whenever the model is
+            measured, and at the end: of those that are measured if there are any. The answers are
+            shown on standard error and kept in the run, as `samples.jsonl`.
         tokenizer: a folder or a tokenizer; None for the model's own.
         pad: the pad token; see `lmkit.train.models.load_model`.
         adapter: `lora(...)` or `prompt_tuning(...)`, or its text form: train this beside the model,
@@ -140,66 +165,66 @@ def train(
             another one.
         MissingExtra: an adapter is asked for, and peft is not installed.
     """
-    task = get_task(task)
+    what = get_task(task)
     adapter = parse_adapter(adapter) if isinstance(adapter, str) else adapter
-    base = "" if adapter is None else adapting.base_name(model, adapter, task.family)
+    base = "" if adapter is None else adapting.base_name(model, adapter, what.family)
     options = _checked(arguments)
+    if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
+        raise LmkitError(f"sample is {sample!r}; expected how many records to answer, or 0")
     folder = Path(output)
     if folder.is_file() or (folder.is_dir() and not resume and any(folder.iterdir())):
         raise OutputExists(folder, remedy="choose another output, or continue it with --resume")
-    _check_held_out(task, eval_fraction, eval_data)
-    whole = isinstance(task.collator, Stream)
-    rows = read(data, whole=whole)
-    eval_rows = read(eval_data, whole=whole) if eval_data is not None else []
     seed = int(options.get("seed", 42))
+    lessons = read_lessons(
+        what, data=data, eval_data=eval_data, eval_fraction=eval_fraction, seed=seed
+    )
     loaded = load_model(
-        model, family=task.family, tokenizer=tokenizer, pad=pad, seed=seed, grows=adapter is None
+        model, family=what.family, tokenizer=tokenizer, pad=pad, seed=seed, grows=adapter is None
     )
     if adapter is not None:
-        loaded = adapting.adapted(loaded, adapter, family=task.family, base=base, seed=seed)
-    task = fitted(task, loaded.model)
-    ready, _ = align(loaded.model, loaded.tokenizer, task.formatter)
-    task = _portable(task)
-    if task.loss is not None:
-        task.loss.prepare(ready)  # a key token that is not there is told before any work
+        loaded = adapting.adapted(loaded, adapter, family=what.family, base=base, seed=seed)
+    tasks = [fitted(task, loaded.model) for task in tasks_of(what)]
+    ready, _ = align_all(loaded.model, loaded.tokenizer, tasks)
+    tasks = [_portable(task) for task in tasks]
+    what = what.with_tasks(tasks) if isinstance(what, Mixture) else tasks[0]
+    if what.loss is not None:
+        what.loss.prepare(ready)  # a key token that is not there is told before any work
+    raw = lessons
     started = _read_about(folder).get("started", now()) if resume else now()
     with at_time(started):
-        encoded = list(encode_rows(task, rows, ready))
-        eval_encoded = list(encode_rows(task, eval_rows, ready))
-    if eval_fraction is not None and isinstance(task.collator, Stream):
-        encoded, eval_encoded = task.collator.hold_out(encoded, ready, eval_fraction)
-    check_learnable(encoded, name_of(data))
-    if eval_encoded:
-        check_learnable(eval_encoded, name_of(eval_data or data))
-    told = {**arguments, **({"eval_fraction": eval_fraction} if eval_fraction is not None else {})}
+        lessons = [encoded(*pair, ready) for pair in zip(lessons, tasks, strict=True)]
     about = {
-        **_account(task, encoded, started),
+        **_account(what, [row for lesson in lessons for row in lesson.encoded], started),
         "model": loaded.name,
         "tokenizer": ready.fingerprint,
-        "data": {"name": name_of(data), "rows": len(rows), "sha256": fingerprint(rows)},
-        "arguments": {key: str(content) for key, content in sorted(told.items())},
+        "eval_fraction": eval_fraction,
+        "data": data_account(what, lessons),
+        "arguments": {key: str(content) for key, content in sorted(arguments.items())},
         "adapter": None if adapter is None else str(adapter),
         "parameters": _parameters(loaded.model),
         "base": loaded.base,
         "finished": False,
     }
     if resume:
-        _check_same(folder, task, about)
+        _check_same(folder, what, about)
         if _read_about(folder).get("finished"):
-            return Run(folder, task, _read_about(folder)["metrics"])
+            return Run(folder, what, _read_about(folder)["metrics"])
     caches = getattr(loaded.model.config, "use_cache", True)  # a pair's config does not say
-    trainer = _trainer(task, loaded.model, ready, folder, options, encoded, eval_encoded)
+    trainer = _trainer(what, loaded.model, ready, folder, options, lessons)
+    if sample:
+        trainer.add_callback(_sampler(loaded.model, ready, folder, lessons, sample, seed))
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / TASK_FILE, dump(to_json(task)))
+    write_atomically(folder / TASK_FILE, dump(_recorded(what)))
     write_atomically(folder / RUN_FILE, dump(about))
+    write_held_out(folder, raw)
     metrics = _run_trainer(trainer, folder, resume=resume)
     loaded.model.config.use_cache = caches  # Trainer turns it off for its own steps
     save_model(loaded.model, ready, folder)
     write_atomically(folder / RUN_FILE, dump({**about, "finished": True, "metrics": metrics}))
-    return Run(folder, task, metrics)
+    return Run(folder, what, metrics)
 
 
-def _account(task: Task, rows: Sequence[Encoded], started: str) -> dict[str, Any]:
+def _account(what: Task | Mixture, rows: Sequence[Encoded], started: str) -> dict[str, Any]:
     """Return when a run began, with which versions, and what of its rows did not fit."""
     return {
         "lmkit": lmkit.__version__,
@@ -208,7 +233,7 @@ def _account(task: Task, rows: Sequence[Encoded], started: str) -> dict[str, Any
         "cut": {
             "rows": sum(row.n_cut > 0 for row in rows),
             "ids": sum(row.n_cut for row in rows),
-            "max_length": task.collator.max_length,
+            "max_length": what.collator.max_length,
         },
     }
 
@@ -236,12 +261,6 @@ def _read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def check_learnable(rows: Sequence[Encoded], name: str) -> None:
-    """Refuse a set in which nothing can be learned."""
-    if not any(row.n_learned for row in rows):
-        raise RecordError(name, "no row has anything to learn")
-
-
 def as_tensors(batch: Batch) -> dict[str, Any]:
     """Return a numpy batch as torch tensors, int64 [B, T]: the only such place in lmkit."""
     return {name: torch().from_numpy(array) for name, array in batch.items()}
@@ -266,6 +285,7 @@ def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
                 *defaults,
                 "eval_data",
                 "eval_fraction",
+                "sample",
                 "tokenizer",
                 "pad",
                 "adapter",
@@ -280,20 +300,6 @@ def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {**DEFAULTS, **arguments}
 
 
-def _check_held_out(task: Task, fraction: float | None, eval_data: Data | None) -> None:
-    if fraction is None:
-        return
-    if eval_data is not None:
-        raise LmkitError("eval_data and eval_fraction both say what is measured; give one of them")
-    if not 0 < fraction < 1:
-        raise LmkitError(f"eval_fraction is {fraction:g}; expected a number between 0 and 1")
-    if not isinstance(task.collator, Stream):
-        raise LmkitError(
-            f"eval_fraction holds out the end of a text, and task '{task.name}' has records; give "
-            "eval_data"
-        )
-
-
 def _training_fields() -> Any:
     import dataclasses
 
@@ -301,13 +307,21 @@ def _training_fields() -> Any:
 
 
 def _portable(task: Task) -> Task:
-    """Return the task as its JSON describes it, so that a run does not depend on other files."""
-    from lmkit.jsonform import from_json
+    """Return the task as its JSON describes it, so that a run does not depend on other files.
 
-    return from_json(to_json(task), Task)
+    Its transforms stay as they are: only training needs them, so they may be without a name.
+    """
+    plain = from_json(to_json(task.evolve(transforms=())), Task)
+    return plain.evolve(transforms=task.transforms)
 
 
-def _check_same(folder: Path, task: Task, about: Mapping[str, Any]) -> None:
+def _recorded(what: Task | Mixture) -> dict[str, Any]:
+    """Return the JSON for a run's `task.json`; a transform without a name is written as lost."""
+    tasks = [task.evolve(transforms=recorded(task.transforms)) for task in tasks_of(what)]
+    return to_json(what.with_tasks(tasks) if isinstance(what, Mixture) else tasks[0])
+
+
+def _check_same(folder: Path, what: Task | Mixture, about: Mapping[str, Any]) -> None:
     """Refuse to continue a run with another task, model, data or arguments."""
     before = _read_about(folder)
     if not before:
@@ -318,7 +332,9 @@ def _check_same(folder: Path, task: Task, about: Mapping[str, Any]) -> None:
                 f"no {RUN_FILE}; choose another output"
             )
         return
-    for key in ("model", "adapter", "tokenizer", "data", "arguments"):
+    if to_json(read_task(folder / TASK_FILE)) != _recorded(what):
+        raise ModelError(f"'{folder}' was started with another task than '{what.name}' is now")
+    for key in ("model", "adapter", "tokenizer", "eval_fraction", "data", "arguments"):
         was, now = before.get(key), about[key]
         if isinstance(was, dict) and key == "data":
             was, now = was.get("sha256"), now["sha256"]
@@ -327,18 +343,15 @@ def _check_same(folder: Path, task: Task, about: Mapping[str, Any]) -> None:
                 f"'{folder}' cannot be resumed: its {key} was {was} and is {now} now; "
                 "use what it was started with, or another output"
             )
-    if to_json(read_task(folder / TASK_FILE)) != to_json(task):
-        raise ModelError(f"'{folder}' was started with another task than '{task.name}' is now")
 
 
 def _trainer(
-    task: Task,
+    what: Task | Mixture,
     model: Any,
     tokenizer: Tokenizer,
     folder: Path,
     options: Mapping[str, Any],
-    rows: Sequence[Encoded],
-    eval_rows: Sequence[Encoded],
+    lessons: Sequence[Lesson],
 ) -> Any:
     from lmkit.train.feeding import CountEpochs, MeasuredRows, TrainingRows
     from lmkit.train.progress import MetricsLog, Progress, SaveBeside
@@ -347,17 +360,28 @@ def _trainer(
     pad_id = tokenizer.pad_id
     assert pad_id is not None
 
-    def collate(rows: Sequence[Encoded]) -> dict[str, Any]:
-        return as_tensors(task.collator.collate(rows, pad_id))
+    collator, mixed, options = what.collator, isinstance(what, Mixture), dict(options)
 
-    collator, options = task.collator, dict(options)
-    task_loss = None if task.loss is None else task.loss.prepare(tokenizer)
+    def collate(rows: Sequence[Encoded]) -> dict[str, Any]:
+        batch = collator.collate(rows, pad_id)
+        if mixed:
+            batch["group"] = np.array([row.group for row in rows], dtype=np.int64)
+        return as_tensors(batch)
+
+    task_loss = None if what.loss is None else what.loss.prepare(tokenizer)
     if task_loss is not None and options.get("label_smoothing_factor"):
         raise LmkitError(
-            f"label_smoothing_factor cannot be set: the task's {type(task.loss).__name__} is the loss"
+            f"label_smoothing_factor cannot be set: the task's {type(what.loss).__name__} is the loss"
         )
-    train_set = TrainingRows(collator.feed(rows, tokenizer), int(options.get("seed", 42)))
-    eval_set = MeasuredRows(collator.measured(eval_rows, tokenizer)) if eval_rows else None
+    train_set = TrainingRows(feed_of(what, lessons, tokenizer), int(options.get("seed", 42)))
+    measured = {
+        lesson.task.name: MeasuredRows(
+            lesson.task.collator.measured(lesson.eval_encoded, tokenizer)
+        )
+        for lesson in lessons
+        if lesson.eval_encoded
+    }
+    eval_set = (measured if mixed else measured[what.name]) if measured else None
     options.setdefault("dataloader_pin_memory", torch().cuda.is_available())
     if eval_set is not None:
         options.setdefault("eval_strategy", "epoch")
@@ -366,8 +390,9 @@ def _trainer(
             output_dir=str(folder), remove_unused_columns=False, disable_tqdm=True, **options
         )
         trainer = TaskTrainer(
-            family=task.family,
+            family=what.family,
             task_loss=task_loss,
+            groups=tuple(task.name for task in tasks_of(what)) if mixed else (),
             model=model,
             args=arguments,
             train_dataset=train_set,
@@ -384,6 +409,26 @@ def _trainer(
     return trainer
 
 
+def _sampler(
+    model: Any,
+    tokenizer: Tokenizer,
+    folder: Path,
+    lessons: Sequence[Lesson],
+    count: int,
+    seed: int,
+) -> Any:
+    """Return what answers some records of each task as training goes on."""
+    from lmkit.train.answering import through_torch
+    from lmkit.train.samples import SAMPLES_FILE, SampleAnswers, choose
+
+    groups = {}
+    for lesson in lessons:
+        answerer = through_torch(lesson.task, model, tokenizer)
+        rows, name = lesson.eval_rows or lesson.rows, lesson.eval_name
+        groups[lesson.task.name] = choose(answerer, rows, count, name=name)
+    return SampleAnswers(groups, folder / SAMPLES_FILE, seed)
+
+
 def _run_trainer(trainer: Any, folder: Path, *, resume: bool) -> dict[str, float]:
     checkpoint = last_checkpoint(folder) if resume else None
     with quiet():
@@ -391,9 +436,9 @@ def _run_trainer(trainer: Any, folder: Path, *, resume: bool) -> dict[str, float
     figures: dict[str, float] = {}
     for entry in trainer.state.log_history:
         figures |= {key: value for key, value in entry.items() if isinstance(value, (int, float))}
-    wanted = ("train_loss", "eval_loss", "eval_perplexity", "eval_task_loss")
-    known = (*wanted, "train_runtime", "epoch", "step")
-    return {key: figures[key] for key in known if key in figures}
+    wanted = ("train_loss", "eval_loss", "eval_perplexity", "train_runtime", "epoch", "step")
+    by_task = [key for key in figures if key.endswith(("_loss", "_perplexity"))]
+    return {key: figures[key] for key in dict.fromkeys([*wanted, *by_task]) if key in figures}
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -15,8 +15,10 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from lmkit.encoding import IGNORE
 from lmkit.family import Family
+from lmkit.loss import Loss
 from lmkit.losses import BatchLoss
 from lmkit.train.grouping import GroupLosses
+from lmkit.train.lessons import loss_figures
 from lmkit.train.scoring import aligned, forward, mean_losses, own_loss
 
 
@@ -132,15 +134,28 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
     ) -> dict[str, float]:
         """Return and log `eval_loss`, `eval_perplexity` and `eval_tokens`.
 
-        A task's own loss is `eval_task_loss`; the others are over learned tokens all the same.
+        A task's own loss is `eval_task_loss`; the others are over learned tokens all the same. Of a
+        mixture they are over all its tasks, and `eval_<task>_loss` and the like over each.
         """
-        loss, task_loss = mean_losses(
-            self.model, self.get_eval_dataloader(eval_dataset), self._family, self._task_loss
-        )
-        figures = loss.figures()
-        if self._task_loss is not None:
-            figures["task_loss"] = task_loss.figures()["loss"]
+        found = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(found, dict):
+            figures = loss_figures({name: self._measured(rows)[0] for name, rows in found.items()})
+        else:
+            loss, task_loss = self._measured(eval_dataset)
+            figures = loss.figures()
+            if self._task_loss is not None:
+                figures["task_loss"] = task_loss.figures()["loss"]
         metrics = {f"{metric_key_prefix}_{name}": figure for name, figure in figures.items()}
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _measured(self, rows: Any) -> tuple[Loss, Loss]:
+        """Return the losses over some rows, the task's own second; the random state is kept.
+
+        A data loader draws on it, and a checkpoint at the end of an epoch is written before the epoch is measured, so a run that
+        goes on from it would else draw other numbers than one without an interruption.
+        """
+        with torch.random.fork_rng(devices=[]):
+            batches = self.get_eval_dataloader(rows)
+            return mean_losses(self.model, batches, self._family, self._task_loss)
