@@ -153,8 +153,9 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
     def _measured(self, rows: Any) -> tuple[Loss, Loss]:
         """Return the losses over some rows, the task's own second; the random state is kept.
 
-        A data loader draws on it, and a checkpoint at the end of an epoch is written before the epoch is measured, so a run that
-        goes on from it would else draw other numbers than one without an interruption.
+        A data loader draws on it, and a checkpoint at the end of an epoch is written before the
+        epoch is measured, so a run that goes on from it would else draw other numbers than one
+        without an interruption.
         """
         with torch.random.fork_rng(devices=[]):
             batches = self.get_eval_dataloader(rows)
