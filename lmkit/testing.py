@@ -120,9 +120,9 @@ def _check_masked(task: Task, record: Record, row: Encoded, tokenizer: Tokenizer
     prompt = prompt_ids(task, with_mask(task, record, tokenizer), tokenizer)
     if tokenizer.mask_id not in prompt:
         raise TaskError(f"task '{task.name}': the mask token does not act in {record}")
-    ends = prompt[0], prompt[-1]
-    kept = zip(ends, (row.input_ids[0], row.input_ids[-1]), strict=True)
-    if any(tokenizer.is_control(int(end)) and end != other for end, other in kept):
+    before, after = len(tokenizer.opening_ids), len(tokenizer.closing_ids)
+    frames = [[*ids[:before], *ids[len(ids) - after :]] for ids in (prompt, row.input_ids)]
+    if frames[0] != frames[1] and not task.formatter.delimited:
         raise TaskError(f"task '{task.name}': the prompt is framed otherwise than {record}")
     if any(tokenizer.is_control(int(token)) for token in row.labels if token != IGNORE):
         raise TaskError(f"task '{task.name}': a control token may be hidden in {record}")

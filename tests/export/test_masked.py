@@ -130,7 +130,7 @@ class TestARefusal:
     @pytest.mark.parametrize(
         ("kind", "reason"),
         [
-            ("gpt2", "hides from tokens the ones after them"),
+            ("gpt2", "does not let every token see all others"),
             ("t5", "is an encoder-decoder"),
             ("deberta-v2", "computes its attention in code of its own"),
         ],
