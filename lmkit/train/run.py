@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 
 import lmkit
-from lmkit.adapters import Adapter, parse_adapter
+from lmkit.adapters import Adapter, as_adapter
 from lmkit.collating import Batch
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import LmkitError, ModelError, OutputExists, RecordError, UnknownOption
@@ -138,7 +138,7 @@ def train(
         MissingExtra: an adapter is asked for, and peft is not installed.
     """
     task = get_task(task)
-    adapter = parse_adapter(adapter) if isinstance(adapter, str) else adapter
+    adapter = as_adapter(adapter)
     base = "" if adapter is None else adapting.base_name(model, adapter, task.family)
     options = _checked(arguments)
     folder = Path(output)

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lmkit.encoding import IGNORE
+from lmkit.errors import ModelError
 from lmkit.family import Family
 from lmkit.loss import Loss
 from lmkit.losses import BatchLoss
 from lmkit.train.extra import torch
-from lmkit.train.models import quiet
+from lmkit.train.models import quiet, virtual_tokens
 
 
 def batch_loss(model: Any, batch: Mapping[str, Any], family: Family = Family.CAUSAL) -> Loss:
@@ -68,7 +69,14 @@ def forward(model: Any, batch: Mapping[str, Any], family: Family, **options: Any
 
     Behind a soft prompt something would predict a row's first label, which is nowhere counted as
     learned, so that label is left out.
+
+    Raises:
+        ModelError: the rows are packed, and only the first of them would stand behind a soft prompt.
     """
+    if "position_ids" in batch and virtual_tokens(model):  # peft would leave them out
+        raise ModelError(
+            "a soft prompt cannot stand before each of several rows in one; do not pack"
+        )
     batch = {name: tensor for name, tensor in batch.items() if name != "group"}
     if family.shifts:
         batch["labels"] = batch["labels"].clone()
