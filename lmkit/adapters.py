@@ -96,6 +96,21 @@ Adapter = Lora | PromptTuning
 _KINDS: dict[str, type[Lora] | type[PromptTuning]] = {"lora": Lora, "prompt_tuning": PromptTuning}
 
 
+def as_adapter(given: Any) -> Adapter | None:
+    """Return an adapter as it is, or the one that a text spells; None stays None.
+
+    Raises:
+        TaskError: it is neither.
+        UnknownName: as for `parse_adapter`, whose other errors it raises too.
+    """
+    if isinstance(given, str):
+        return parse_adapter(given)
+    if given is None or isinstance(given, (Lora, PromptTuning)):
+        return given
+    hint = "; write its parentheses" if isinstance(given, type) else ""
+    raise TaskError(f"adapter is {given!r}; expected lora(...) or prompt_tuning(...){hint}")
+
+
 def parse_adapter(text: str) -> Adapter:
     """Return the adapter that a command line's `lora:r=8,lora_alpha=16` means.
 

@@ -3,7 +3,7 @@
 import pytest
 
 import lmkit as lk
-from lmkit.adapters import Lora, PromptTuning, parse_adapter
+from lmkit.adapters import Lora, PromptTuning, as_adapter, parse_adapter
 from lmkit.errors import TaskError, UnknownName, UnknownOption
 
 
@@ -67,6 +67,15 @@ class TestBuilding:
     def test_an_empty_init_text_is_refused(self):
         with pytest.raises(TaskError, match="init_text is ''; expected a string that is not empty"):
             lk.prompt_tuning(num_virtual_tokens=1, init_text="")
+
+    def test_the_class_for_a_value_lacks_its_parentheses(self):
+        with pytest.raises(TaskError, match=r"expected lora\(\.\.\.\) or .* its parentheses"):
+            as_adapter(lk.lora)
+
+    def test_another_value_is_no_adapter(self):
+        with pytest.raises(TaskError, match=r"adapter is 8; expected lora\(\.\.\.\)"):
+            as_adapter(8)
+        assert as_adapter(None) is None
 
 
 class TestOnTheCommandLine:

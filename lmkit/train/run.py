@@ -18,7 +18,7 @@ import attrs
 import numpy as np
 
 import lmkit
-from lmkit.adapters import Adapter, parse_adapter
+from lmkit.adapters import Adapter, as_adapter
 from lmkit.collating import Batch
 from lmkit.encoding import Encoded
 from lmkit.errors import LmkitError, ModelError, OutputExists, UnknownOption
@@ -166,7 +166,7 @@ def train(
         MissingExtra: an adapter is asked for, and peft is not installed.
     """
     what = get_task(task)
-    adapter = parse_adapter(adapter) if isinstance(adapter, str) else adapter
+    adapter = as_adapter(adapter)
     base = "" if adapter is None else adapting.base_name(model, adapter, what.family)
     options = _checked(arguments)
     if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from lmkit.collating import Collator, padded
 from lmkit.encoding import IGNORE, Encoded, Ids, texts_to_read
+from lmkit.errors import ModelError
 from lmkit.family import Family
 from lmkit.loss import Loss
 from lmkit.losses import BatchLoss
 from lmkit.train.extra import torch
-from lmkit.train.models import quiet
+from lmkit.train.models import quiet, virtual_tokens
 
 LogProbs = NDArray[np.float64]
 
@@ -135,7 +136,14 @@ def forward(model: Any, batch: Mapping[str, Any], family: Family, **options: Any
 
     Behind a soft prompt something would predict a row's first label, which is nowhere counted as
     learned, so that label is left out.
+
+    Raises:
+        ModelError: the rows are packed, and only the first of them would stand behind a soft prompt.
     """
+    if "position_ids" in batch and virtual_tokens(model):  # peft would leave them out
+        raise ModelError(
+            "a soft prompt cannot stand before each of several rows in one; do not pack"
+        )
     batch = {name: tensor for name, tensor in batch.items() if name != "group"}
     if family.shifts:
         batch["labels"] = batch["labels"].clone()

@@ -22,6 +22,7 @@ from lmkit.family import Family
 from lmkit.train import adapting, progress
 from lmkit.train.models import Loaded, base_of, context_length, load_model
 from lmkit.train.run import Run
+from lmkit.train.scoring import batch_loss
 
 peft = pytest.importorskip("peft")
 
@@ -259,6 +260,24 @@ class TestResuming:
             tune(tuned.path, "lora:r=3", resume=True, **STEPS)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_best_checkpoint_can_be_the_result(tune, tmp_path, kind):
+    """Best is here the one that learned least, so that it is not the last."""
+    run = tune(
+        tmp_path / "run", KINDS[kind], eval_data=ROWS[:3], load_best_model_at_end=True,
+        metric_for_best_model="eval_loss", greater_is_better=True, max_steps=4, save_strategy="steps",
+        eval_strategy="steps", save_steps=1, eval_steps=1, save_total_limit=4,
+    )  # fmt: skip
+
+    losses = {
+        path.name: lk.evaluate(path, data=ROWS[:3])["loss"] for path in run.path.glob("check*")
+    }
+    assert len(losses) == 4
+    assert max(losses, key=losses.get) == "checkpoint-1"
+    assert same(run, run.path / "checkpoint-1")
+    assert not same(run, run.path / "checkpoint-4")
+
+
 class TestInitText:
     @pytest.mark.parametrize("count", [2, 3, 7])
     def test_its_embeddings_are_repeated_or_cut_as_peft_does_it(self, base, count, tokenizer):
@@ -390,6 +409,19 @@ def test_a_pad_token_for_which_the_model_has_a_row_is_no_growth(tune, base, tmp_
 
     assert lk.Tokenizer.load(run.path).special["pad_token"] == "[PAD]"
     assert lk.evaluate(run, data=ROWS[:3])["tokens"] > 0
+
+
+def test_packed_rows_have_no_place_for_a_soft_prompt_before_each(base):
+    """peft leaves out the positions that tell them apart, with no more than a warning."""
+    loaded = load_model(base, family=Family.CAUSAL)
+    whole = adapting.adapted(
+        loaded, lk.prompt_tuning(2), family=Family.CAUSAL, base=str(base), seed=1
+    )
+    ids = torch.tensor([[5, 6, 7, 5, 6]])
+    batch = {"input_ids": ids, "labels": ids, "position_ids": torch.tensor([[0, 1, 2, 0, 1]])}
+
+    with pytest.raises(ModelError, match="do not pack"):
+        batch_loss(whole.model, batch)
 
 
 def bert():
