@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 import lmkit
+from lmkit.choosing import check_labels
 from lmkit.encoding import encode_rows, prompt_ids
 from lmkit.errors import ExportError, MissingExtra, RecordError, UnknownName
 from lmkit.evaluating import EVAL_BATCH, batches_by_length
@@ -199,6 +200,7 @@ def _source(run: Any) -> Any:
 def _check_prompts(task: Task, records: Sequence[dict[str, Any]], tokenizer: Tokenizer) -> None:
     for record in records:
         prompt_ids(task, record, tokenizer)
+        check_labels(task, record, tokenizer)
 
 
 def _about(source: Source) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 import lmkit
+from lmkit.choosing import check_labels
 from lmkit.collating import Batch
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import LmkitError, ModelError, OutputExists, RecordError, UnknownOption
@@ -138,6 +139,7 @@ def train(
     with at_time(started):
         encoded = list(encode_rows(task, rows, ready))
         eval_encoded = list(encode_rows(task, eval_rows or [], ready))
+        check_labels(task, rows[0], ready)
     check_learnable(encoded, name_of(data))
     if eval_rows:
         check_learnable(eval_encoded, name_of(eval_data or ""))
