@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmkit.decoding import Answer, Chooser, Usage
-from lmkit.encoding import IGNORE, Encoded, Ids, stretches
+from lmkit.encoding import IGNORE, Encoded, Ids, prompt_ids, stretches
 from lmkit.errors import PromptTooLong, TaskError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Record
@@ -70,6 +70,18 @@ def choose(
             rows = choices[index]
             answers[index] = _answer(task, prompts[index], rows, [next(scores) for _ in rows])
     return [answers[index] for index in range(len(records))]
+
+
+def check_labels(task: Task, record: Record, tokenizer: Tokenizer) -> None:
+    """Refuse labels that could not be scored, before any work; see `label_rows`.
+
+    Args:
+        task: any; one that chooses no labels is fine.
+        record: the task's prompt columns.
+        tokenizer: the model's.
+    """
+    if isinstance(task.decoder, Chooser):
+        label_rows(task, record, prompt_ids(task, record, tokenizer), tokenizer)
 
 
 def label_rows(task: Task, record: Record, prompt: Ids, tokenizer: Tokenizer) -> list[Encoded]:

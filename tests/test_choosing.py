@@ -244,6 +244,19 @@ class TestBadLabels:
         with pytest.raises(TokenizerError, match=r"the labels 'ä' and 'ö' .* are the same tokens"):
             ask(task)(RECORDS[0])
 
+    def test_training_and_export_tell_before_any_work(self, model, tmp_path):
+        task = TASK.evolve(decoder=lk.LabelDecoder(labels=("긍정", "ä", "ö")))
+        rows = [{**RECORDS[0], "label": "긍정"}]
+        same = "the labels 'ä' and 'ö'"
+
+        with pytest.raises(TokenizerError, match=same):
+            lk.train(
+                task, model=model, tokenizer=toy_tokenizer(), data=rows, output=tmp_path / "run"
+            )
+        with pytest.raises(TokenizerError, match=same):
+            lk.export(model, task=task, tokenizer=toy_tokenizer(), output=tmp_path / "bundle")
+        assert list(tmp_path.iterdir()) == []
+
     def test_a_task_without_one_column_for_them_is_refused(self):
         with pytest.raises(TaskError, match=r"no column stands in the answer alone, .*Chat\.of"):
             TASK.evolve(formatter=lk.Chat())

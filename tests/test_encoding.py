@@ -5,7 +5,7 @@ import pytest
 from toys import LLAMAS, llama
 
 import lmkit as lk
-from lmkit.encoding import IGNORE, Stretch, encode, prompt_ids, stretches
+from lmkit.encoding import IGNORE, Encoded, Stretch, encode, prompt_ids, stretches, texts_to_read
 from lmkit.errors import RecordError, RecordErrors, TokenizerError
 from lmkit.formatting import Segment
 from lmkit.records import Row
@@ -275,3 +275,29 @@ def test_a_row_of_a_lossless_tokenizer_decodes_to_its_text(name, load_shared):
         row = encode(QA, [{"q": q, "a": a}], tokenizer)[0]
 
         assert tokenizer.decode(row.input_ids) == q + a
+
+
+class TestTextsToRead:
+    @staticmethod
+    def rows(*texts):
+        return [Encoded(np.array(text), np.array(text)) for text in texts]
+
+    @staticmethod
+    def read(rows):
+        texts, which = texts_to_read(rows)
+        return [text.tolist() for text in texts], which
+
+    def test_leave_out_each_rows_last_token(self):
+        assert self.read(self.rows([1, 2, 3], [4, 5])) == ([[1, 2], [4]], [0, 1])
+
+    def test_are_one_for_rows_that_part_at_their_last_token(self):
+        assert self.read(self.rows([1, 2, 3], [1, 2, 4])) == ([[1, 2]], [0, 0])
+
+    def test_are_one_for_a_row_that_another_begins_with(self):
+        assert self.read(self.rows([1, 2], [1, 3, 4, 5], [1, 3, 6])) == ([[1, 3, 4]], [0, 0, 0])
+
+    def test_are_several_where_rows_part_earlier_the_longest_first(self):
+        assert self.read(self.rows([1, 2, 3], [1, 4, 5, 6])) == ([[1, 4, 5], [1, 2]], [1, 0])
+
+    def test_keep_a_row_of_one_token(self):
+        assert self.read(self.rows([7])) == ([[7]], [0])

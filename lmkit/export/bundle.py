@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 import lmkit
+from lmkit.choosing import check_labels
 from lmkit.collating.seq2seq import cutting
 from lmkit.encoding import encode_rows, prompt_ids
 from lmkit.errors import ExportError, MissingExtra, RecordError, UnknownName
@@ -132,6 +133,8 @@ def _prepared(run: Any, task: Task, tokenizer: Any, rows: Sequence[Row]) -> Sour
         raise ExportError("the tokenizer has no EOS token, so no answer would ever end")
     records = probe_records(task, rows, ready)
     prompts = [prompt_ids(cutting(task), record, ready) for record in records]
+    for record in records:
+        check_labels(task, record, ready)
     model, adapter = settled(loaded.model, prompts, task.family)
     return Source(
         task=task,

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from lmkit.choosing import check_labels
 from lmkit.collating import Feed, Schedule, Stream
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import LmkitError, RecordError
@@ -124,6 +125,7 @@ def encoded(lesson: Lesson, task: Task, tokenizer: Tokenizer) -> Lesson:
     if isinstance(task.collator, Stream) and lesson.fraction is not None:
         train_rows, measured = task.collator.hold_out(train_rows, tokenizer, lesson.fraction)
     check_learnable(train_rows, lesson.name)
+    check_labels(task, rows[0], tokenizer)
     if lesson.eval_rows:
         eval_rows = transformed(task.transforms, lesson.eval_rows, name=lesson.eval_name)
         measured = list(encode_rows(task, eval_rows, tokenizer))
