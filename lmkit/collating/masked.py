@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 from lmkit.collating import Batch, shorter, text_batch
 from lmkit.encoding import IGNORE, Encoded, Ids, stretches
@@ -20,6 +21,8 @@ from lmkit.words import Words
 # Of the tokens that are chosen, so many become the mask token, and so many any other one; the rest
 # stay as they are. Source: Devlin et al. 2019, BERT, section 3.1.
 MASKED, REPLACED = 0.8, 0.1
+
+Fate = NDArray[np.float64]
 
 MEASURED = 0x1A5C  # the seed of the masks that a loss is measured with, whatever a run's seed is
 
@@ -163,26 +166,38 @@ class MaskedFeed:
         something.
         """
         row = self._rows[index]
-        chosen = self._chosen(row, rng)
+        chosen, fate = self._chosen(row, rng)
         labels = np.full_like(row.labels, IGNORE)
         labels[chosen] = row.labels[chosen]
         ids = row.input_ids.copy()
-        fate = rng.random(len(chosen))
         ids[chosen[fate < MASKED]] = self._mask_id
-        replaced = chosen[fate >= 1 - REPLACED]
-        ids[replaced] = self._others[rng.integers(len(self._others), size=len(replaced))]
+        replaced = fate >= 1 - REPLACED
+        which = (fate[replaced] - (1 - REPLACED)) / REPLACED  # uniform again, in [0, 1)
+        ids[chosen[replaced]] = self._others[(which * len(self._others)).astype(np.int64)]
         return Encoded(ids, labels, row.n_cut, Family.MASKED)
 
-    def _chosen(self, row: Encoded, rng: np.random.Generator) -> Ids:
-        """Return the places of the tokens that are chosen, int64 [M]."""
+    def _chosen(self, row: Encoded, rng: np.random.Generator) -> tuple[Ids, Fate]:
+        """Return the places of the tokens that are chosen, int64 [M], and a fate in [0, 1) for each.
+
+        One draw decides both where tokens are chosen singly: a number below the share is, divided by
+        it, uniform in [0, 1).
+        """
         may = row.labels != IGNORE
         places = np.flatnonzero(may)
-        unit = None if self._words is None else self._words.number(row.input_ids, may)
-        n_units = len(places) if unit is None else int(unit[-1]) + 1
-        picked = rng.random(n_units) < self._share
+        if self._words is None:
+            drawn = rng.random(len(places))
+            picked = drawn < self._share
+            chosen, fate = places[picked], drawn[picked] / self._share
+            return (chosen, fate) if len(chosen) else self._one_of(places, rng)
+        word = self._words.number(row.input_ids, may)
+        picked = rng.random(int(word[-1]) + 1) < self._share
         if not picked.any():
-            picked[rng.integers(n_units)] = True
-        return places[picked if unit is None else picked[unit]]
+            picked[rng.integers(len(picked))] = True
+        chosen = places[picked[word]]
+        return chosen, rng.random(len(chosen))
+
+    def _one_of(self, places: Ids, rng: np.random.Generator) -> tuple[Ids, Fate]:
+        return rng.choice(places, size=1), rng.random(1)
 
 
 def mask_of(tokenizer: Tokenizer) -> int:
