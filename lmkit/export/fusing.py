@@ -106,10 +106,13 @@ def _transposed_product(graph: ir.Graph, transpose: ir.Node) -> None:
 
 
 def _take_place(graph: ir.Graph, node: ir.Node, other: ir.Node) -> None:
-    """Put `other` where `node` was, with its one output's name, type and shape."""
-    old, new = node.outputs[0], other.outputs[0]
-    # The whole type, which is None behind a product whose sum with a bias was traced as one.
-    new.name, new.shape, new.type = old.name, old.shape, old.type
+    """Put `other` where `node` was, with its one output's name, type and shape.
+
+    A trace leaves the type of some products out; it is that of what they multiply.
+    """
+    old, new, source = node.outputs[0], other.outputs[0], node.inputs[0]
+    new.name, new.shape = old.name, old.shape
+    new.dtype = old.dtype or (source.dtype if source is not None else None)
     graph.insert_before(node, other)
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     graph.remove(node, safe=True)

@@ -34,7 +34,16 @@ from lmkit.export.attention import (
     probe,
 )
 from lmkit.export.fusing import fuse
-from lmkit.export.tracing import IR_VERSION, OPSET, inference, port, quiet, root, uncollected
+from lmkit.export.tracing import (
+    IR_VERSION,
+    OPSET,
+    inference,
+    port,
+    quiet,
+    root_cause,
+    save,
+    uncollected,
+)
 from lmkit.manifest import Tensor
 
 
@@ -172,9 +181,7 @@ def export_causal(model: PreTrainedModel, path: Path) -> GraphContract:
         graph = _trace(model, layers)
         fuse(graph)
         contract = _contract(model, layers, graph)
-        data = path.name + ".data"
-        path.with_name(data).unlink(missing_ok=True)  # onnx would append to it
-        ir.save(graph, path, external_data=data)
+        save(graph, path)
     return contract
 
 
@@ -244,7 +251,7 @@ def _trace(model: PreTrainedModel, layers: tuple[AttentionLayer, ...]) -> ir.Mod
             verbose=False,
         )
     except Exception as error:
-        cause = root(error)
+        cause = root_cause(error)
         raise ExportError(
             f"{type(model).__name__} cannot be traced into a graph: {type(cause).__name__}: {cause}"
         ) from error

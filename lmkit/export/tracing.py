@@ -1,4 +1,4 @@
-"""What every trace needs: a model held still and in float32, a quiet exporter, and a graph's ports."""
+"""What every trace needs, whatever the family: a model at rest, a quiet exporter, a graph on disk."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import onnx_ir as ir
 import torch
@@ -21,7 +22,7 @@ IR_VERSION = (
 
 
 def port(value: ir.Value) -> Tensor:
-    """Return a graph's input or output as the manifest writes it down."""
+    """Return an input or output of a graph as the manifest states it."""
     assert value.name is not None
     assert value.dtype is not None
     assert value.shape is not None
@@ -93,8 +94,15 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def root(error: BaseException) -> BaseException:
+def root_cause(error: BaseException) -> BaseException:
     """Return the first error of a chain, which names the cause; torch wraps it in its own report."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def save(graph: ir.Model, path: Path) -> None:
+    """Write a graph to `path`, its weights beside it in `path` + ".data"."""
+    data = path.name + ".data"
+    path.with_name(data).unlink(missing_ok=True)  # onnx would append to it
+    ir.save(graph, path, external_data=data)
