@@ -37,10 +37,13 @@ from lmkit.errors import ExportError
 from lmkit.export.attention import attention_through
 from lmkit.export.external import save_together
 from lmkit.export.fusing import fuse
+from lmkit.export.parity import check_parity as compare
 from lmkit.export.source import Source
 from lmkit.export.tracing import IR_VERSION, OPSET, inference, port, quiet, root_cause, uncollected
 from lmkit.manifest import Ports, Seq2SeqGraph
 from lmkit.train.models import PAIR, context_length, start_id, target_length
+
+__all__ = ["check", "compare", "write"]
 
 ENCODER_FILE, DECODER_FILE, DATA_FILE = "encoder.onnx", "decoder.onnx", "model.onnx.data"
 SUPPORTED = ("t5", "mt5", "bart", "mbart", "marian", "pegasus")

@@ -180,8 +180,8 @@ def start_id(model: Any, tokenizer: Tokenizer) -> int | None:
             return int(found)
     if model.config.model_type == "mbart":
         return tokenizer.closing_ids[-1] if tokenizer.closing_ids else tokenizer.eos_id
-    if model.config.model_type == PAIR and tokenizer.bos_id is not None:
-        return tokenizer.bos_id
+    if model.config.model_type == PAIR:  # which does not see the pad token when it trains
+        return tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
     return tokenizer.pad_id
 
 
