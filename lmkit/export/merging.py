@@ -39,14 +39,14 @@ def settled(model: Any, prompts: Sequence[Ids], family: Family) -> tuple[Any, di
     whole = merged(model)
     difference = 0.0
     for prompt, expected in zip(some, before, strict=True):
-        found = _logits(whole, prompt, family)
-        difference = max(difference, float(np.abs(found - expected).max()))
+        apart = float(np.abs(_logits(whole, prompt, family) - expected).max())
         tolerance = ABSOLUTE + RELATIVE * float(np.abs(expected).max())
-        if not difference <= tolerance:  # a NaN is no agreement either
+        if not apart <= tolerance:  # a NaN is no agreement either
             raise ParityError(
-                f"merging the adapter into the weights changes a logit by {difference:.2e}, where "
+                f"merging the adapter into the weights changes a logit by {apart:.2e}, where "
                 f"rounding explains {tolerance:.2e}; no bundle was written"
             )
+        difference = max(difference, apart)
     return whole, {"kind": "lora", "merge_max_logit_difference": difference}
 
 

@@ -259,7 +259,7 @@ def _positions(model: Any, side: str) -> int | None:
 
 def is_adapted(model: Any) -> bool:
     """Say whether a model is one of peft's: a base, and an adapter beside it."""
-    return getattr(model, "peft_config", None) is not None
+    return hasattr(model, "get_base_model")
 
 
 def base_of(model: Any) -> Any:

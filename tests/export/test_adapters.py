@@ -189,13 +189,14 @@ class TestTheBundle:
 
 
 class TestRefused:
-    def test_a_merge_that_changes_the_logits(self, tiny_run, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("change", [0.5, np.nan])
+    def test_a_merge_that_changes_the_logits(self, tiny_run, tmp_path, monkeypatch, change):
         run = tune(tiny_run, tmp_path / "run", "lora:r=4")
 
         def wrong(model):
             whole = adapting.merged(model)
             with torch.no_grad():
-                whole.lm_head.weight[3] += 0.5
+                whole.lm_head.weight[3] += change
             return whole
 
         monkeypatch.setattr(merging, "merged", wrong)
