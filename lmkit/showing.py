@@ -20,8 +20,8 @@ def asked(task: Task, record: Record) -> str:
     """Return what of a record its prompt is made from: of a conversation, what was said last.
 
     >>> from lmkit import get_task
-    >>> asked(get_task("alpaca"), {"instruction": "Add.", "input": "1 2", "output": "3"})
-    'Add. · 1 2'
+    >>> asked(get_task("qa"), {"prompt": "1+1?", "completion": "2"})
+    '1+1?'
     """
     messages = messages_column(task.formatter)
     if messages is not None:
