@@ -141,6 +141,8 @@ class TorchAnswerer:
     ) -> list[list[int]]:
         """Return the new ids of each prompt, padding still behind the shorter ones."""
         batch, mask = self._padded(prompts)
+        # A decoder's ids begin with its start token; a causal model's with the prompt.
+        before = batch.shape[1] if self.task.family.shifts else 1
         config = _generation_config(self.model, generation, self._room(batch.shape[1]))
         tensors = as_tensors({"input_ids": batch, "attention_mask": mask})
         stop = self.task.stop_strings(generation)
@@ -151,8 +153,6 @@ class TorchAnswerer:
                 torch().manual_seed(generation.seed)
             with only_config(self.model, config):
                 found = self.model.generate(**tensors, streamer=streamer, stopping_criteria=ends)
-        # A decoder's ids begin with its start token; a causal model's with the prompt.
-        before = batch.shape[1] if self.task.family.shifts else 1
         return [[int(token) for token in row] for row in found[:, before:]]
 
     def _padded(self, prompts: Sequence[Ids]) -> tuple[Ids, Ids]:
