@@ -229,7 +229,9 @@ class Tokenizer:
 
     @cached_property
     def _frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        encoding = self._opening.encode("a", add_special_tokens=True)
+        """The ids before and after any text, read off one that the tokenizer knows."""
+        text = "a" if self._knows("a") else self.decode(self.plain_ids[-1:])
+        encoding = self._opening.encode(text, add_special_tokens=True)
         mask = encoding.special_tokens_mask
         if 0 not in mask:
             return (), ()

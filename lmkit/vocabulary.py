@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,14 @@ import attrs
 
 from lmkit.chat import CHATML
 from lmkit.errors import TokenizerError, UnknownName
-from lmkit.records import Data, read
-from lmkit.tokenizing import Tokenizer
+from lmkit.records import read
+from lmkit.tokenizing import Dialect, Tokenizer
 
 if TYPE_CHECKING:
     import tokenizers
+
+    from lmkit.mixing import Mixture
+    from lmkit.task import Task
 
     Texts = Iterator[str]
     Learn = Callable[[Texts, int, tuple[str, ...]], tokenizers.Tokenizer]
@@ -33,7 +37,12 @@ _SPACE = "▁"  # how SentencePiece writes a space
 
 
 def train_tokenizer(
-    *, kind: str, data: Data, vocab_size: int = DEFAULT_SIZE, unknown: str = "error"
+    *,
+    kind: str,
+    data: Any,
+    vocab_size: int = DEFAULT_SIZE,
+    unknown: str = "error",
+    task: Task | Mixture | str | None = None,
 ) -> Tokenizer:
     """Return a tokenizer learned from data.
 
@@ -50,13 +59,15 @@ def train_tokenizer(
 
     Args:
         kind: one of these.
-        data: anything that `train` takes; all text in the records is learned from, a .txt file's
-            line ends included.
+        data: anything that `train` takes. Without a task all text in the records is learned from,
+            a .txt file's line ends included.
         vocab_size: the most tokens, control tokens included; `char` takes no more than there are
             characters.
         unknown: what `char` does with a character that it has not learned: `error` refuses the
             text and names the character, `token` reads it as `<|unk|>`. Only with `token` may there
             be more characters than `vocab_size`; then the most frequent are learned.
+        task: what the tokenizer is for: learned from is then the text that the task makes of the
+            records, with what it puts around them (such as `질문: `) and without what it leaves out.
     Raises:
         UnknownName: there is no such kind, or no such way with the unknown.
         TokenizerError: the size is too small for the kind.
@@ -74,13 +85,18 @@ def train_tokenizer(
         raise TokenizerError(
             f"vocab_size is {vocab_size}; {len(chosen.control)} go to control tokens"
         )
-    backend = chosen.learn(texts_in(read(data, whole=True)), vocab_size, chosen.control)
+    texts = texts_in(read(data, whole=True)) if task is None else _task_texts(task, data, chosen)
+    backend = chosen.learn(texts, vocab_size, chosen.control)
     return Tokenizer(backend.to_str(), special=chosen.special, chat_template=chosen.chat_template)
 
 
-def parse_tokenizer(text: str, data: Data) -> Tokenizer:
+def parse_tokenizer(text: str, data: Any, task: Task | Mixture | None = None) -> Tokenizer:
     """Return the tokenizer that a command line names: a folder, or `bpe:8000`, `char`, `char:unk`.
 
+    Args:
+        text: what was typed.
+        data: what a new one is learned from; see `train_tokenizer`.
+        task: what it is for.
     Raises:
         TokenizerError: it is neither, or the size is no number.
     """
@@ -98,7 +114,27 @@ def parse_tokenizer(text: str, data: Data) -> Tokenizer:
             raise TokenizerError(
                 f"'{text}' should end in a number of tokens, such as {kind}:8000{also}"
             )
-    return train_tokenizer(kind=kind, data=data, **settings)
+    return train_tokenizer(kind=kind, data=data, task=task, **settings)
+
+
+def _task_texts(task: Task | Mixture | str, data: Any, kind: _Kind) -> Texts:
+    """Yield the training text of every record, in pieces between control tokens."""
+    from lmkit.mixing import by_task, tasks_of
+    from lmkit.reading import read_for
+    from lmkit.registry import get_task
+
+    what = get_task(task)
+    dialect = Dialect(
+        chat_template=kind.chat_template,
+        bos_token=kind.special.get("bos_token"),
+        eos_token=kind.special.get("eos_token"),
+        control_tokens=kind.control,
+    )
+    control = re.compile("|".join(map(re.escape, kind.control)))
+    for one, source in zip(tasks_of(what), by_task(what, data, option="data"), strict=True):
+        for row in read_for(one, source):
+            text = "".join(segment.text for segment in one.formatter.segments(row, dialect))
+            yield from filter(None, control.split(text))
 
 
 def texts_in(records: Iterable[Any]) -> Iterator[str]:

@@ -133,7 +133,7 @@ class TestTwoThatDoNotCompare:
         other = train_tiny(
             tmp_path / "run",
             model=lk.scratch("gpt2", **GPT2),
-            tokenizer=lk.train_tokenizer(kind="char", data=ROWS),
+            tokenizer=lk.train_tokenizer(kind="char", data=ROWS, task="qa"),
             max_steps=1,
         )
 

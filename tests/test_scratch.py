@@ -14,6 +14,12 @@ def test_it_is_named_and_builds_nothing():
         scratch("gpt2"),
         scratch("gpt2", n_layer=4, resid_pdrop=0.1),
         scratch("llama", hidden_act="silu"),
+        scratch("gpt2", layer_types=["full", "sliding"], n_layer=2),
+        scratch(
+            "encoder-decoder",
+            encoder={"model_type": "bert", "num_hidden_layers": 2, "hidden_size": 16},
+            decoder={"model_type": "bert", "rope": {"a": [1, 2], "b": 0.5}, "tied": True},
+        ),
     ],
 )
 def test_its_text_form_means_the_same_model(model):

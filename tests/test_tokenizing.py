@@ -2,7 +2,7 @@ import json
 import unicodedata
 
 import pytest
-from tokenizers import AddedToken
+from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Backend
 from toys import CONTROL, LLAMAS, llama, toy_backend
 
@@ -295,3 +295,25 @@ def test_decoding_leaves_control_tokens_out_unless_told_otherwise(toy):
 
     assert toy.decode(ids) == "a"
     assert toy.decode(ids, skip_control=False) == "a<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("frame", "opening", "closing"),
+    [
+        ("$A", [], []),
+        ("$A <|endoftext|>", [], ["<|endoftext|>"]),
+        ("<s> $A <|endoftext|>", ["<s>"], ["<|endoftext|>"]),
+        ("$A <|endoftext|> <|im_start|>", [], ["<|endoftext|>", "<|im_start|>"]),
+    ],
+)
+def test_the_ids_around_any_text_are_the_tokenizers_own(frame, opening, closing):
+    backend = toy_backend()
+    names = ("<s>", "<|endoftext|>", "<|im_start|>")
+    backend.post_processor = processors.TemplateProcessing(
+        single=frame, special_tokens=[(name, backend.token_to_id(name)) for name in names]
+    )
+
+    found = Tokenizer(backend.to_str())
+
+    assert found.opening_ids == tuple(map(found.token_to_id, opening))
+    assert found.closing_ids == tuple(map(found.token_to_id, closing))

@@ -253,7 +253,7 @@ def run(task, tmp_path_factory):
     return lk.train(
         task,
         model=lk.scratch("gpt2", n_layer=1, n_embd=16, n_head=2, n_positions=64),
-        tokenizer=lk.train_tokenizer(kind="char", data=ROWS_TO_LEARN),
+        tokenizer=lk.train_tokenizer(kind="char", data=ROWS_TO_LEARN, task="qa"),
         data=ROWS_TO_LEARN,
         output=tmp_path_factory.mktemp("mapped") / "run",
         max_steps=1,

@@ -134,7 +134,7 @@ def train(
         eval_data=_data_of(found, eval_data, "--eval-data") if eval_data else None,
         eval_fraction=eval_fraction,
         output=output,
-        tokenizer=None if tokenizer is None else parse_tokenizer(tokenizer, _together(rows)),
+        tokenizer=None if tokenizer is None else parse_tokenizer(tokenizer, rows, found),
         pad=pad,
         adapter=adapter,
         sample=sample,
@@ -227,17 +227,6 @@ def _data_of(task: Any, given: Sequence[str], option: str) -> Any:
     if len(given) > 1:
         raise click.UsageError(f"{option} is given {len(given)} times, which is for a mixture")
     return given[0]
-
-
-def _together(data: Any) -> Any:
-    """Return the records of all of a mixture's tasks, to learn a tokenizer from."""
-    from lmkit.records import read
-
-    return (
-        [row for source in data.values() for row in read(source)]
-        if isinstance(data, dict)
-        else data
-    )
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:

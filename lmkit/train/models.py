@@ -21,7 +21,6 @@ from lmkit.errors import (
 )
 from lmkit.family import Family
 from lmkit.formatting import Formatter
-from lmkit.generation import Generation
 from lmkit.scratch import Scratch, parse_scratch
 from lmkit.task import Task
 from lmkit.tokenizing import TOKENIZER_FILE, Tokenizer
@@ -190,13 +189,12 @@ def with_own_ids(task: Task, model: Any) -> Task:
 
     BART ends every answer in its EOS, mBART starts it with a language: a model's own file says so.
     """
-    fields = attrs.fields_dict(Generation)
+    forced = getattr(model, "generation_config", None)  # a masked model has none
     own = {
         name: found
         for name in ("forced_bos_token_id", "forced_eos_token_id")
-        if name in fields
-        and getattr(task.generation, name) is None
-        and isinstance(found := getattr(model.generation_config, name, None), int)
+        if getattr(task.generation, name) is None
+        and isinstance(found := getattr(forced, name, None), int)
     }
     return task.evolve(generation=task.generation.override(**own)) if own else task
 

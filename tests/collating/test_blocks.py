@@ -252,7 +252,7 @@ class TestTheCollator:
 
     @pytest.mark.parametrize(("most", "block_size"), [(65, 64), (1024, 256), (257, 256), (2, 1)])
     def test_it_fits_itself_to_a_models_positions(self, most, block_size):
-        assert BlockCollator(block_size=256).within(most).block_size == block_size
+        assert BlockCollator(block_size=256).within(most, None).block_size == block_size
 
     def test_an_empty_block_is_refused(self):
         with pytest.raises(
