@@ -86,6 +86,7 @@ def _causal_log_probs(model: Any, rows: Sequence[Encoded], pad_id: int) -> list[
         input_ids, mask = padded(part, pad_id)
         batch = {"input_ids": input_ids, "attention_mask": mask}
         logits = _logits(model, batch, Family.CAUSAL)
+        logits = logits[:, -input_ids.shape[1] :]  # a soft prompt's places stand before the text's
         for index, row in enumerate(rows):
             if start <= which[index] < start + len(part):
                 at = np.flatnonzero(row.labels[1:] != IGNORE)
