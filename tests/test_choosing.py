@@ -1,5 +1,7 @@
 """Labels as answers: what is scored is what was learned, and the figures are torch's."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -126,6 +128,28 @@ class TestAnAnswer:
         wanted = torch.stack(rows).softmax(0).tolist()
         assert list(answer.probabilities.values()) == pytest.approx(wanted, rel=1e-4)
         assert tokenizer.decode(prompt, skip_control=False).endswith("<|im_start|>assistant\n")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft asks for it
+def test_behind_a_soft_prompt_the_labels_are_scored_at_their_own_places(model):
+    """peft puts the soft prompt's places before the text's, in the logits too."""
+    peft = pytest.importorskip("peft")
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    soft = peft.get_peft_model(copy.deepcopy(model), config).eval()
+    tokenizer = toy_tokenizer()
+    prompt = prompt_ids(TASK, RECORDS[0], tokenizer).tolist()
+    totals = []
+    for label in LABELS:
+        answer = tokenizer.encode(f" {label}")
+        with torch.no_grad():
+            logits = soft(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].double()
+        behind = logits.log_softmax(-1)[3 + len(prompt) - 1 :]
+        totals.append(sum(behind[n, token] for n, token in enumerate(answer)))
+
+    answer = TorchAnswerer(task=TASK, model=soft, tokenizer=tokenizer)(RECORDS[0])
+
+    wanted = torch.stack(totals).softmax(0).tolist()
+    assert list(answer.probabilities.values()) == pytest.approx(wanted, rel=1e-4)
 
 
 class TestOneForwardPass:

@@ -264,12 +264,9 @@ class TorchAnswerer:
     ) -> list[list[int]]:
         """Return the new ids of each prompt, padding still behind the shorter ones."""
         batch, mask = self._padded(prompts)
-        # A decoder's ids begin with its start token; a causal model's with the prompt.
-        before = batch.shape[1] if self.task.family.shifts else 1
         config = _generation_config(self.model, generation, self._room(batch.shape[1]))
         tensors = as_tensors({"input_ids": batch, "attention_mask": mask})
         stop = self.task.stop_strings(generation)
-<<<<<<< .merge_file_phpRWF
         # A decoder's ids begin with its start token; a causal model's with the prompt.
         before = batch.shape[1] if self.task.family.shifts else 1
         ends = [_StopStrings(self.tokenizer, stop, before)] if stop else []
@@ -277,15 +274,6 @@ class TorchAnswerer:
         self.model.eval()
         with quiet(), only_config(self.model, config):
             found = self.model.generate(**tensors, streamer=streamer, stopping_criteria=ends)
-=======
-        ends = [_StopStrings(self.tokenizer, stop, len(prompts))] if stop else []
-        self.model.eval()
-        with quiet(), torch().random.fork_rng(devices=[], enabled=generation.seed is not None):
-            if generation.seed is not None:
-                torch().manual_seed(generation.seed)
-            with only_config(self.model, config):
-                found = self.model.generate(**tensors, streamer=streamer, stopping_criteria=ends)
->>>>>>> .merge_file_0viXRh
         return [[int(token) for token in row] for row in found[:, before:]]
 
     def _padded(self, prompts: Sequence[Ids]) -> tuple[Ids, Ids]:
