@@ -66,7 +66,7 @@ class Words:
 
 def _anchor(tokenizer: Tokenizer, suffix: str | None) -> int:
     """Return a token that begins a word, behind which another one can be decoded."""
-    found = tokenizer.encode("a", opens=False)
+    found = [] if tokenizer.unknown_in("a") else tokenizer.encode("a", opens=False)
     if suffix or not found:
         ends = suffix or "\0"
         plain = tokenizer.plain_ids

@@ -134,7 +134,7 @@ def _prepared(run: Any, task: Task, tokenizer: Any, rows: Sequence[Row]) -> Sour
     records = probe_records(task, rows, ready)
     prompts = [prompt_ids(cutting(task), record, ready) for record in records]
     for record in records:
-        check_labels(task, record, ready)
+        check_labels(cutting(task), record, ready)
     model, adapter = settled(loaded.model, prompts, task.family)
     return Source(
         task=task,
