@@ -24,21 +24,21 @@ TEXTS = (
 
 
 def probe_records(
-    task: Task, rows: Sequence[Mapping[str, Any]], tokenizer: Tokenizer
+    task: Task, rows: Sequence[Mapping[str, Any]], tokenizer: Tokenizer | None = None
 ) -> list[dict[str, Any]]:
     """Return a few records with the task's prompt columns.
 
     Args:
         task: the task.
         rows: the user's records; a few of them are used, from all over the data.
-        tokenizer: the model's; a masked task's records get its mask token.
+        tokenizer: the model's, whose mask token a masked task's records get.
     Returns:
         The picks, and built-in ones if there are too few.
     """
     step = max(1, len(rows) // N_PROBES)
     picked = [_prompt_columns(task, row) for row in rows[::step][:N_PROBES]]
     picked += [_record(task, text) for text in TEXTS[: N_PROBES - len(picked)]]
-    if task.family is Family.MASKED:
+    if task.family is Family.MASKED and tokenizer is not None:
         return [with_mask(task, record, tokenizer) for record in picked]
     return picked
 

@@ -56,7 +56,7 @@ class TestACall:
 
     def test_a_column_of_the_wrong_type_is_named(self, ask):
         with pytest.raises(RecordError, match="'prompt'"):
-            ask({"prompt": ["x"]})
+            ask({"prompt": [1]})
 
 
 class TestTheEnd:
