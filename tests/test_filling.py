@@ -1,3 +1,4 @@
+import attrs
 import numpy as np
 import pytest
 from toys import wordpiece
@@ -123,3 +124,11 @@ class TestWithMask:
     def test_names_a_column_that_is_missing(self):
         with pytest.raises(RecordError, match="column 'text' is missing"):
             with_mask(TASK, {"txt": "a"}, wordpiece())
+
+
+def test_a_task_s_metrics_are_measured_without_generation_options(filler):
+    task = TASK.evolve(metrics=(lk.ExactMatch(),))
+    figures = lk.evaluate(attrs.evolve(filler, task=task), data=[{"text": "a good film [MASK]"}])
+
+    assert figures["exact_match"] == 0
+    assert figures["tokens"] >= 1

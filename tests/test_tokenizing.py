@@ -4,7 +4,7 @@ import unicodedata
 import pytest
 from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Backend
-from toys import CONTROL, LLAMAS, llama, toy_backend
+from toys import CONTROL, LLAMAS, llama, toy_backend, wordpiece
 
 from lmkit.errors import TokenizerError
 from lmkit.tokenizing import Span, Tokenizer
@@ -317,3 +317,22 @@ def test_the_ids_around_any_text_are_the_tokenizers_own(frame, opening, closing)
 
     assert found.opening_ids == tuple(map(found.token_to_id, opening))
     assert found.closing_ids == tuple(map(found.token_to_id, closing))
+
+
+class TestFramesAndRoles:
+    def test_a_tokenizer_s_own_frame_is_what_it_puts_around_any_text(self, toy_with_bos):
+        tokenizer = wordpiece()
+
+        assert (tokenizer.opening_ids, tokenizer.closing_ids) == ((2,), (3,))
+        assert (toy_with_bos.opening_ids[-1:], toy_with_bos.closing_ids) == ((3,), ())
+
+    def test_a_t5_only_closes(self, load_shared):
+        t5 = load_shared("t5")
+
+        assert (t5.opening_ids, t5.closing_ids) == ((), (t5.eos_id,))
+
+    def test_plain_tokens_are_all_but_the_control_tokens(self):
+        assert wordpiece().plain_ids == tuple(range(5, 17))
+
+    def test_the_mask_token_has_an_id_where_there_is_one(self, toy):
+        assert (wordpiece().mask_id, toy.mask_id) == (4, None)

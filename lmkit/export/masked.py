@@ -103,24 +103,15 @@ def compare(
     Raises:
         ParityError: a fill or a logit differs beyond rounding; the text has the figures.
     """
-    most = filler.context_length
+    mask_id = filler.tokenizer.mask_id
     found = [prompt_ids(filler.task, record, filler.tokenizer) for record in records]
-    pairs = [
-        (record, prompt)
-        for record, prompt in zip(records, found, strict=True)
-        if most is None or len(prompt) <= most
-    ]
-    if not pairs:
-        raise ParityError(
-            f"every prompt is longer than the model's {most} tokens; give shorter data"
-        )
-    prompts = [prompt for _, prompt in pairs]
+    prompts = [_short_enough(prompt, mask_id, filler.context_length) for prompt in found]
     theirs = [_alone(model, prompt) for prompt in prompts]
     batch = dict(filler.logits(prompts, batch_size=len(prompts)))
     differences, equal = [], []
     for index, prompt in enumerate(prompts):
         ((_, single),) = filler.logits([prompt], batch_size=1)
-        masks = prompt == filler.tokenizer.mask_id
+        masks = prompt == mask_id
         for case, ours in (("a single prompt", single), ("a padded batch", batch[index])):
             differences.append(_difference(theirs[index], ours, case))
             equal += (theirs[index][masks].argmax(axis=1) == ours[masks].argmax(axis=1)).tolist()
@@ -133,8 +124,9 @@ def compare(
         "prompts": len(prompts),
     }
     golden = [
-        _golden(record, prompt, logits, filler.tokenizer.mask_id)
-        for (record, prompt), logits in zip(pairs, theirs, strict=True)
+        _golden(record, prompt, logits, mask_id)
+        for record, whole, prompt, logits in zip(records, found, prompts, theirs, strict=True)
+        if len(whole) == len(prompt)
     ]
     return figures, tuple(golden)
 
@@ -284,6 +276,15 @@ def _trace(model: PreTrainedModel) -> ir.Model:
     graph: ir.Model = program.model
     graph.ir_version = IR_VERSION
     return graph
+
+
+def _short_enough(prompt: Ids, mask_id: int | None, most: int | None) -> Ids:
+    """Return a prompt, cut to what the model can hold around its first mask token."""
+    if most is None or len(prompt) <= most:
+        return prompt
+    first = int(np.flatnonzero(prompt == mask_id)[0])
+    start = max(0, min(first - most // 2, len(prompt) - most))
+    return prompt[start : start + most]
 
 
 def _alone(model: PreTrainedModel, prompt: Ids) -> Logits:

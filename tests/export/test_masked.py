@@ -196,3 +196,13 @@ def test_the_real_albert_fills_as_the_pipeline_does(shared, tmp_path):
             for one, other in zip(some, others, strict=True):
                 assert one["score"] == pytest.approx(other["score"], abs=1e-5)
                 assert {**one, "score": 0} == {**other, "score": 0}
+
+
+def test_a_prompt_longer_than_the_model_is_cut_around_its_mask_and_is_not_golden():
+    model = built("bert")
+    filler = through_torch(TASK, model, wordpiece())
+    records = [{"text": "a " * 80 + "[MASK]" + " a" * 5}, {"text": "a [MASK]"}]
+    figures, golden = masked.compare(model, filler, records)
+
+    assert (figures["prompts"], figures["fills_compared"]) == (2, 4)
+    assert [one.record for one in golden] == records[1:]

@@ -87,7 +87,7 @@ class TestAgreement:
     def test_it_says_how_often_torch_itself_was_undecided(self, model, ask, monkeypatch):
         """Two tokens of one embedding are equally likely for ever, and either is right."""
         greedy = Generator.greedy
-        monkeypatch.setattr(parity, "_lead", lambda logits: 0.0)
+        monkeypatch.setattr(parity, "lead", lambda logits: 0.0)
         monkeypatch.setattr(
             Generator, "greedy", lambda *a: [[ids[0] + 1, *ids[1:]] for ids in greedy(*a)]
         )
