@@ -36,9 +36,9 @@ from lmkit.export.tracing import (
     save,
     uncollected,
 )
+from lmkit.logits import Logits
 from lmkit.manifest import Golden, MaskedGraph
 from lmkit.runtime.masked import MaskFiller
-from lmkit.runtime.session import Logits
 from lmkit.train.answering import masked_logits
 from lmkit.train.models import context_length
 

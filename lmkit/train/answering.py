@@ -19,9 +19,10 @@ from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt
 from lmkit.errors import TaskError
 from lmkit.family import Family
-from lmkit.filling import Logits, MaskAnswerer
+from lmkit.filling import MaskAnswerer
 from lmkit.formatting import Record
 from lmkit.generation import Generation
+from lmkit.logits import Logits, LogProbs
 from lmkit.loss import Loss
 from lmkit.registry import one_task, task_in
 from lmkit.streaming import IncrementalText
@@ -41,7 +42,7 @@ from lmkit.train.models import (
     with_own_ids,
 )
 from lmkit.train.run import Run, as_tensors
-from lmkit.train.scoring import LogProbs, mean_loss, token_log_probs
+from lmkit.train.scoring import mean_loss, token_log_probs
 
 
 def open_run(path: str | Path, task: Task | str | None = None) -> Answerer:
