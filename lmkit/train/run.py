@@ -89,6 +89,11 @@ class Run:
         return dict(_read_about(self.path)["cut"])
 
     @property
+    def n_empty(self) -> int:
+        """How many rows had nothing to learn, such as texts that the tokenizer does not know."""
+        return int(_read_about(self.path).get("empty", 0))
+
+    @property
     def parameters(self) -> dict[str, int]:
         """How many numbers the model has in `all`, and how many of them were `trainable`."""
         return dict(_read_about(self.path).get("parameters", {}))
@@ -225,7 +230,7 @@ def train(
 
 
 def _account(what: Task | Mixture, rows: Sequence[Encoded], started: str) -> dict[str, Any]:
-    """Return when a run began, with which versions, and what of its rows did not fit."""
+    """Return when a run began, with which versions, and what of its rows is not learned."""
     return {
         "lmkit": lmkit.__version__,
         "versions": _versions(),
@@ -235,6 +240,7 @@ def _account(what: Task | Mixture, rows: Sequence[Encoded], started: str) -> dic
             "ids": sum(row.n_cut for row in rows),
             "max_length": what.collator.max_length,
         },
+        "empty": sum(not row.n_learned for row in rows),
     }
 
 
