@@ -24,7 +24,10 @@ from lmkit.family import Family
 from lmkit.scratch import parse_scratch
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.answering import TorchAnswerer
-from lmkit.train.models import align, fitted, load_model, quiet, start_id
+from lmkit.train.lengths import fitted
+from lmkit.train.models import load_model
+from lmkit.train.quiet import quiet
+from lmkit.train.special import align, start_id
 
 SUMMARIZE = lk.get_task("summarize")
 LONG = [*RECORDS, {"article": "매우 긴 글입니다. " * 80, "summary": "긴 요약 " * 60}]
