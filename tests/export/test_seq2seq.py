@@ -157,6 +157,17 @@ def test_it_answers_alone_in_a_batch_and_in_pieces(exported):
     assert "".join(exported.ask.stream(RECORDS[0], max_new_tokens=8)) == answers[0].text
 
 
+def test_an_article_that_is_too_long_is_compared_as_far_as_it_is_read_and_is_no_golden_one(
+    exported,
+):
+    records = [RECORDS[0], {"article": "매우 긴 글입니다. " * 80}]
+
+    figures, golden = parity.check_parity(exported.model, exported.ask, records)
+
+    assert figures["prompts"] == 2
+    assert [one.record for one in golden] == [RECORDS[0]]
+
+
 class TestRefusals:
     def built(self, name, **config):
         source = lk.scratch(name, **config)
