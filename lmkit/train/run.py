@@ -32,6 +32,7 @@ from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train import adapting
 from lmkit.train.extra import datasets, torch, transformers
+from lmkit.train.lengths import fitted
 from lmkit.train.lessons import (
     Lesson,
     data_account,
@@ -40,14 +41,10 @@ from lmkit.train.lessons import (
     read_lessons,
     write_held_out,
 )
-from lmkit.train.models import (
-    ADAPTER_CONFIG,
-    align_all,
-    fitted,
-    is_adapted,
-    load_model,
-    quiet,
-)
+from lmkit.train.models import load_model
+from lmkit.train.quiet import quiet
+from lmkit.train.special import align_all
+from lmkit.train.wrapped import ADAPTER_CONFIG, is_adapted
 from lmkit.transforms import recorded
 
 TASK_FILE, RUN_FILE, METRICS_FILE = "task.json", "run.json", "metrics.jsonl"

@@ -15,7 +15,8 @@ from lmkit.family import Family
 from lmkit.loss import Loss
 from lmkit.losses import BatchLoss
 from lmkit.train.extra import torch
-from lmkit.train.models import quiet, virtual_tokens
+from lmkit.train.quiet import quiet
+from lmkit.train.wrapped import virtual_tokens
 
 LogProbs = NDArray[np.float64]
 

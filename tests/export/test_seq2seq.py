@@ -23,7 +23,9 @@ from lmkit.errors import ExportError, ParityError  # noqa: E402
 from lmkit.export import parity, seq2seq  # noqa: E402
 from lmkit.export.seq2seq import check  # noqa: E402
 from lmkit.family import Family  # noqa: E402
-from lmkit.train.models import align, load_model, only_config  # noqa: E402
+from lmkit.train.generating import only_config  # noqa: E402
+from lmkit.train.models import load_model  # noqa: E402
+from lmkit.train.special import align  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

@@ -25,7 +25,10 @@ from lmkit.family import Family
 from lmkit.scratch import parse_scratch
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.answering import TorchAnswerer
-from lmkit.train.models import align, fitted, load_model, quiet, start_id, with_own_ids
+from lmkit.train.lengths import fitted
+from lmkit.train.models import load_model
+from lmkit.train.quiet import quiet
+from lmkit.train.special import align, start_id, with_own_ids
 
 SUMMARIZE = lk.get_task("summarize")
 LONG = [*RECORDS, {"article": "매우 긴 글입니다. " * 80, "summary": "긴 요약 " * 60}]
