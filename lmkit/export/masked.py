@@ -40,7 +40,7 @@ from lmkit.logits import Logits
 from lmkit.manifest import Golden, MaskedGraph
 from lmkit.runtime.masked import MaskFiller
 from lmkit.train.answering import masked_logits
-from lmkit.train.models import context_length
+from lmkit.train.lengths import context_length
 
 GRAPH_FILE = "model.onnx"
 

@@ -41,7 +41,9 @@ from lmkit.export.parity import check_parity as compare
 from lmkit.export.source import Source
 from lmkit.export.tracing import IR_VERSION, OPSET, inference, port, quiet, root_cause, uncollected
 from lmkit.manifest import Ports, Seq2SeqGraph
-from lmkit.train.models import PAIR, context_length, start_id, target_length
+from lmkit.train.heads import PAIR
+from lmkit.train.lengths import context_length, target_length
+from lmkit.train.special import start_id
 
 __all__ = ["check", "compare", "write"]
 

@@ -32,6 +32,7 @@ from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train import adapting
 from lmkit.train.extra import datasets, torch, transformers
+from lmkit.train.lengths import fitted
 from lmkit.train.lessons import (
     Lesson,
     data_account,
@@ -40,14 +41,10 @@ from lmkit.train.lessons import (
     read_lessons,
     write_held_out,
 )
-from lmkit.train.models import (
-    ADAPTER_CONFIG,
-    align_all,
-    fitted,
-    is_adapted,
-    load_model,
-    quiet,
-)
+from lmkit.train.models import load_model
+from lmkit.train.quiet import quiet
+from lmkit.train.special import align_all
+from lmkit.train.wrapped import ADAPTER_CONFIG, is_adapted
 from lmkit.transforms import recorded
 
 TASK_FILE, RUN_FILE, METRICS_FILE = "task.json", "run.json", "metrics.jsonl"
@@ -87,6 +84,11 @@ class Run:
     def cut(self) -> dict[str, int]:
         """How many `rows` were too long, how many `ids` that left out, and the `max_length`."""
         return dict(_read_about(self.path)["cut"])
+
+    @property
+    def n_empty(self) -> int:
+        """How many rows had nothing to learn, such as texts that the tokenizer does not know."""
+        return int(_read_about(self.path).get("empty", 0))
 
     @property
     def parameters(self) -> dict[str, int]:
@@ -225,7 +227,7 @@ def train(
 
 
 def _account(what: Task | Mixture, rows: Sequence[Encoded], started: str) -> dict[str, Any]:
-    """Return when a run began, with which versions, and what of its rows did not fit."""
+    """Return when a run began, with which versions, and what of its rows is not learned."""
     return {
         "lmkit": lmkit.__version__,
         "versions": _versions(),
@@ -235,6 +237,7 @@ def _account(what: Task | Mixture, rows: Sequence[Encoded], started: str) -> dic
             "ids": sum(row.n_cut for row in rows),
             "max_length": what.collator.max_length,
         },
+        "empty": sum(not row.n_learned for row in rows),
     }
 
 

@@ -15,7 +15,8 @@ from lmkit.logits import LogProbs
 from lmkit.loss import Loss
 from lmkit.losses import BatchLoss
 from lmkit.train.extra import torch
-from lmkit.train.models import quiet, virtual_tokens
+from lmkit.train.quiet import quiet
+from lmkit.train.wrapped import virtual_tokens
 
 TEXTS_AT_ONCE = 8  # scored in one forward pass, which bounds the logits in memory
 
