@@ -42,17 +42,6 @@ class TestASplit:
         with pytest.raises(RecordError, match=r"a\.jsonl: 1 records are too few to hold out 0\.2"):
             split(QA, rows(1), 0.2, 0, name="a.jsonl")
 
-    def test_is_the_collators_where_it_has_one(self):
-        class Tail(lk.CausalCollator):
-            def hold_out(self, rows, fraction, seed):
-                cut = len(rows) - int(len(rows) * fraction)
-                return rows[:cut], rows[cut:]
-
-        train, held_out = split(QA.evolve(collator=Tail()), rows(10), 0.2, 0, name="a")
-
-        assert [row["prompt"] for row in train] == list("01234567")
-        assert [row["prompt"] for row in held_out] == list("89")
-
 
 @pytest.fixture(scope="module")
 def sampled(fit, tmp_path_factory):
