@@ -106,15 +106,3 @@ def test_unseen_characters_are_read_as_unknown_when_asked(folder, lmkit, tmp_pat
 
     assert (done.code, written.code) == (0, 0)
     assert json.loads(written.out)["usage"]["prompt_tokens"] == 1
-
-
-def test_a_fraction_is_for_texts(lmkit, jsonl, tmp_path):
-    rows = jsonl([{"prompt": "나", "completion": "너"}])
-
-    done = lmkit(
-        *("train", "qa", "--model", MODEL, "--tokenizer", "char:unk", "--data", rows),
-        *("--eval-fraction", "0.5", "--output", tmp_path / "run"),
-    )
-
-    assert done.code == 1
-    assert "task 'qa' has records" in done.err
