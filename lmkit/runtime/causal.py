@@ -91,7 +91,33 @@ class CausalSession:
         return CausalState(self, 1, len(whole)).read([whole])[0, len(prompt) - 1 :]
 
     def log_probs(self, rows: Sequence[Encoded]) -> list[LogProbs]:
-        """Return the log-probability of each row's learned tokens, float64 [L] a row."""
+        """Return the log-probability of each row's learned tokens, float64 [L] a row.
+
+        Rows that share long prompts and part soon behind them, as labels do, are stepped from their
+        prompts, which are read once each; others are read whole.
+        """
+        starts = [max(1, int(np.argmax(row.labels != IGNORE))) for row in rows]
+        prompts = {row.input_ids[:start].tobytes(): start for row, start in zip(rows, starts)}
+        n_steps = max(len(row) - start for row, start in zip(rows, starts)) - 1
+        if 0 < n_steps * len(rows) < sum(starts) - sum(prompts.values()):
+            return self._stepped(rows, starts)
+        return self._read_whole(rows)
+
+    def _stepped(self, rows: Sequence[Encoded], starts: Sequence[int]) -> list[LogProbs]:
+        """Score rows behind their prompts, which end at `starts`."""
+        at_once = rows_at_once(max(map(len, rows)) * self.graph.floats_per_token)
+        found: list[LogProbs] = []
+        for begin in range(0, len(rows), at_once):
+            part, ends = rows[begin : begin + at_once], starts[begin : begin + at_once]
+            answers = [row.input_ids[end:] for row, end in zip(part, ends)]
+            prompts = [row.input_ids[:end] for row, end in zip(part, ends)]
+            scores = answer_log_probs(self, prompts, answers)
+            found += [
+                every[row.labels[end:] != IGNORE] for every, row, end in zip(scores, part, ends)
+            ]
+        return found
+
+    def _read_whole(self, rows: Sequence[Encoded]) -> list[LogProbs]:
         texts, which = texts_to_read(rows)
         at_once = rows_at_once(len(texts[0]) * self.vocab_size)
         found: dict[int, LogProbs] = {}
