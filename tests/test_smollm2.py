@@ -16,7 +16,8 @@ pytest.importorskip("transformers")
 import lmkit as lk
 from lmkit.encoding import prompt_ids
 from lmkit.family import Family
-from lmkit.train.models import align, load_model
+from lmkit.train.models import load_model
+from lmkit.train.special import align
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
@@ -46,9 +46,6 @@ from lmkit.runtime.generator import Generator, open_generator
 from lmkit.runtime.masked import MaskFiller
 from lmkit.task import Task
 from lmkit.transforms import check_named, plugins_of
-
-if TYPE_CHECKING:
-    pass
 
 GRAPH_FILE = "model.onnx"
 PRECISIONS = ("fp32",)
@@ -100,7 +97,7 @@ def export(
         say("comparing with torch")
         generator = open_generator(Bundle(part, manifest))
         with at_time(manifest.created):
-            parity, golden = _heavy(task.family)[0].compare(source.model, generator, source.records)
+            parity, golden = _heavy(task.family).compare(source.model, generator, source.records)
         figures: dict[str, Any] = {"parity": parity, "size_bytes": _graph_size(part)}
         if rows:
             say("measuring perplexity")
@@ -120,15 +117,19 @@ def export(
 
 def _prepared(run: Any, task: Task, tokenizer: Any, rows: Sequence[Row]) -> Source:
     """Load the model and refuse what cannot work before minutes are spent on the graph."""
-    family, models = _heavy(task.family)
+    family = _heavy(task.family)
     from lmkit.export.merging import settled
+    from lmkit.train.lengths import fitted
+    from lmkit.train.models import load_model
+    from lmkit.train.special import align, stop_ids, with_own_ids
+    from lmkit.train.wrapped import base_of
 
-    loaded = models.load_model(_source(run), family=task.family, tokenizer=tokenizer)
-    family.check(models.base_of(loaded.model))
-    task = models.with_own_ids(models.fitted(task, loaded.model), loaded.model)
+    loaded = load_model(_source(run), family=task.family, tokenizer=tokenizer)
+    family.check(base_of(loaded.model))
+    task = with_own_ids(fitted(task, loaded.model), loaded.model)
     # Read before `align` replaces them; in another tokenizer they mean nothing.
-    own_stops = models.stop_ids(loaded.model) if tokenizer is None else []
-    ready, stops = models.align(loaded.model, loaded.tokenizer, task.formatter)
+    own_stops = stop_ids(loaded.model) if tokenizer is None else []
+    ready, stops = align(loaded.model, loaded.tokenizer, task.formatter)
     if not stops and task.family is not Family.MASKED:
         raise ExportError("the tokenizer has no EOS token, so no answer would ever end")
     records = probe_records(task, rows, ready)
@@ -149,7 +150,7 @@ def _prepared(run: Any, task: Task, tokenizer: Any, rows: Sequence[Row]) -> Sour
 
 def _write_model(part: Path, source: Source) -> Manifest:
     """Write the graph and the tokenizer, and return the manifest so far."""
-    family, _ = _heavy(source.task.family)
+    family = _heavy(source.task.family)
     graph = family.write(part, source)
     source.tokenizer.save(part)
     pad_id = source.tokenizer.pad_id
@@ -191,20 +192,14 @@ def _task_of(run: Any, task: Task | str | None) -> Task:
     return found
 
 
-def _heavy(family: Family) -> tuple[Any, Any]:
-    """Import the family's module, which has `check`, `write` and `compare`, and the models.
-
-    They need an extra.
-    """
+def _heavy(family: Family) -> Any:
+    """Import the family's module, which has `check`, `write` and `compare` and needs an extra."""
     try:
         import onnxscript  # noqa: F401 - torch's exporter needs it
 
-        module = importlib.import_module(f"lmkit.export.{family}")
+        return importlib.import_module(f"lmkit.export.{family}")
     except ModuleNotFoundError as error:
         raise MissingExtra("export", "export", error.name) from error
-    from lmkit.train import models
-
-    return module, models
 
 
 def _source(run: Any) -> Any:
@@ -213,7 +208,7 @@ def _source(run: Any) -> Any:
 
 
 def _about(source: Source) -> dict[str, Any]:
-    from lmkit.train.models import base_of
+    from lmkit.train.wrapped import base_of
 
     model = source.model
     return {

@@ -17,7 +17,7 @@ from lmkit.export.parity import check_parity as compare
 from lmkit.export.source import Source
 from lmkit.manifest import Graph, Prefix
 from lmkit.train.adapting import is_soft_prompt, key_value_prefix
-from lmkit.train.models import base_of
+from lmkit.train.wrapped import base_of
 
 GRAPH_FILE, PREFIX_FILE = "model.onnx", "prefix.npy"
 

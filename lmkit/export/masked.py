@@ -36,11 +36,11 @@ from lmkit.export.tracing import (
     save,
     uncollected,
 )
+from lmkit.logits import Logits
 from lmkit.manifest import Golden, MaskedGraph
 from lmkit.runtime.masked import MaskFiller
-from lmkit.runtime.session import Logits
 from lmkit.train.answering import masked_logits
-from lmkit.train.models import context_length
+from lmkit.train.lengths import context_length
 
 GRAPH_FILE = "model.onnx"
 

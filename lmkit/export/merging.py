@@ -13,7 +13,9 @@ from lmkit.export.parity import ABSOLUTE, RELATIVE
 from lmkit.family import Family
 from lmkit.train.adapting import is_soft_prompt, merged
 from lmkit.train.extra import torch
-from lmkit.train.models import base_of, context_length, is_adapted, quiet, virtual_tokens
+from lmkit.train.lengths import context_length
+from lmkit.train.quiet import quiet
+from lmkit.train.wrapped import base_of, is_adapted, virtual_tokens
 
 
 def settled(model: Any, prompts: Sequence[Ids], family: Family) -> tuple[Any, dict[str, Any]]:

@@ -19,7 +19,8 @@ from lmkit.errors import ParityError, RecordError
 from lmkit.manifest import Golden, Seq2SeqGraph
 from lmkit.runtime.generator import Generator
 from lmkit.train.extra import torch
-from lmkit.train.models import only_config, quiet
+from lmkit.train.generating import only_config
+from lmkit.train.quiet import quiet
 
 # float32 sums in another order differ by about 1e-6 of their size, and thirty layers let that grow
 # tenfold or so. Wrong masks, positions or caches change logits by whole units.

@@ -25,7 +25,7 @@ TEXTS = (
 
 
 def probe_records(
-    task: Task, rows: Sequence[Mapping[str, Any]], tokenizer: Tokenizer | None = None
+    task: Task, rows: Sequence[Mapping[str, Any]], tokenizer: Tokenizer
 ) -> list[dict[str, Any]]:
     """Return a few records with the task's prompt columns.
 

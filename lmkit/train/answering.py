@@ -14,34 +14,30 @@ import numpy as np
 
 from lmkit.answering import Answerer
 from lmkit.choosing import choose
-from lmkit.collating import Stream, shorter
+from lmkit.collating import Stream
 from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt
 from lmkit.errors import TaskError
 from lmkit.family import Family
-from lmkit.filling import Logits, MaskAnswerer
+from lmkit.filling import MaskAnswerer
 from lmkit.formatting import Record
 from lmkit.generation import Generation
+from lmkit.logits import Logits, LogProbs
 from lmkit.loss import Loss
 from lmkit.registry import one_task, task_in
 from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
-from lmkit.train.extra import torch, transformers
-from lmkit.train.models import (
-    align,
-    context_length,
-    fitted,
-    load_model,
-    only_config,
-    quiet,
-    stop_ids,
-    target_length,
-    virtual_tokens,
-    with_own_ids,
-)
-from lmkit.train.run import Run, as_tensors
-from lmkit.train.scoring import LogProbs, mean_loss, token_log_probs
+from lmkit.train.batches import as_tensors
+from lmkit.train.extra import torch
+from lmkit.train.folder import Run
+from lmkit.train.generating import StopStrings, ToQueue, generation_config, only_config
+from lmkit.train.lengths import context_length, fitted, target_length
+from lmkit.train.models import load_model
+from lmkit.train.quiet import quiet
+from lmkit.train.scoring import mean_loss, token_log_probs
+from lmkit.train.special import align, stop_ids, with_own_ids
+from lmkit.train.wrapped import virtual_tokens
 
 
 def open_run(path: str | Path, task: Task | str | None = None) -> Answerer:
@@ -264,13 +260,13 @@ class TorchAnswerer:
     ) -> list[list[int]]:
         """Return the new ids of each prompt, padding still behind the shorter ones."""
         batch, mask = self._padded(prompts)
-        config = _generation_config(self.model, generation, self._room(batch.shape[1]))
+        config = generation_config(self.model, generation, self._room(batch.shape[1]))
         tensors = as_tensors({"input_ids": batch, "attention_mask": mask})
         stop = self.task.stop_strings(generation)
         # A decoder's ids begin with its start token; a causal model's with the prompt.
         before = batch.shape[1] if self.task.family.shifts else 1
-        ends = [_StopStrings(self.tokenizer, stop, before)] if stop else []
-        streamer = None if seen is None else _ToQueue(seen)
+        ends = [StopStrings(self.tokenizer, stop, before)] if stop else []
+        streamer = None if seen is None else ToQueue(seen)
         self.model.eval()
         with quiet(), only_config(self.model, config):
             found = self.model.generate(**tensors, streamer=streamer, stopping_criteria=ends)
@@ -319,71 +315,3 @@ class TorchAnswerer:
             usage=Usage(prompt_tokens=len(prompt), completion_tokens=count),
             token_ids=tuple(ids[:count]),
         )
-
-
-class _ToQueue:
-    """What `generate()` calls with each new token; the first call brings the prompt."""
-
-    def __init__(self, ids: queue.Queue[Any]) -> None:
-        self._ids = ids
-        self._prompt = True
-
-    def put(self, tokens: Any) -> None:
-        if self._prompt:
-            self._prompt = False
-            return
-        for token in tokens.reshape(-1).tolist():
-            self._ids.put(token)
-
-    def end(self) -> None:
-        pass
-
-
-class _StopStrings:
-    """Tells `generate()` which texts hold a stop string, after each new token.
-
-    Each time the whole answer is read: beams change places, so nothing can be kept for a row.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], start: int) -> None:
-        self._decode = tokenizer.decode
-        self._stop = tuple(stop)
-        self._start = start  # where answers begin
-
-    def __call__(self, input_ids: Any, scores: Any, **more: Any) -> Any:
-        """Return bool [B] for ids int64 [B, T]."""
-        texts = [self._decode(row) for row in input_ids[:, self._start :].tolist()]
-        found = [any(stop in text for stop in self._stop) for text in texts]
-        return torch().tensor(found, device=input_ids.device)
-
-
-def _generation_config(model: Any, options: Generation, room: int | None) -> Any:
-    """Return the request in transformers' words; what a run's own file says does not leak in."""
-    sampled = options.temperature > 0
-    drawn = {
-        "temperature": options.temperature,
-        "top_k": options.top_k,
-        "top_p": options.top_p,
-        "min_p": options.min_p or None,
-    }
-    searched = {
-        "num_beams": options.num_beams,
-        "length_penalty": options.length_penalty,
-        "early_stopping": options.early_stopping,
-    }
-    return transformers().GenerationConfig(
-        do_sample=sampled,
-        **(drawn if sampled else {}),
-        **(searched if options.num_beams > 1 else {}),
-        max_new_tokens=shorter(options.max_new_tokens, room),
-        min_new_tokens=options.min_new_tokens or None,
-        repetition_penalty=options.repetition_penalty,
-        no_repeat_ngram_size=options.no_repeat_ngram_size,
-        encoder_no_repeat_ngram_size=options.encoder_no_repeat_ngram_size,
-        forced_bos_token_id=options.forced_bos_token_id,
-        forced_eos_token_id=options.forced_eos_token_id,
-        eos_token_id=model.generation_config.eos_token_id,
-        pad_token_id=model.generation_config.pad_token_id,
-        bos_token_id=model.generation_config.bos_token_id,
-        decoder_start_token_id=getattr(model.generation_config, "decoder_start_token_id", None),
-    )

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from lmkit.files import write_atomically
 from lmkit.tokenizing import Tokenizer
-from lmkit.train.models import is_adapted
+from lmkit.train.wrapped import is_adapted
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]

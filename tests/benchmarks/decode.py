@@ -19,7 +19,8 @@ from typing import Any
 import lmkit as lk
 from lmkit.runtime.session import available_cores
 from lmkit.train.answering import TorchAnswerer
-from lmkit.train.models import align, load_model
+from lmkit.train.models import load_model
+from lmkit.train.special import align
 
 
 def main() -> None:

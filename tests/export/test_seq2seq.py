@@ -23,7 +23,9 @@ from lmkit.errors import ExportError, ParityError  # noqa: E402
 from lmkit.export import parity, seq2seq  # noqa: E402
 from lmkit.export.seq2seq import check  # noqa: E402
 from lmkit.family import Family  # noqa: E402
-from lmkit.train.models import align, load_model, only_config  # noqa: E402
+from lmkit.train.generating import only_config  # noqa: E402
+from lmkit.train.models import load_model  # noqa: E402
+from lmkit.train.special import align  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -153,6 +155,17 @@ def test_it_answers_alone_in_a_batch_and_in_pieces(exported):
 
     assert answers == [exported.ask(record, max_new_tokens=8) for record in RECORDS]
     assert "".join(exported.ask.stream(RECORDS[0], max_new_tokens=8)) == answers[0].text
+
+
+def test_an_article_that_is_too_long_is_compared_as_far_as_it_is_read_and_is_no_golden_one(
+    exported,
+):
+    records = [RECORDS[0], {"article": "매우 긴 글입니다. " * 80}]
+
+    figures, golden = parity.check_parity(exported.model, exported.ask, records)
+
+    assert figures["prompts"] == 2
+    assert [one.record for one in golden] == [RECORDS[0]]
 
 
 class TestRefusals:

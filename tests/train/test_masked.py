@@ -12,8 +12,8 @@ import lmkit as lk
 from lmkit.answering import open_answerer
 from lmkit.encoding import IGNORE
 from lmkit.errors import TokenizerError
+from lmkit.train.batches import as_tensors
 from lmkit.train.models import load_model
-from lmkit.train.run import as_tensors
 from lmkit.train.scoring import batch_loss
 
 TASK = lk.get_task("mlm")

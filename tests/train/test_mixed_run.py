@@ -14,7 +14,8 @@ from lmkit.answering import open_answerer
 from lmkit.errors import ModelError, RecordError, TaskError, UnknownName
 from lmkit.train import progress
 from lmkit.train.lessons import encoded, feed_of, read_lessons
-from lmkit.train.models import align_all, load_model
+from lmkit.train.models import load_model
+from lmkit.train.special import align_all
 
 ALPACA = [{"instruction": f"{n}을 세어라", "output": "하나 둘 셋"} for n in range(5)]
 CHATS = [

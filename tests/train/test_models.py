@@ -12,7 +12,9 @@ from lmkit.encoding import IGNORE
 from lmkit.errors import ModelError, TokenizerError, UnknownName, UnknownOption
 from lmkit.family import Family
 from lmkit.tokenizing import Tokenizer
-from lmkit.train.models import align, context_length, load_model, with_pad
+from lmkit.train.lengths import context_length
+from lmkit.train.models import load_model
+from lmkit.train.special import align, with_pad
 
 END = "<|endoftext|>"
 CHAT = [{"messages": [{"role": "user", "content": "수"}, {"role": "assistant", "content": "하나"}]}]

@@ -1,5 +1,6 @@
 """Encoder-decoders are trained, scored and asked through torch as transformers does it itself."""
 
+import attrs
 import pytest
 import torch
 import transformers
@@ -24,7 +25,10 @@ from lmkit.family import Family
 from lmkit.scratch import parse_scratch
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.answering import TorchAnswerer
-from lmkit.train.models import align, fitted, load_model, quiet, start_id
+from lmkit.train.lengths import fitted
+from lmkit.train.models import load_model
+from lmkit.train.quiet import quiet
+from lmkit.train.special import align, start_id, with_own_ids
 
 SUMMARIZE = lk.get_task("summarize")
 LONG = [*RECORDS, {"article": "매우 긴 글입니다. " * 80, "summary": "긴 요약 " * 60}]
@@ -284,6 +288,27 @@ class TestTheStartToken:
         loaded = load_model(MODELS["mbart"], family=Family.SEQ2SEQ, tokenizer=tokenizer)
 
         assert start_id(loaded.model, loaded.tokenizer) == plain.token_to_id("<|im_end|>")
+
+
+@pytest.mark.skipif(
+    "forced_eos_token_id" not in attrs.fields_dict(lk.Generation),
+    reason="Generation forces no tokens yet",
+)
+class TestForcedIds:
+    @pytest.fixture
+    def model(self):
+        model = load_model(MODELS["bart"], family=Family.SEQ2SEQ, tokenizer=small_tokenizer()).model
+        model.generation_config.forced_eos_token_id = 5
+        return model
+
+    def test_of_the_model_are_the_tasks_where_it_names_none(self, model):
+        assert with_own_ids(SUMMARIZE, model).generation.forced_eos_token_id == 5
+        assert with_own_ids(SUMMARIZE, model).generation.forced_bos_token_id is None
+
+    def test_of_the_task_stay(self, model):
+        task = SUMMARIZE.evolve(generation=SUMMARIZE.generation.override(forced_eos_token_id=6))
+
+        assert with_own_ids(task, model) == task
 
 
 class TestEmbeddings:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import lmkit as lk
 from lmkit.errors import LmkitError, ModelError, RecordError, TaskError
 from lmkit.train.answering import open_run
-from lmkit.train.run import Run
+from lmkit.train.folder import Run
 
 BLOCK = 12
 WORDS = ["나는", "너는", "간다.\n", "온다.\n\n", "the", "sea", "is", "blue.\n"]
