@@ -148,6 +148,20 @@ class TestScoring:
         expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         agree(found[1], expected[np.arange(2), labels[1]])
 
+    def test_a_source_of_several_targets_is_read_once(self, session, sources, monkeypatch):
+        rows = [
+            Encoded(source, np.array(target), family=Family.SEQ2SEQ)
+            for source in sources[:2]
+            for target in ([9, 8], [5], [9, 7, 6])
+        ]
+        alone = [session.log_probs([row])[0] for row in rows]
+        read, counts = session.read, []
+        monkeypatch.setattr(session, "read", lambda given: counts.append(len(given)) or read(given))
+
+        for ours, theirs in zip(session.log_probs(rows), alone, strict=True):
+            agree(ours, theirs)
+        assert counts == [2]
+
     def test_an_answer_takes_no_room_from_its_source(self, session, sources):
         assert [session.room(source) for source in sources] == [TARGET_LENGTH] * 3
 
