@@ -8,7 +8,7 @@ holds the adapter's weights alone, and the name of the model that they belong to
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +128,17 @@ def check_same(folder: Path, what: Task | Mixture, about: Mapping[str, Any]) -> 
                 f"no {RUN_FILE}; choose another output"
             )
         return
+    # The model and its adapter first: they may shorten the task's rows.
+    _check_unchanged(folder, before, about, ("model", "adapter"))
     if to_json(read_task(folder / TASK_FILE)) != recorded_task(what):
         raise ModelError(f"'{folder}' was started with another task than '{what.name}' is now")
-    for key in ("model", "adapter", "tokenizer", "eval_fraction", "data", "arguments"):
+    _check_unchanged(folder, before, about, ("tokenizer", "eval_fraction", "data", "arguments"))
+
+
+def _check_unchanged(
+    folder: Path, before: Mapping[str, Any], about: Mapping[str, Any], keys: Sequence[str]
+) -> None:
+    for key in keys:
         was, now = before.get(key), about[key]
         if isinstance(was, dict) and key == "data":
             was, now = was.get("sha256"), now["sha256"]
