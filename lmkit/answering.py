@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lmkit.decoding import Answer
 from lmkit.encoding import Encoded, Ids
 from lmkit.errors import BundleError, MissingExtra, ModelError, TaskError
 from lmkit.formatting import Record
+from lmkit.logits import LogProbs
 from lmkit.loss import Loss
 from lmkit.manifest import MANIFEST_FILE, read_manifest
 from lmkit.task import Task
@@ -49,7 +47,7 @@ class Answerer(Protocol):
     def prompt(self, record: Record, index: int = 0) -> Ids:
         """Return what the model is given for a record, int64 [P]; raise if it does not fit."""
 
-    def log_probs(self, rows: Sequence[Encoded]) -> list[NDArray[np.float64]]:
+    def log_probs(self, rows: Sequence[Encoded]) -> list[LogProbs]:
         """Return the log-probability of each row's learned tokens, float64 [L] a row."""
 
     def score(self, rows: Sequence[Encoded]) -> Loss:

@@ -8,7 +8,6 @@ from typing import Any
 
 from lmkit.answering import Answerer, open_answerer
 from lmkit.collating.seq2seq import cutting
-from lmkit.decoding import Chooser, Filler
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import RecordError, TaskError
 from lmkit.loss import Loss
@@ -128,9 +127,7 @@ def _metric_figures(model: Answerer, rows: Sequence[Row]) -> dict[str, float]:
     model = model.with_task(cutting(model.task))  # a row that was cut in training counts, too
     dialect = model.tokenizer.dialect
     references = [model.task.reference(row, dialect) for row in rows]
-    # What scores labels, or fills masks, draws nothing, so there is nothing to make greedy.
-    draws = not isinstance(model.task.decoder, (Chooser, Filler))
-    options: dict[str, Any] = {"temperature": 0.0} if draws else {}
+    options: dict[str, Any] = {"temperature": 0.0} if model.task.writes else {}
     answers = [answer.value for answer in model.batch(rows, **options)]
     figures: dict[str, float] = {}
     for metric in model.task.metrics:

@@ -12,7 +12,6 @@ from typing import Any, Self, cast
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
 from lmkit.collating import padded
 from lmkit.collating.masked import mask_of
@@ -20,14 +19,12 @@ from lmkit.decoding import Answer, Filler, Usage
 from lmkit.encoding import IGNORE, Encoded, Ids, fitting_prompt
 from lmkit.errors import TaskError
 from lmkit.formatting import Record, column_text
+from lmkit.logits import Logits, LogProbs, log_probs_of, rows_together
 from lmkit.loss import Loss
 from lmkit.records import Row
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 
-Logits = NDArray[np.float32]
-
-HELD_FLOATS = 1 << 27  # logits held at once: half a gigabyte
 ROWS_AT_ONCE = 8
 
 
@@ -92,16 +89,13 @@ class MaskAnswerer:
         most = self.context_length
         return fitting_prompt(self.task, record, self.tokenizer, most=most, index=index)
 
-    def log_probs(self, rows: Sequence[Encoded]) -> list[NDArray[np.float64]]:
+    def log_probs(self, rows: Sequence[Encoded]) -> list[LogProbs]:
         """Return the log-probability of each row's hidden tokens, float64 [L] a row, in nats."""
         found = [np.empty(0)] * len(rows)
         for index, logits in self.logits([row.input_ids for row in rows], batch_size=len(rows)):
             labels = rows[index].labels
             at = np.flatnonzero(labels != IGNORE)
-            scores = logits[at].astype(np.float64)
-            scores -= scores.max(axis=1, keepdims=True)
-            picked = scores[np.arange(len(at)), labels[at]]
-            found[index] = picked - np.log(np.exp(scores).sum(axis=1))
+            found[index] = log_probs_of(logits[at], labels[at])
         return found
 
     def score(self, rows: Sequence[Encoded]) -> Loss:
@@ -120,23 +114,12 @@ class MaskAnswerer:
         """Yield each row's place and its logits, float32 [T, V], those of like length together."""
         pad_id = self.tokenizer.pad_id
         assert pad_id is not None
-        for group in self._groups(rows, batch_size):
+        lengths = [len(row) for row in rows]
+        for group in rows_together(lengths, self.vocab_size, batch_size):
             ids, mask = padded([rows[index] for index in group], pad_id)
             logits = self.read(ids, mask)
             for index, row_logits in zip(group, logits, strict=True):
                 yield index, row_logits[: len(rows[index])]
-
-    def _groups(self, rows: Sequence[Ids], most: int) -> Iterator[list[int]]:
-        """Yield the places of rows to read together: so many, and no more logits than may be held."""
-        group: list[int] = []
-        for index in sorted(range(len(rows)), key=lambda index: len(rows[index])):
-            n_floats = (len(group) + 1) * len(rows[index]) * self.vocab_size
-            if group and (len(group) == most or n_floats > HELD_FLOATS):
-                yield group
-                group = []
-            group.append(index)
-        if group:
-            yield group
 
     def _answer(self, prompt: Ids, logits: Logits) -> Answer:
         at = prompt == self.tokenizer.mask_id

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 
 import attrs
-import numpy as np
-from numpy.typing import NDArray
+
+from lmkit.logits import LogProbs
 
 
 @attrs.frozen
@@ -23,7 +23,7 @@ class Loss:
     count: int = 0
 
     @classmethod
-    def over(cls, log_probs: Iterable[NDArray[np.float64]]) -> Loss:
+    def over(cls, log_probs: Iterable[LogProbs]) -> Loss:
         """Return the loss of rows, given the log-probabilities of their learned tokens."""
         rows = list(log_probs)
         return cls(-float(sum(row.sum() for row in rows)), sum(map(len, rows)))

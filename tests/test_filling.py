@@ -4,7 +4,6 @@ import pytest
 from toys import wordpiece
 
 import lmkit as lk
-from lmkit import filling
 from lmkit.answering import Answerer
 from lmkit.encoding import encode
 from lmkit.errors import PromptTooLong, RecordError, TaskError
@@ -56,7 +55,7 @@ def test_rows_of_like_length_go_together(filler, model):
 
 
 def test_no_more_logits_are_held_than_fit(filler, model, monkeypatch):
-    monkeypatch.setattr(filling, "HELD_FLOATS", 17 * 8)
+    monkeypatch.setattr("lmkit.logits.HELD_FLOATS", 17 * 8)
     filler.batch([{"text": text} for text in TEXTS])
 
     assert model.shapes == [(2, 4), (1, 7), (1, 9)]

@@ -158,6 +158,8 @@ def train(
             f"{cut['ids']} tokens were left out",
             err=True,
         )
+    if run.n_empty:
+        click.echo(f"{run.n_empty} rows had nothing to learn", err=True)
     click.echo(f"trained '{run.task.name}' into {run.path}")
     if adapter is not None:
         count, of = run.parameters["trainable"], run.parameters["all"]

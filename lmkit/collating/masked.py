@@ -60,8 +60,9 @@ class MaskedCollator:
     ) -> Encoded:
         """Return one row, cut to `max_length`, with a label wherever a token may be hidden.
 
+        A text without any such token, such as one that the tokenizer does not know, has no label.
+
         Raises:
-            RecordError: there is no such token.
             TokenizerError: the tokenizer has no mask token.
         """
         mask_of(tokenizer)
@@ -71,8 +72,6 @@ class MaskedCollator:
         n_cut, body = max(0, len(body) - room), body[:room]
         ids = [*opening, *body, *closing]
         labels = [IGNORE if tokenizer.is_control(token) else token for token in ids]
-        if all(label == IGNORE for label in labels):
-            raise RecordError("", "no token in it can be hidden: it has no text that is known")
         return Encoded(
             np.asarray(ids, dtype=np.int64),
             np.asarray(labels, dtype=np.int64),
@@ -101,10 +100,10 @@ class MaskedCollator:
         return attrs.evolve(self, max_length=shorter(self.max_length, most))
 
     def feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> MaskedFeed:
-        """Return what hides other tokens in every epoch."""
+        """Return what hides other tokens in every epoch; rows with nothing to hide are left out."""
         words = Words(tokenizer) if self.whole_word else None
         return MaskedFeed(
-            rows,
+            [row for row in rows if row.n_learned],
             mask_id=mask_of(tokenizer),
             others=np.asarray(tokenizer.plain_ids, dtype=np.int64),
             share=self.mlm_probability,
@@ -114,7 +113,7 @@ class MaskedCollator:
     def measured(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> list[Encoded]:
         """Return the rows with tokens hidden, the same ones each time."""
         feed = self.feed(rows, tokenizer)
-        return [feed.draw(i, np.random.default_rng([MEASURED, i])) for i in range(len(rows))]
+        return [feed.draw(i, np.random.default_rng([MEASURED, i])) for i in range(len(feed))]
 
     def collate(self, rows: Sequence[Encoded], pad_id: int) -> Batch:
         """Right-pad rows to the longest one.
@@ -133,7 +132,7 @@ class MaskedFeed:
     """Rows in which tokens are hidden when they are drawn.
 
     Args:
-        rows: as `MaskedCollator.encode` makes them.
+        rows: as `MaskedCollator.encode` makes them, each with a label.
         mask_id: the mask token.
         others: int64 [N], the tokens that may stand for another one.
         share: the share of tokens or words that is chosen.

@@ -31,6 +31,7 @@ from lmkit.export.attention import (
     FusedAttention,
     HandingCache,
     attention_through,
+    odd_heads,
     probe,
 )
 from lmkit.export.fusing import fuse
@@ -103,6 +104,8 @@ def _layers(model: PreTrainedModel) -> tuple[AttentionLayer, ...]:
             f"{architecture} cannot be exported as a causal model: its layers differ in the number "
             "or size of their heads, and runtimes expect one shape"
         )
+    if reason := odd_heads(layers[0].head_size):
+        raise ExportError(f"{architecture} cannot be exported as a causal model: it {reason}")
     return layers
 
 

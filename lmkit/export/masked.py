@@ -27,9 +27,9 @@ from lmkit.export.fusing import fuse, share_contents
 from lmkit.export.parity import golden_prompt, logit_difference
 from lmkit.export.source import Source
 from lmkit.export.tracing import inference, port, quiet, save, traced, uncollected
+from lmkit.logits import Logits
 from lmkit.manifest import Golden, MaskedGraph
 from lmkit.runtime.masked import MaskFiller
-from lmkit.runtime.session import Logits
 from lmkit.train.answering import masked_logits
 from lmkit.train.lengths import context_length
 

@@ -31,7 +31,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from lmkit.errors import ExportError
-from lmkit.export.attention import attention_through
+from lmkit.export.attention import attention_through, odd_heads
 from lmkit.export.cross_attention import KeyValues, ReadingAttention, StepAttention
 from lmkit.export.external import save_together
 from lmkit.export.fusing import fuse
@@ -74,12 +74,7 @@ def _reason(model: PreTrainedModel) -> str:
             return f"pairs models of other kinds than BERT ({others})"
     elif config.model_type not in SUPPORTED:
         return f"is none of the architectures that were tried: {', '.join(SUPPORTED)}"
-    if _head_size(model) % 8:
-        return (
-            f"has heads of {_head_size(model)} numbers, and onnxruntime's attention reads "
-            "multiples of 8"
-        )
-    return ""
+    return odd_heads(_head_size(model))
 
 
 def _head_size(model: PreTrainedModel) -> int:

@@ -21,8 +21,9 @@ import numpy as np
 from lmkit.encoding import Ids
 from lmkit.errors import TaskError
 from lmkit.generation import Generation
+from lmkit.logits import Logits
 from lmkit.runtime.sampling import Floats, no_choice, penalties
-from lmkit.runtime.session import Logits, Session
+from lmkit.runtime.session import Session
 
 # What stands for a score that nothing may beat: a beam that is not there yet, or is whole already.
 # Finite, so that sums with it stay numbers.

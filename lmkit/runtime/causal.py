@@ -18,11 +18,11 @@ import onnxruntime as ort
 
 from lmkit.encoding import IGNORE, Encoded, Ids, texts_to_read
 from lmkit.errors import BundleError
+from lmkit.logits import Logits, LogProbs, log_probs_of, rows_at_once
 from lmkit.manifest import Graph, Prefix
-from lmkit.runtime.session import Logits, LogProbs, log_probs_of, open_graph
+from lmkit.runtime.session import open_graph
 
 CHUNK = 512  # tokens of a prompt that are run at once, which bounds the logits in memory
-HELD_FLOATS = 1 << 27  # logits held at once: half a gigabyte
 
 
 class CausalSession:
@@ -93,7 +93,7 @@ class CausalSession:
     def log_probs(self, rows: Sequence[Encoded]) -> list[LogProbs]:
         """Return the log-probability of each row's learned tokens, float64 [L] a row."""
         texts, which = texts_to_read(rows)
-        at_once = max(1, HELD_FLOATS // (len(texts[0]) * self.graph.vocab_size))
+        at_once = rows_at_once(len(texts[0]) * self.vocab_size)
         found: dict[int, LogProbs] = {}
         for start in range(0, len(texts), at_once):
             part = texts[start : start + at_once]

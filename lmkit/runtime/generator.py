@@ -17,16 +17,17 @@ from lmkit.encoding import Encoded, Ids, fitting_prompt
 from lmkit.errors import BundleError, TaskError
 from lmkit.formatting import Record
 from lmkit.generation import Generation
+from lmkit.logits import LogProbs, rows_together
 from lmkit.loss import Loss
 from lmkit.manifest import Golden, Graph, MaskedGraph, Seq2SeqGraph
 from lmkit.runtime.beams import BeamSearch, search
 from lmkit.runtime.bundle import Bundle, open_bundle
-from lmkit.runtime.causal import HELD_FLOATS, CausalSession
+from lmkit.runtime.causal import CausalSession
 from lmkit.runtime.golden import difference
 from lmkit.runtime.masked import MaskFiller, open_filler
 from lmkit.runtime.sampling import Sampler
 from lmkit.runtime.seq2seq import Seq2SeqSession
-from lmkit.runtime.session import LogProbs, Session
+from lmkit.runtime.session import Session
 from lmkit.runtime.sliding import SlidingSession
 from lmkit.streaming import IncrementalText
 from lmkit.task import Task
@@ -181,8 +182,9 @@ class Generator:
         generation = self.task.generation.override(**options)
         prompts = [self.prompt(record, index) for index, record in enumerate(records)]
         rows = [self._row(prompt, generation, self._writer) for prompt in prompts]
-        for group in self._groups(rows, batch_size):
-            for _ in self._write(group, self._writer):
+        lengths = [len(prompt) for prompt in prompts]
+        for group in rows_together(lengths, self._session.vocab_size, batch_size):
+            for _ in self._write([rows[place] for place in group], self._writer):
                 pass
         return [self._answer(row) for row in rows]
 
@@ -261,18 +263,6 @@ class Generator:
         if not stop:
             return None
         return lambda ids: any(text in self._tokenizer.decode(ids) for text in stop)
-
-    def _groups(self, rows: Sequence[_Row], most: int) -> Iterator[list[_Row]]:
-        """Yield rows to write together: at most so many, and no more logits than may be held."""
-        group: list[_Row] = []
-        for row in sorted(rows, key=lambda row: len(row.prompt)):  # likes together pad little
-            n_floats = (len(group) + 1) * len(row.prompt) * self._session.vocab_size
-            if group and (len(group) == most or n_floats > HELD_FLOATS):
-                yield group
-                group = []
-            group.append(row)
-        if group:
-            yield group
 
     def _write(self, rows: Sequence[_Row], session: Session) -> Iterator[None]:
         """Write rows until all are finished; yields after every token, or once for all beams."""

@@ -11,10 +11,11 @@ import numpy as np
 from lmkit.encoding import Ids
 from lmkit.errors import BundleError
 from lmkit.filling import MaskAnswerer
+from lmkit.logits import Logits
 from lmkit.manifest import Golden, Manifest, MaskedGraph
 from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.golden import difference
-from lmkit.runtime.session import Logits, open_graph
+from lmkit.runtime.session import open_graph
 
 
 class MaskedSession:

@@ -17,8 +17,9 @@ import onnxruntime as ort
 from lmkit.collating import padded
 from lmkit.encoding import IGNORE, Encoded, Ids
 from lmkit.errors import BundleError
+from lmkit.logits import Logits, LogProbs, log_probs_of
 from lmkit.manifest import Ports, Seq2SeqGraph
-from lmkit.runtime.session import Logits, LogProbs, log_probs_of, open_graph
+from lmkit.runtime.session import open_graph
 
 PARTS = ("key", "value")
 

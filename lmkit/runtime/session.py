@@ -11,16 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from lmkit.encoding import Encoded, Ids
 from lmkit.errors import BundleError, UnknownName
+from lmkit.logits import Logits, LogProbs
 from lmkit.manifest import Tensor
-
-Logits = NDArray[np.float32]
-LogProbs = NDArray[np.float64]
 
 # What onnxruntime calls numpy's types.
 _TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
@@ -127,22 +123,6 @@ def open_graph(
     if found:
         raise BundleError(f"'{file}' has '{min(found)}', which is not written down")
     return onnx
-
-
-def log_probs_of(logits: Logits, token_ids: Ids) -> LogProbs:
-    """Return the log-probability of one token in each row of logits.
-
-    Args:
-        logits: float32 [L, V].
-        token_ids: int64 [L].
-    Returns:
-        float64 [L], in nats.
-    """
-    scores = logits.astype(np.float64)
-    scores -= scores.max(axis=1, keepdims=True)
-    picked = scores[np.arange(len(token_ids)), token_ids]
-    found: LogProbs = picked - np.log(np.exp(scores).sum(axis=1))
-    return found
 
 
 def _check_port(file: Path, tensor: Tensor, found: Any) -> None:

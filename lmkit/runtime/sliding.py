@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from lmkit.encoding import Encoded, Ids
-from lmkit.runtime.session import Logits, LogProbs, Session, State
+from lmkit.logits import Logits, LogProbs
+from lmkit.runtime.session import Session, State
 
 
 class SlidingSession:

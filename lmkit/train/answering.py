@@ -19,9 +19,10 @@ from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt
 from lmkit.errors import TaskError
 from lmkit.family import Family
-from lmkit.filling import Logits, MaskAnswerer
+from lmkit.filling import MaskAnswerer
 from lmkit.formatting import Record
 from lmkit.generation import Generation
+from lmkit.logits import Logits, LogProbs
 from lmkit.loss import Loss
 from lmkit.registry import one_task, task_in
 from lmkit.streaming import IncrementalText
@@ -34,7 +35,7 @@ from lmkit.train.generating import StopStrings, ToQueue, generation_config, only
 from lmkit.train.lengths import context_length, fitted, target_length
 from lmkit.train.models import load_model
 from lmkit.train.quiet import quiet
-from lmkit.train.scoring import LogProbs, mean_loss, token_log_probs
+from lmkit.train.scoring import mean_loss, token_log_probs
 from lmkit.train.special import align, stop_ids, with_own_ids
 from lmkit.train.wrapped import virtual_tokens
 

@@ -8,7 +8,7 @@ holds the adapter's weights alone, and the name of the model that they belong to
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,11 @@ class Run:
     def cut(self) -> dict[str, int]:
         """How many `rows` were too long, how many `ids` that left out, and the `max_length`."""
         return dict(read_about(self.path)["cut"])
+
+    @property
+    def n_empty(self) -> int:
+        """How many rows had nothing to learn, such as texts that the tokenizer does not know."""
+        return int(read_about(self.path).get("empty", 0))
 
     @property
     def parameters(self) -> dict[str, int]:
@@ -128,17 +133,7 @@ def check_same(folder: Path, what: Task | Mixture, about: Mapping[str, Any]) -> 
                 f"no {RUN_FILE}; choose another output"
             )
         return
-    # The model and its adapter first: they may shorten the task's rows.
-    _check_unchanged(folder, before, about, ("model", "adapter"))
-    if to_json(read_task(folder / TASK_FILE)) != recorded_task(what):
-        raise ModelError(f"'{folder}' was started with another task than '{what.name}' is now")
-    _check_unchanged(folder, before, about, ("tokenizer", "eval_fraction", "data", "arguments"))
-
-
-def _check_unchanged(
-    folder: Path, before: Mapping[str, Any], about: Mapping[str, Any], keys: Sequence[str]
-) -> None:
-    for key in keys:
+    for key in ("model", "adapter", "tokenizer", "eval_fraction", "data", "arguments"):
         was, now = before.get(key), about[key]
         if isinstance(was, dict) and key == "data":
             was, now = was.get("sha256"), now["sha256"]
@@ -147,3 +142,6 @@ def _check_unchanged(
                 f"'{folder}' cannot be resumed: its {key} was {was} and is {now} now; "
                 "use what it was started with, or another output"
             )
+    # Last, since another adapter leaves another room for rows, and so another task.
+    if to_json(read_task(folder / TASK_FILE)) != recorded_task(what):
+        raise ModelError(f"'{folder}' was started with another task than '{what.name}' is now")

@@ -162,7 +162,7 @@ def train(
 
 
 def _account(what: Task | Mixture, rows: Sequence[Encoded], started: str) -> dict[str, Any]:
-    """Return when a run began, with which versions, and what of its rows did not fit."""
+    """Return when a run began, with which versions, and what of its rows is not learned."""
     return {
         "lmkit": lmkit.__version__,
         "versions": _versions(),
@@ -172,6 +172,7 @@ def _account(what: Task | Mixture, rows: Sequence[Encoded], started: str) -> dic
             "ids": sum(row.n_cut for row in rows),
             "max_length": what.collator.max_length,
         },
+        "empty": sum(not row.n_learned for row in rows),
     }
 
 

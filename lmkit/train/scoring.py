@@ -6,19 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lmkit.collating import Collator, padded
 from lmkit.encoding import IGNORE, Encoded, Ids, texts_to_read
 from lmkit.errors import ModelError
 from lmkit.family import Family
+from lmkit.logits import LogProbs
 from lmkit.loss import Loss
 from lmkit.losses import BatchLoss
 from lmkit.train.extra import torch
 from lmkit.train.quiet import quiet
 from lmkit.train.wrapped import virtual_tokens
-
-LogProbs = NDArray[np.float64]
 
 TEXTS_AT_ONCE = 8  # scored in one forward pass, which bounds the logits in memory
 

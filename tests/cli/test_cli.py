@@ -187,6 +187,14 @@ class TestJson:
 
 
 @pytest.mark.slow
+def test_show_prints_brackets_as_they_are(lmkit, jsonl):
+    """They are markup to what prints the rest of it."""
+    done = lmkit("show", "qa", "--data", jsonl([{"prompt": "[b]", "completion": "[/b] 네 [red]"}]))
+
+    assert done.code == 0
+    assert done.out.splitlines()[-1] == "answer  '[/b] 네 [red]'"
+
+
 class TestGenerate:
     @pytest.fixture
     def ask(self, tiny_bundle):

@@ -93,9 +93,12 @@ class TestARow:
         assert listed.input_ids.tolist() == joined.input_ids.tolist()
 
     @pytest.mark.parametrize("text", ["", "   ", "zzz", "[MASK]zzz"])
-    def test_with_nothing_to_hide_is_refused_by_its_place(self, text, bert):
-        with pytest.raises(RecordError, match="record 1: no token in it can be hidden"):
-            encode(TASK, [{"text": "a film"}, {"text": text}], bert)
+    def test_with_nothing_to_hide_is_left_out_of_what_is_learned_and_measured(self, text, bert):
+        rows = encode(TASK, [{"text": "a film"}, {"text": text}, {"text": "good"}], bert)
+
+        assert [row.n_learned > 0 for row in rows] == [True, False, True]
+        assert len(TASK.collator.feed(rows, bert)) == 2
+        assert len(TASK.collator.measured(rows, bert)) == 2
 
     def test_needs_a_tokenizer_with_a_mask_token(self, toy):
         with pytest.raises(TokenizerError, match=r"has no mask token.*with_special"):
