@@ -11,6 +11,7 @@ from lmkit.collating.seq2seq import cutting
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import RecordError, TaskError
 from lmkit.loss import Loss
+from lmkit.metrics import check_ready
 from lmkit.mixing import Mixture, by_task
 from lmkit.reading import read_for
 from lmkit.records import Data, Row, name_of
@@ -46,10 +47,13 @@ def evaluate(
         there as `<task>_<figure>`, and the loss over all.
     Raises:
         RecordError: the data does not fit the task, or nothing in it is learned.
+        MissingExtra: a metric of the task's needs a package that is not installed; it is raised
+            before anything is measured.
     """
     if isinstance(data, Mapping):
         return _evaluate_each(run, data, batch_size, on_progress)
     model = open_answerer(run, task)
+    check_ready(model.task.metrics)
     rows = read_for(model.task, data)
     loss = measure(model, rows, name=name_of(data), batch_size=batch_size, on_progress=on_progress)
     return {**loss.figures(), "records": len(rows), **_metric_figures(model, rows)}
@@ -94,6 +98,9 @@ def _evaluate_each(
     """Measure each task of a run's mixture on its own data."""
     mixture = _mixture_of(run)
     sources = list(by_task(mixture, data, option="data", all_=False))
+    for task, source in zip(mixture.tasks, sources, strict=True):
+        if source is not None:
+            check_ready(task.metrics)
     figures: dict[str, float] = {}
     total, n_records = Loss(), 0
     model: Any = open_answerer(run, mixture.tasks[0].name)

@@ -7,6 +7,7 @@ two cannot drift apart.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -174,7 +175,8 @@ class Choice:
     """Alternatives, of which a record gets the first that fits: what `a | b` builds.
 
     An alternative fits a record in which every column that it names, in its text or in a `when`, is
-    present and not blank. One without columns fits every record, so it can only be the last.
+    present and not blank. So one that needs less than another stands behind it, and one without columns
+    last of all.
 
     Attributes:
         alternatives: each is one or more pieces, all of them read or all of them learned.
@@ -194,11 +196,12 @@ class Choice:
                 "place in every record; choose among contexts or among targets, and set the choice "
                 "in parentheses where it is joined with '+'"
             )
-        for pieces in alternatives[:-1]:
-            if not _columns(pieces):
+        for before, pieces in itertools.combinations(alternatives, 2):
+            if set(_columns(before)) <= set(_columns(pieces)):
                 raise TemplateError(
-                    f"{_written(pieces)} needs no column, so what stands behind it is never "
-                    "written; put it last"
+                    f"{_written(pieces)} is never written: every record that it fits gets "
+                    f"{_written(before)}, which stands before it and needs no other column; put the "
+                    "one that needs more first"
                 )
 
     def __str__(self) -> str:

@@ -248,9 +248,15 @@ class TestAChoice:
         with pytest.raises(TemplateError, match="has a choice inside"):
             lk.context("f") + (lk.context("{a}") | lk.context("b")) | lk.context("c")
 
-    def test_whose_last_alternatives_could_never_be_written_is_refused(self):
-        with pytest.raises(TemplateError, match="context\\('x'\\) needs no column"):
+    def test_with_an_alternative_that_could_never_be_written_is_refused(self):
+        with pytest.raises(
+            TemplateError, match=r"context\('\{a\}'\) is never written: .*more first"
+        ):
             lk.context("x") | lk.context("{a}")
+        with pytest.raises(TemplateError, match=r"gets context\('Q: \{q\}'\), which stands before"):
+            lk.context("Q: {q}") | lk.context("Q: {q}\nInput: {input}")
+        with pytest.raises(TemplateError, match=r"'\{a\} \{b\}'\) is never written"):
+            lk.context("{b}") | lk.context("{c}") | lk.context("{a} {b}")
 
     def test_is_among_templates_only(self):
         with pytest.raises(TypeError):

@@ -20,7 +20,7 @@ from lmkit.encoding import IGNORE, Encoded, Ids, texts_to_read
 from lmkit.errors import BundleError
 from lmkit.logits import Logits, LogProbs, log_probs_of, rows_at_once
 from lmkit.manifest import Graph, Prefix
-from lmkit.runtime.session import open_graph
+from lmkit.runtime.session import open_graph, stepped
 
 CHUNK = 512  # tokens of a prompt that are run at once, which bounds the logits in memory
 
@@ -78,7 +78,8 @@ class CausalSession:
         """Read prompts into fresh buffers, as long as each row may become; see `Session`."""
         capacity = max(len(row) + limit for row, limit in zip(prompts, limits, strict=True))
         state = CausalState(self, len(prompts), capacity)
-        if len(prompts) == 1 or self.n_prefix:
+        together = rows_at_once(max(map(len, prompts)) * self.vocab_size)
+        if len(prompts) == 1 or len(prompts) > together or self.n_prefix:
             last = [state.read_in_chunks(prompt, row) for row, prompt in enumerate(prompts)]
             return state, np.concatenate(last)
         logits = state.read(prompts)
@@ -91,7 +92,33 @@ class CausalSession:
         return CausalState(self, 1, len(whole)).read([whole])[0, len(prompt) - 1 :]
 
     def log_probs(self, rows: Sequence[Encoded]) -> list[LogProbs]:
-        """Return the log-probability of each row's learned tokens, float64 [L] a row."""
+        """Return the log-probability of each row's learned tokens, float64 [L] a row.
+
+        Rows that share a prompt and are short behind it, as labels are, step on from it when it has
+        been read once; others are read whole, together.
+        """
+        ends = [max(1, int(np.argmax(row.labels != IGNORE))) for row in rows]  # of the prompts
+        once = {row.input_ids[:end].tobytes(): end for row, end in zip(rows, ends, strict=True)}
+        n_again = sum(ends) - sum(once.values())
+        n_steps = max(len(row) - end for row, end in zip(rows, ends, strict=True)) - 1
+        if not 0 < n_steps * len(rows) < n_again:
+            return self._read_whole(rows)
+        found: list[LogProbs] = []
+        at_once = rows_at_once(max(map(len, rows)) * self._floats_per_token)
+        for start in range(0, len(rows), at_once):
+            part, at = rows[start : start + at_once], ends[start : start + at_once]
+            prompts = [row.input_ids[:end] for row, end in zip(part, at, strict=True)]
+            behind = [row.input_ids[end:] for row, end in zip(part, at, strict=True)]
+            for row, end, scores in zip(part, at, stepped(self, prompts, behind), strict=True):
+                found.append(scores[row.labels[end:] != IGNORE])
+        return found
+
+    @property
+    def _floats_per_token(self) -> int:
+        """The numbers that are kept of a token: a key and a value in every layer."""
+        return 2 * self.graph.n_layers * self.graph.n_kv_heads * self.graph.head_size
+
+    def _read_whole(self, rows: Sequence[Encoded]) -> list[LogProbs]:
         texts, which = texts_to_read(rows)
         at_once = rows_at_once(len(texts[0]) * self.vocab_size)
         found: dict[int, LogProbs] = {}

@@ -17,9 +17,9 @@ import onnxruntime as ort
 from lmkit.collating import padded
 from lmkit.encoding import IGNORE, Encoded, Ids
 from lmkit.errors import BundleError
-from lmkit.logits import Logits, LogProbs, log_probs_of
+from lmkit.logits import Logits, LogProbs
 from lmkit.manifest import Ports, Seq2SeqGraph
-from lmkit.runtime.session import open_graph
+from lmkit.runtime.session import open_graph, stepped
 
 PARTS = ("key", "value")
 
@@ -82,18 +82,8 @@ class Seq2SeqSession:
 
     def log_probs(self, rows: Sequence[Encoded]) -> list[LogProbs]:
         """Return the log-probability of each row's learned tokens, float64 [L] a row."""
-        longest = max(len(row.labels) for row in rows)
-        state, logits = self.begin([row.input_ids for row in rows], [longest] * len(rows))
-        found: list[list[LogProbs]] = [[] for _ in rows]
-        for place in range(longest):
-            tokens = [row.labels[place] if place < len(row.labels) else IGNORE for row in rows]
-            learned = [at for at, token in enumerate(tokens) if token != IGNORE]
-            scores = log_probs_of(logits[learned], np.array(tokens)[learned])
-            for at, score in zip(learned, scores, strict=True):
-                found[at].append(score)
-            if place + 1 < longest:
-                logits = state.step([None if token == IGNORE else int(token) for token in tokens])
-        return [np.array(scores, dtype=np.float64) for scores in found]
+        targets = [row.labels[row.labels != IGNORE] for row in rows]
+        return stepped(self, [row.input_ids for row in rows], targets)
 
     def read(self, sources: Sequence[Ids]) -> Read:
         """Run the encoder over G sources, right-padded to the longest."""

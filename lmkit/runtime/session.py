@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import onnxruntime as ort
 
 from lmkit.encoding import Encoded, Ids
 from lmkit.errors import BundleError, UnknownName
-from lmkit.logits import Logits, LogProbs
+from lmkit.logits import Logits, LogProbs, log_probs_of
 from lmkit.manifest import Tensor
 
 # What onnxruntime calls numpy's types.
@@ -123,6 +124,36 @@ def open_graph(
     if found:
         raise BundleError(f"'{file}' has '{min(found)}', which is not written down")
     return onnx
+
+
+def stepped(session: Session, prompts: Sequence[Ids], answers: Sequence[Ids]) -> list[LogProbs]:
+    """Return the log-probability of each answer's tokens, float64 [L] an answer.
+
+    A prompt that several answers follow is read once.
+
+    Args:
+        session: the loaded graph.
+        prompts: B prompts, each int64 [P].
+        answers: what follows each, int64 [L].
+    """
+    known: dict[bytes, int] = {}
+    which = [known.setdefault(prompt.tobytes(), len(known)) for prompt in prompts]
+    longest = max(map(len, answers))
+    once = [prompts[which.index(number)] for number in range(len(known))]
+    state, logits = session.begin(once, [longest] * len(once))
+    if len(once) < len(prompts):
+        state.reorder(which)
+        logits = logits[which]
+    found: list[list[float]] = [[] for _ in answers]
+    for place in range(longest):
+        going = [row for row, answer in enumerate(answers) if place < len(answer)]
+        scores = log_probs_of(logits[going], np.array([answers[row][place] for row in going]))
+        for row, score in zip(going, scores.tolist(), strict=True):
+            found[row].append(score)
+        if place + 1 < longest:
+            more = [int(answer[place]) if place + 1 < len(answer) else None for answer in answers]
+            logits = state.step(more)
+    return [np.array(scores, dtype=np.float64) for scores in found]
 
 
 def _check_port(file: Path, tensor: Tensor, found: Any) -> None:

@@ -133,8 +133,6 @@ def check_same(folder: Path, what: Task | Mixture, about: Mapping[str, Any]) -> 
                 f"no {RUN_FILE}; choose another output"
             )
         return
-    if to_json(read_task(folder / TASK_FILE)) != recorded_task(what):
-        raise ModelError(f"'{folder}' was started with another task than '{what.name}' is now")
     for key in ("model", "adapter", "tokenizer", "eval_fraction", "data", "arguments"):
         was, now = before.get(key), about[key]
         if isinstance(was, dict) and key == "data":
@@ -144,3 +142,6 @@ def check_same(folder: Path, what: Task | Mixture, about: Mapping[str, Any]) -> 
                 f"'{folder}' cannot be resumed: its {key} was {was} and is {now} now; "
                 "use what it was started with, or another output"
             )
+    # Last, since another adapter leaves another room for rows, and so another task.
+    if to_json(read_task(folder / TASK_FILE)) != recorded_task(what):
+        raise ModelError(f"'{folder}' was started with another task than '{what.name}' is now")

@@ -237,6 +237,7 @@ class TestGenerate:
             "encoder_no_repeat_ngram_size": 3,
             "forced_bos_token_id": 7,
             "forced_eos_token_id": 9,
+            "suppress_tokens": 11,
         }
         flags = [f"--{name.replace('_', '-')}={given}" for name, given in options.items()]
 

@@ -41,7 +41,7 @@ def test_the_tail_is_measured_and_the_rest_is_learned(folder):
     about = json.loads((folder / "run" / "run.json").read_text("utf-8"))
 
     assert about["metrics"]["eval_perplexity"] > 1
-    assert about["arguments"]["eval_fraction"] == "0.1"
+    assert about["eval_fraction"] == 0.1
 
 
 def test_run_and_bundle_write_the_same_past_the_context(folder, lmkit):

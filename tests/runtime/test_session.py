@@ -77,6 +77,65 @@ def test_log_probabilities_are_of_learned_tokens_in_a_ragged_batch(session, toy,
         np.testing.assert_allclose(scores, expected, atol=TOLERANCE)
 
 
+class TestRowsThatShareAPrompt:
+    """Such as a record's labels."""
+
+    ANSWERS = ([5, 6], [7, 6, 5], [9], [5, IGNORE, 8])
+
+    @pytest.fixture
+    def rows(self, prompts):
+        found = []
+        for prompt in prompts[:3]:
+            for answer in self.ANSWERS:
+                ids = np.array([*prompt, *(4 if token == IGNORE else token for token in answer)])
+                found.append(Encoded(ids, np.array([*[IGNORE] * len(prompt), *answer])))
+        return found
+
+    @pytest.fixture
+    def read(self, session, monkeypatch):
+        """Return how many tokens were read, prompt by prompt."""
+        lengths = []
+        begin = session.begin
+        monkeypatch.setattr(
+            session,
+            "begin",
+            lambda *given: lengths.append([len(p) for p in given[0]]) or begin(*given),
+        )
+        return lengths
+
+    def test_are_scored_as_each_alone(self, session, toy, rows, read):
+        found = session.log_probs(rows)
+
+        assert len(read) == 1
+        for row, scores in zip(rows, found, strict=True):
+            logits = toy.logits(row.input_ids).astype(np.float64)
+            every = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            at = np.flatnonzero(row.labels != IGNORE)
+            np.testing.assert_allclose(scores, every[at - 1, row.labels[at]], atol=TOLERANCE)
+
+    def test_read_it_once(self, session, prompts, rows, read):
+        session.log_probs(rows[::-1])
+
+        assert read == [[len(prompt) for prompt in prompts[2::-1]]]
+
+    def test_are_scored_the_same_in_small_parts(self, session, rows, read, monkeypatch):
+        whole = session.log_probs(rows)
+        monkeypatch.setattr("lmkit.logits.HELD_FLOATS", 1)
+
+        for ours, theirs in zip(session.log_probs(rows), whole, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)
+        assert len(read) == 1 + len(rows)
+
+    def test_are_read_whole_where_stepping_costs_more(self, session, prompts, read):
+        ids = [np.append(prompts[0], [last, *[6] * 20]) for last in (4, 5)]
+        labels = np.full(len(ids[0]), IGNORE)
+        labels[-21:] = 6
+
+        session.log_probs([Encoded(row, np.where(labels == 6, row, IGNORE)) for row in ids])
+
+        assert read == []
+
+
 def test_a_finished_row_stays_as_it_is_while_others_go_on(session, toy, prompts):
     state, _ = session.begin(prompts[:2], [40, 40])
     state.step([5, 6])
