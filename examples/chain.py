@@ -27,7 +27,7 @@ def bundle_of(task: lk.Task, folder: Path) -> Path:
     run = lk.train(
         task,
         model=lk.scratch("gpt2", n_layer=2, n_embd=32, n_head=4, n_positions=128),
-        tokenizer=lk.train_tokenizer(kind="char", data=DATA),
+        tokenizer=lk.train_tokenizer(kind="char", unknown="token", data=DATA),
         data=DATA * 8,
         output=folder / f"{task.name}-run",
         max_steps=60,

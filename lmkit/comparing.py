@@ -15,6 +15,7 @@ from lmkit.decoding import Answer
 from lmkit.errors import RecordError, TaskError
 from lmkit.evaluating import EVAL_BATCH, measure
 from lmkit.manifest import MANIFEST_FILE
+from lmkit.metrics import check_ready
 from lmkit.reading import read_for
 from lmkit.records import Data, Row, name_of
 from lmkit.showing import asked
@@ -101,6 +102,8 @@ def compare(
     models = _opened(before, after, task)
     own = models[0].task
     _check_same(*models)
+    for model in models:
+        check_ready(model.task.metrics)
     rows = read_for(own, data)[:limit]
     if not rows:
         raise RecordError(name_of(data), f"limit is {limit}, which leaves no record to answer")

@@ -6,8 +6,8 @@ The one label convention, for every family: a label stands at the position of it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import numpy as np
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 IGNORE = -100  # Source: the index that torch's cross_entropy leaves out by default
 
 Ids = NDArray[np.int64]
+Made = TypeVar("Made")
 
 
 @attrs.frozen(eq=False)
@@ -139,15 +140,30 @@ def encode(task: Task | str, records: Iterable[Record], tokenizer: Any) -> list[
 
 def encode_rows(task: Task, records: Iterable[Record], tokenizer: Tokenizer) -> Iterator[Encoded]:
     """Yield the ids and labels of records that are transformed; bad ones are raised together."""
-    errors: list[RecordError] = []
     delimited = task.formatter.delimited
     chooses = isinstance(task.decoder, Chooser)
+
+    def encoded(record: Record) -> Encoded:
+        segments = task.formatter.segments(record, tokenizer.dialect)
+        if chooses:
+            task.reference(record, tokenizer.dialect)  # an answer that is no label is refused
+        return task.collator.encode(segments, tokenizer, delimited=delimited)
+
+    return each(records, encoded)
+
+
+def each(records: Iterable[Record], make: Callable[[Record], Made]) -> Iterator[Made]:
+    """Yield what is made of each record; errors name the record, and up to ten are raised together.
+
+    Raises:
+        RecordError: a record is unfit.
+        RecordErrors: several are; nothing is yielded behind the first.
+        TemplateError: the chat template refuses one.
+    """
+    errors: list[RecordError] = []
     for index, record in enumerate(records):
         try:
-            segments = task.formatter.segments(record, tokenizer.dialect)
-            if chooses:
-                task.reference(record, tokenizer.dialect)  # an answer that is no label is refused
-            row = task.collator.encode(segments, tokenizer, delimited=delimited)
+            made = make(record)
         except TemplateError as error:
             raise TemplateError(f"{where_of(record, index)}: {error}") from error
         except RecordError as error:
@@ -156,7 +172,7 @@ def encode_rows(task: Task, records: Iterable[Record], tokenizer: Tokenizer) -> 
                 raise RecordErrors(errors, more=True) from error
         else:
             if not errors:
-                yield row
+                yield made
     if len(errors) == 1:
         raise errors[0]
     if errors:

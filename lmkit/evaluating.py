@@ -8,10 +8,10 @@ from typing import Any
 
 from lmkit.answering import Answerer, open_answerer
 from lmkit.collating.seq2seq import cutting
-from lmkit.decoding import Chooser, Filler
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import RecordError, TaskError
 from lmkit.loss import Loss
+from lmkit.metrics import check_ready
 from lmkit.mixing import Mixture, by_task
 from lmkit.reading import read_for
 from lmkit.records import Data, Row, name_of
@@ -47,10 +47,13 @@ def evaluate(
         there as `<task>_<figure>`, and the loss over all.
     Raises:
         RecordError: the data does not fit the task, or nothing in it is learned.
+        MissingExtra: a metric of the task's needs a package that is not installed; it is raised
+            before anything is measured.
     """
     if isinstance(data, Mapping):
         return _evaluate_each(run, data, batch_size, on_progress)
     model = open_answerer(run, task)
+    check_ready(model.task.metrics)
     rows = read_for(model.task, data)
     loss = measure(model, rows, name=name_of(data), batch_size=batch_size, on_progress=on_progress)
     return {**loss.figures(), "records": len(rows), **_metric_figures(model, rows)}
@@ -95,6 +98,9 @@ def _evaluate_each(
     """Measure each task of a run's mixture on its own data."""
     mixture = _mixture_of(run)
     sources = list(by_task(mixture, data, option="data", all_=False))
+    for task, source in zip(mixture.tasks, sources, strict=True):
+        if source is not None:
+            check_ready(task.metrics)
     figures: dict[str, float] = {}
     total, n_records = Loss(), 0
     model: Any = open_answerer(run, mixture.tasks[0].name)
@@ -128,9 +134,7 @@ def _metric_figures(model: Answerer, rows: Sequence[Row]) -> dict[str, float]:
     model = model.with_task(cutting(model.task))  # a row that was cut in training counts, too
     dialect = model.tokenizer.dialect
     references = [model.task.reference(row, dialect) for row in rows]
-    # What scores labels, or fills masks, draws nothing, so there is nothing to make greedy.
-    draws = not isinstance(model.task.decoder, (Chooser, Filler))
-    options: dict[str, Any] = {"temperature": 0.0} if draws else {}
+    options: dict[str, Any] = {"temperature": 0.0} if model.task.writes else {}
     answers = [answer.value for answer in model.batch(rows, **options)]
     figures: dict[str, float] = {}
     for metric in model.task.metrics:

@@ -37,6 +37,22 @@ def stop_strings(given: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(given) if isinstance(given, Iterable) else given
 
 
+def token_ids(given: Any) -> Any:
+    """Turn one id into a tuple of it and a list into a tuple; leave anything else as it is.
+
+    >>> token_ids(3), token_ids([3, 4])
+    ((3,), (3, 4))
+    """
+    found = as_int(given)
+    if isinstance(found, Iterable) and not isinstance(found, str):
+        return tuple(as_int(token) for token in found)
+    return (found,) if type(found) is int else found
+
+
+def _are_token_ids(given: Any) -> bool:
+    return isinstance(given, tuple) and all(type(token) is int and token >= 0 for token in given)
+
+
 @value(kw_only=True)
 class Generation:
     """How long an answer is, how its tokens are drawn, and what ends it.
@@ -61,6 +77,7 @@ class Generation:
         forced_bos_token_id: the id that an answer begins with where the model is given one token
             to start from, as a seq2seq decoder is.
         forced_eos_token_id: the id that comes last where an answer reaches its full length.
+        suppress_tokens: ids that an answer never has, as Marian's never has its pad token.
         num_beams: how many texts a beam search follows at once; 1 follows the likeliest token.
         length_penalty: a text of L new tokens scores its log-probability over L to this power:
             above 0 favours long texts, below 0 short ones. For beams only.
@@ -111,6 +128,11 @@ class Generation:
     forced_eos_token_id: int | None = attrs.field(
         default=None, converter=as_int, validator=optional(at_least(0))
     )
+    suppress_tokens: tuple[int, ...] = attrs.field(
+        default=(),
+        converter=token_ids,
+        validator=Check("whole numbers of 0 or more", _are_token_ids),
+    )
     num_beams: int = attrs.field(
         default=1, converter=as_int, validator=at_least(1, "where 1 is no beam search")
     )
@@ -132,6 +154,12 @@ class Generation:
                 f"min_new_tokens is {self.min_new_tokens}; expected at most max_new_tokens, "
                 f"which is {self.max_new_tokens}"
             )
+        for name in ("forced_bos_token_id", "forced_eos_token_id"):
+            if getattr(self, name) in self.suppress_tokens:
+                raise TaskError(
+                    f"{name} is {getattr(self, name)}, and suppress_tokens has it, so no token could "
+                    "be written there; expected a token to be forced or forbidden, not both"
+                )
         if self.num_beams > 1 and self.temperature > 0:
             raise TaskError(
                 f"num_beams is {self.num_beams} and temperature is {self.temperature:g}; expected "

@@ -23,6 +23,25 @@ class Metric(Protocol):
         """Return named numbers for N answers and their N references, in order."""
 
 
+@runtime_checkable
+class Ready(Protocol):
+    """A metric that can tell before any record is answered what it lacks."""
+
+    def check_ready(self) -> None:
+        """Raise what `score` would raise whatever the answers are."""
+
+
+def check_ready(metrics: Iterable[Metric]) -> None:
+    """Raise what keeps a metric from measuring, before a model has answered for it.
+
+    Raises:
+        MissingExtra: a package is not installed; the text says what to install.
+    """
+    for metric in metrics:
+        if isinstance(metric, Ready):
+            metric.check_ready()
+
+
 @value(kw_only=True)
 class ExactMatch:
     """The share of answers that equal the reference, between 0 and 1.
@@ -127,6 +146,10 @@ class Rouge:
         scorer = self._scorer()
         found = [scorer.score(reference, answer) for answer, reference in pairs]
         return {name: sum(one[name].fmeasure for one in found) / len(found) for name in self.types}
+
+    def check_ready(self) -> None:
+        """Raise `MissingExtra` if the package `rouge-score` is not installed."""
+        self._scorer()
 
     def _scorer(self) -> Any:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from lmkit.collating import Collator
-from lmkit.decoding import Chooser, Decoder
+from lmkit.decoding import Chooser, Decoder, Filler
 from lmkit.errors import TaskError, UnknownOption
 from lmkit.family import Family
 from lmkit.formatting import Formatter, Record, Segment, Template, column_text
@@ -129,6 +129,11 @@ class Task:
             f"task '{self.name}': {several} in the answer alone, and a {type(self.decoder).__name__} "
             f"needs exactly one column for its labels{'' if found else hint}"
         )
+
+    @property
+    def writes(self) -> bool:
+        """Whether answers are written freely, so that fields of `Generation` steer them."""
+        return not isinstance(self.decoder, (Chooser, Filler))
 
     def stop_strings(self, generation: Generation) -> tuple[str, ...]:
         """Return every text that ends an answer: the decoder's and the request's."""

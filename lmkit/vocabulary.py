@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections import Counter
@@ -119,6 +120,7 @@ def parse_tokenizer(text: str, data: Any, task: Task | Mixture | None = None) ->
 
 def _task_texts(task: Task | Mixture | str, data: Any, kind: _Kind) -> Texts:
     """Yield the training text of every record, in pieces between control tokens."""
+    from lmkit.encoding import each
     from lmkit.mixing import by_task, tasks_of
     from lmkit.reading import read_for
     from lmkit.registry import get_task
@@ -132,8 +134,9 @@ def _task_texts(task: Task | Mixture | str, data: Any, kind: _Kind) -> Texts:
     )
     control = re.compile("|".join(map(re.escape, kind.control)))
     for one, source in zip(tasks_of(what), by_task(what, data, option="data"), strict=True):
-        for row in read_for(one, source):
-            text = "".join(segment.text for segment in one.formatter.segments(row, dialect))
+        render = functools.partial(one.formatter.segments, dialect=dialect)
+        for segments in each(read_for(one, source), render):
+            text = "".join(segment.text for segment in segments)
             yield from filter(None, control.split(text))
 
 

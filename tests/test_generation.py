@@ -21,6 +21,7 @@ def test_the_defaults_are_greedy_and_change_nothing():
         "encoder_no_repeat_ngram_size": 0,
         "forced_bos_token_id": None,
         "forced_eos_token_id": None,
+        "suppress_tokens": (),
         "num_beams": 1,
         "length_penalty": 1.0,
         "early_stopping": False,
@@ -52,6 +53,10 @@ def test_the_defaults_are_greedy_and_change_nothing():
         ("encoder_no_repeat_ngram_size", -1, "a whole number of 0 or more, where 0 is off"),
         ("forced_bos_token_id", -1, "a whole number of 0 or more, or None"),
         ("forced_eos_token_id", "</s>", "a whole number of 0 or more, or None"),
+        ("suppress_tokens", (-1,), "whole numbers of 0 or more"),
+        ("suppress_tokens", ("</s>",), "whole numbers of 0 or more"),
+        ("suppress_tokens", "12", "whole numbers of 0 or more"),
+        ("suppress_tokens", True, "whole numbers of 0 or more"),
         ("num_beams", 0, "a whole number of 1 or more, where 1 is no beam search"),
         ("length_penalty", float("inf"), "a number"),
         ("length_penalty", None, "a number"),
@@ -134,3 +139,14 @@ def test_a_misspelt_option_is_refused_with_the_near_name():
 
 def test_repr_shows_what_was_chosen():
     assert repr(Generation(top_k=5, seed=1)) == "Generation(top_k=5, seed=1)"
+
+
+@pytest.mark.parametrize("name", ["forced_bos_token_id", "forced_eos_token_id"])
+def test_a_token_cannot_be_forced_and_forbidden(name):
+    with pytest.raises(TaskError, match=rf"{name} is 3, and suppress_tokens has it"):
+        Generation(**{name: 3}, suppress_tokens=[2, 3])
+
+
+def test_token_ids_may_be_one_a_list_or_numpys():
+    assert Generation(suppress_tokens=3).suppress_tokens == (3,)
+    assert Generation(suppress_tokens=np.array([4, 5])) == Generation(suppress_tokens=[4, 5])

@@ -6,7 +6,7 @@ import pytest
 
 from lmkit.errors import MissingExtra, RecordError, TaskError
 from lmkit.jsonform import from_json, to_json
-from lmkit.metrics import Accuracy, ExactMatch, MacroF1, Metric, Rouge, words
+from lmkit.metrics import Accuracy, ExactMatch, MacroF1, Metric, Rouge, check_ready, words
 
 
 def test_it_is_the_share_that_is_equal():
@@ -232,3 +232,13 @@ class TestRouge:
 
         with pytest.raises(MissingExtra, match=r"the metric Rouge .*'lmkit-tasks\[metrics\]'"):
             Rouge().score(["a"], ["a"])
+
+    def test_without_its_package_says_so_before_anything_is_answered(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
+
+        with pytest.raises(MissingExtra, match=r"pip install 'lmkit-tasks\[metrics\]'"):
+            check_ready([ExactMatch(), Rouge()])
+
+
+def test_metrics_that_lack_nothing_are_ready():
+    check_ready(METRICS)

@@ -53,6 +53,14 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
         command = click.option(
             flag, name, type=kind, default=None, help=help_, callback=_true_or_false
         )(command)
+    command = click.option(
+        "--suppress-tokens",
+        type=int,
+        multiple=True,
+        metavar="ID",
+        callback=lambda context, option, given: given or None,
+        help="An id that an answer never has; repeatable.",
+    )(command)
     return click.option(
         "--stop", multiple=True, metavar="TEXT", help="A text that ends the answer; repeatable."
     )(command)

@@ -159,7 +159,7 @@ def _print_stages(task: Task, stages: dict[str, Any], tokenizer: Tokenizer) -> N
             row.append(_quoted(token, tokenizer) if label != IGNORE else "")
     print_table(titles, rows)
     if "reference" in stages:
-        console.print(f"\n[bold]answer[/bold]  {stages['reference']!r}", markup=True)
+        console.print(Text.assemble("\n", ("answer", "bold"), f"  {stages['reference']!r}"))
 
 
 def _quoted(token_id: int, tokenizer: Tokenizer) -> str:

@@ -20,8 +20,9 @@ from lmkit.runtime.bundle import Bundle
 from lmkit.scratch import scratch
 from lmkit.train.answering import TorchAnswerer
 from lmkit.train.extra import torch
+from lmkit.train.folder import Run
 from lmkit.train.models import load_model
-from lmkit.train.run import Run, train
+from lmkit.train.run import train
 from lmkit.vocabulary import train_tokenizer
 
 DATA = Path(__file__).with_name("ko_chat_qa.jsonl")

@@ -29,6 +29,9 @@ from lmkit.errors import ExportError
 IMPLEMENTATION = "lmkit_gqa"
 # Tensors that models pass along to every attention function and that do not enter the scores.
 _HARMLESS = frozenset({"position_ids", "cache_position", "s_aux"})
+# Tried with onnxruntime 1.31: GroupQueryAttention runs on heads of 8, 16, 24 and so on, and on no
+# other size. (With rotary positions of its own it asks for 16; our graphs rotate outside of it.)
+_HEAD_SIZE_STEP = 8
 _WINDOW_PROBE = 64  # positions of the largest mask that a probe draws, to recognise its pattern
 
 
@@ -51,6 +54,16 @@ class AttentionLayer:
     scale: float
     window: int | None
     softcap: float
+
+
+def odd_heads(head_size: int) -> str:
+    """Return what speaks against heads of a size, as the rest of a sentence, or nothing."""
+    if head_size % _HEAD_SIZE_STEP == 0:
+        return ""
+    return (
+        f"has heads of {head_size} numbers, and onnxruntime's attention reads multiples of "
+        f"{_HEAD_SIZE_STEP}"
+    )
 
 
 class Attender(Protocol):

@@ -108,6 +108,17 @@ class ForcedLast:
             _allow_only(scores, self.token, "forced_eos_token_id")
 
 
+@attrs.frozen
+class SuppressTokens:
+    """Forbid some tokens everywhere."""
+
+    token_ids: Ids = attrs.field(eq=False)
+
+    def __call__(self, scores: Floats, history: Ids, n_new: int) -> None:
+        """Change `scores`, float32 [V], in place."""
+        _forbid(scores, self.token_ids)
+
+
 def _followers(text: Ids, prefix: Ids) -> Ids:
     """Return the token behind each place where a text, int64 [T], has a prefix."""
     starts = np.arange(len(text) - len(prefix))
@@ -222,6 +233,8 @@ def penalties(
         steps.append(ForcedFirst(options.forced_bos_token_id))
     if options.forced_eos_token_id is not None:
         steps.append(ForcedLast(options.forced_eos_token_id, limit or options.max_new_tokens))
+    if options.suppress_tokens:
+        steps.append(SuppressTokens(np.array(options.suppress_tokens, dtype=np.int64)))
     return tuple(steps)
 
 

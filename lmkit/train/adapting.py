@@ -20,12 +20,12 @@ from lmkit.scratch import Scratch
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.building import random_state
 from lmkit.train.extra import peft, torch, transformers
+from lmkit.train.folder import RUN_FILE
 from lmkit.train.lengths import context_length
 from lmkit.train.models import Loaded, open_model
 from lmkit.train.quiet import quiet
 from lmkit.train.wrapped import ADAPTER_CONFIG, base_of, is_adapted
 
-RUN_FILE = "run.json"
 KINDS = ("LORA", "PROMPT_TUNING")  # of peft's many, what lmkit can train, export and open
 _TASK_TYPES = {Family.CAUSAL: "CAUSAL_LM", Family.MASKED: None, Family.SEQ2SEQ: "SEQ_2_SEQ_LM"}
 _SAMPLES = 16  # numbers of each tensor that tell one model's weights from another's

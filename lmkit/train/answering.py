@@ -28,12 +28,13 @@ from lmkit.registry import one_task, task_in
 from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
+from lmkit.train.batches import as_tensors
 from lmkit.train.extra import torch
+from lmkit.train.folder import Run
 from lmkit.train.generating import StopStrings, ToQueue, generation_config, only_config
 from lmkit.train.lengths import context_length, fitted, target_length
 from lmkit.train.models import load_model
 from lmkit.train.quiet import quiet
-from lmkit.train.run import Run, as_tensors
 from lmkit.train.scoring import mean_loss, token_log_probs
 from lmkit.train.special import align, stop_ids, with_own_ids
 from lmkit.train.wrapped import virtual_tokens

@@ -39,6 +39,7 @@ def generation_config(model: Any, options: Generation, room: int | None) -> Any:
         encoder_no_repeat_ngram_size=options.encoder_no_repeat_ngram_size,
         forced_bos_token_id=options.forced_bos_token_id,
         forced_eos_token_id=options.forced_eos_token_id,
+        suppress_tokens=list(options.suppress_tokens) or None,
         eos_token_id=model.generation_config.eos_token_id,
         pad_token_id=model.generation_config.pad_token_id,
         bos_token_id=model.generation_config.bos_token_id,

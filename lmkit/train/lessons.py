@@ -74,7 +74,7 @@ def read_lessons(
         rows: Sequence[Row] = read_raw(task, source)
         eval_rows: Sequence[Row] = read_raw(task, eval_source) if eval_source is not None else ()
         if eval_fraction is not None and not isinstance(task.collator, Stream):
-            rows, eval_rows = split(task, rows, eval_fraction, seed, name=name)
+            rows, eval_rows = split(rows, eval_fraction, seed, name=name)
         lessons.append(
             Lesson(
                 task=task,
@@ -89,7 +89,7 @@ def read_lessons(
 
 
 def split(
-    task: Task, rows: Sequence[Row], fraction: float, seed: int, *, name: str
+    rows: Sequence[Row], fraction: float, seed: int, *, name: str
 ) -> tuple[Sequence[Row], Sequence[Row]]:
     """Return records to learn from and records held out, the same for the same seed.
 

@@ -1,29 +1,24 @@
 """Train: a task, a model and records become a Run.
 
-A Run is a folder that `AutoModelFor...from_pretrained` reads, with `task.json` (what was trained),
-`run.json` (from what, how far, with which versions) and `metrics.jsonl` beside it. An adapter's run
-holds the adapter's weights alone, and the name of the model that they belong to. The training
-itself is transformers' Trainer; what varies is passed in.
+The training itself is transformers' Trainer; what varies is passed in. See `lmkit.train.folder` for
+what it leaves behind.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 import numpy as np
 
 import lmkit
 from lmkit.adapters import Adapter, as_adapter
-from lmkit.collating import Batch
 from lmkit.encoding import Encoded
-from lmkit.errors import LmkitError, ModelError, OutputExists, UnknownOption
+from lmkit.errors import LmkitError, OutputExists
 from lmkit.files import write_atomically
-from lmkit.jsonform import dump, from_json, read_task, to_json
+from lmkit.jsonform import dump, from_json, to_json
 from lmkit.mixing import Mixture, tasks_of
 from lmkit.records import Data
 from lmkit.registry import get_task
@@ -31,7 +26,20 @@ from lmkit.rendering import at_time, now
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train import adapting
+from lmkit.train.arguments import checked_arguments
+from lmkit.train.batches import as_tensors
 from lmkit.train.extra import datasets, torch, transformers
+from lmkit.train.folder import (
+    METRICS_FILE,
+    RUN_FILE,
+    TASK_FILE,
+    Run,
+    check_same,
+    last_checkpoint,
+    read_about,
+    recorded_task,
+    save_model,
+)
 from lmkit.train.lengths import fitted
 from lmkit.train.lessons import (
     Lesson,
@@ -44,79 +52,6 @@ from lmkit.train.lessons import (
 from lmkit.train.models import load_model
 from lmkit.train.quiet import quiet
 from lmkit.train.special import align_all
-from lmkit.train.wrapped import ADAPTER_CONFIG, is_adapted
-from lmkit.transforms import recorded
-
-TASK_FILE, RUN_FILE, METRICS_FILE = "task.json", "run.json", "metrics.jsonl"
-
-# What lmkit prefers where the user says nothing; any of it can be set like any other argument.
-DEFAULTS: dict[str, Any] = {
-    "report_to": "none",
-    "logging_steps": 10,
-    "logging_first_step": True,
-    "save_strategy": "epoch",
-    "save_total_limit": 2,
-}
-# These belong to lmkit; each with what a user who sets it should know.
-RESERVED = {
-    "output_dir": "it is output= (--output)",
-    "resume_from_checkpoint": "it is resume= (--resume)",
-    "remove_unused_columns": "the labels would be lost on their way",
-    "disable_tqdm": "the bar is lmkit's own, and hides where there is no terminal",
-}
-
-
-@attrs.frozen
-class Run:
-    """A trained model's folder.
-
-    Attributes:
-        path: the folder.
-        task: what it was trained to do; a mixture of several tasks perhaps.
-        metrics: the last figures, such as `eval_perplexity`; empty for a run opened from disk.
-    """
-
-    path: Path
-    task: Task | Mixture
-    metrics: Mapping[str, float] = attrs.field(factory=dict)
-
-    @property
-    def cut(self) -> dict[str, int]:
-        """How many `rows` were too long, how many `ids` that left out, and the `max_length`."""
-        return dict(_read_about(self.path)["cut"])
-
-    @property
-    def n_empty(self) -> int:
-        """How many rows had nothing to learn, such as texts that the tokenizer does not know."""
-        return int(_read_about(self.path).get("empty", 0))
-
-    @property
-    def parameters(self) -> dict[str, int]:
-        """How many numbers the model has in `all`, and how many of them were `trainable`."""
-        return dict(_read_about(self.path).get("parameters", {}))
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-    def __str__(self) -> str:  # what transformers' from_pretrained(run) reads
-        return str(self.path)
-
-    @classmethod
-    def open(cls, path: str | Path) -> Run:
-        """Return the run in a folder.
-
-        Raises:
-            ModelError: the folder is no finished run.
-        """
-        folder = Path(path)
-        if not (folder / TASK_FILE).is_file():
-            raise ModelError(f"'{path}' is not a run: it has no {TASK_FILE}")
-        has_model = any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
-        if not has_model or _is_unfinished(folder):
-            raise ModelError(
-                f"'{path}' holds a run that has not finished; continue it with --resume"
-            )
-        return cls(folder, read_task(folder / TASK_FILE))
 
 
 def train(
@@ -170,7 +105,7 @@ def train(
     what = get_task(task)
     adapter = as_adapter(adapter)
     base = "" if adapter is None else adapting.base_name(model, adapter, what.family)
-    options = _checked(arguments)
+    options = checked_arguments(arguments)
     if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
         raise LmkitError(f"sample is {sample!r}; expected how many records to answer, or 0")
     folder = Path(output)
@@ -192,7 +127,7 @@ def train(
     if what.loss is not None:
         what.loss.prepare(ready)  # a key token that is not there is told before any work
     raw = lessons
-    started = _read_about(folder).get("started", now()) if resume else now()
+    started = read_about(folder).get("started", now()) if resume else now()
     with at_time(started):
         lessons = [encoded(*pair, ready) for pair in zip(lessons, tasks, strict=True)]
     about = {
@@ -208,15 +143,15 @@ def train(
         "finished": False,
     }
     if resume:
-        _check_same(folder, what, about)
-        if _read_about(folder).get("finished"):
-            return Run(folder, what, _read_about(folder)["metrics"])
+        check_same(folder, what, about)
+        if read_about(folder).get("finished"):
+            return Run(folder, what, read_about(folder)["metrics"])
     caches = getattr(loaded.model.config, "use_cache", True)  # a pair's config does not say
     trainer = _trainer(what, loaded.model, ready, folder, options, lessons)
     if sample:
         trainer.add_callback(_sampler(loaded.model, ready, folder, lessons, sample, seed))
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / TASK_FILE, dump(_recorded(what)))
+    write_atomically(folder / TASK_FILE, dump(recorded_task(what)))
     write_atomically(folder / RUN_FILE, dump(about))
     write_held_out(folder, raw)
     metrics = _run_trainer(trainer, folder, resume=resume)
@@ -249,66 +184,6 @@ def _parameters(model: Any) -> dict[str, int]:
     }
 
 
-def _is_unfinished(folder: Path) -> bool:
-    """Say whether a training began here and has not ended; a checkpoint keeps no such record."""
-    about = _read_about(folder)
-    return bool(about) and not about.get("finished")
-
-
-def _read_about(folder: Path) -> dict[str, Any]:
-    """Return what a run's folder says of its making; empty if nothing was begun in it."""
-    file = folder / RUN_FILE
-    if not file.is_file():
-        return {}
-    about: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    return about
-
-
-def as_tensors(batch: Batch) -> dict[str, Any]:
-    """Return a numpy batch as torch tensors, int64 [B, T]: the only such place in lmkit."""
-    return {name: torch().from_numpy(array) for name, array in batch.items()}
-
-
-def save_model(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write weights, config, generation config and tokenizer in Hugging Face's layout."""
-    with quiet():
-        model.save_pretrained(folder)
-        if is_adapted(model):
-            model.generation_config.save_pretrained(folder)
-    tokenizer.save(folder)
-
-
-def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = {field.name: field.default for field in _training_fields() if field.init}
-    for name, given in arguments.items():
-        if name in RESERVED:
-            raise LmkitError(f"'{name}' cannot be set: {RESERVED[name]}")
-        if name not in defaults:
-            known = [
-                *defaults,
-                "eval_data",
-                "eval_fraction",
-                "sample",
-                "tokenizer",
-                "pad",
-                "adapter",
-                "resume",
-            ]
-            raise UnknownOption("train", name, known)
-        default = defaults[name]
-        if isinstance(default, bool) and not isinstance(given, bool):
-            raise LmkitError(f"{name} is {given!r}; expected true or false")
-        if type(default) in (int, float) and type(given) not in (int, float):
-            raise LmkitError(f"{name} is {given!r}; expected a number, such as {default}")
-    return {**DEFAULTS, **arguments}
-
-
-def _training_fields() -> Any:
-    import dataclasses
-
-    return dataclasses.fields(transformers().TrainingArguments)
-
-
 def _portable(task: Task) -> Task:
     """Return the task as its JSON describes it, so that a run does not depend on other files.
 
@@ -316,36 +191,6 @@ def _portable(task: Task) -> Task:
     """
     plain = from_json(to_json(task.evolve(transforms=())), Task)
     return plain.evolve(transforms=task.transforms)
-
-
-def _recorded(what: Task | Mixture) -> dict[str, Any]:
-    """Return the JSON for a run's `task.json`; a transform without a name is written as lost."""
-    tasks = [task.evolve(transforms=recorded(task.transforms)) for task in tasks_of(what)]
-    return to_json(what.with_tasks(tasks) if isinstance(what, Mixture) else tasks[0])
-
-
-def _check_same(folder: Path, what: Task | Mixture, about: Mapping[str, Any]) -> None:
-    """Refuse to continue a run with another task, model, data or arguments."""
-    before = _read_about(folder)
-    if not before:
-        others = {path.name for path in folder.glob("[!.]*")} - {TASK_FILE}
-        if others:
-            raise ModelError(
-                f"'{folder}' is not a run, so there is nothing to resume: it has {min(others)} and "
-                f"no {RUN_FILE}; choose another output"
-            )
-        return
-    if to_json(read_task(folder / TASK_FILE)) != _recorded(what):
-        raise ModelError(f"'{folder}' was started with another task than '{what.name}' is now")
-    for key in ("model", "adapter", "tokenizer", "eval_fraction", "data", "arguments"):
-        was, now = before.get(key), about[key]
-        if isinstance(was, dict) and key == "data":
-            was, now = was.get("sha256"), now["sha256"]
-        if was != now:
-            raise ModelError(
-                f"'{folder}' cannot be resumed: its {key} was {was} and is {now} now; "
-                "use what it was started with, or another output"
-            )
 
 
 def _trainer(
@@ -442,19 +287,6 @@ def _run_trainer(trainer: Any, folder: Path, *, resume: bool) -> dict[str, float
     wanted = ("train_loss", "eval_loss", "eval_perplexity", "train_runtime", "epoch", "step")
     by_task = [key for key in figures if key.endswith(("_loss", "_perplexity"))]
     return {key: figures[key] for key in dict.fromkeys([*wanted, *by_task]) if key in figures}
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end, or None.
-
-    A kill may leave half a checkpoint; the task is put into it last, so its presence says enough.
-    """
-    found = {
-        int(path.name.rpartition("-")[2]): path
-        for path in folder.glob("checkpoint-*")
-        if path.name.rpartition("-")[2].isdigit() and (path / TASK_FILE).is_file()
-    }
-    return found[max(found)] if found else None
 
 
 def _versions() -> dict[str, str]:

@@ -16,8 +16,11 @@ import torch
 from transformers import TrainerCallback
 
 from lmkit.answering import Answerer
+from lmkit.collating.seq2seq import cutting
 from lmkit.errors import PromptTooLong, RecordError
+from lmkit.family import Family
 from lmkit.files import write_atomically
+from lmkit.filling import with_mask
 from lmkit.records import Row
 from lmkit.showing import asked, print_side_by_side
 
@@ -30,33 +33,55 @@ class Sampled:
 
     Attributes:
         model: what answers; it is called as it stands at that step.
-        rows: records of its task.
+        rows: records of its task; of a masked one with a word hidden.
+        references: the answers that the records hold; of a masked task the texts as they were.
     """
 
     model: Answerer
     rows: Sequence[Row]
+    references: Sequence[Any]
 
 
 def choose(model: Answerer, rows: Sequence[Row], count: int, *, name: str) -> Sampled:
     """Return the first records that fit the model, no two of which ask the same.
 
+    A source that is too long for the task is read as far as in training.
+
     Raises:
         RecordError: none of them does.
     """
+    model = model.with_task(cutting(model.task))
     chosen: list[Row] = []
+    references: list[Any] = []
     for row in rows:
         if len(chosen) == count:
             break
-        if asked(model.task, row) in map(functools.partial(asked, model.task), chosen):
+        put = _put(model, row)
+        if asked(model.task, put) in map(functools.partial(asked, model.task), chosen):
             continue
         try:
-            model.prompt(row)
+            model.prompt(put)
         except PromptTooLong:
             continue
-        chosen.append(row)
+        chosen.append(put)
+        references.append(_reference(model, row))
     if not chosen:
         raise RecordError(name, "no record's prompt leaves room for an answer, so none is sampled")
-    return Sampled(model, chosen)
+    return Sampled(model, chosen, references)
+
+
+def _put(model: Answerer, row: Row) -> Row:
+    """Return a training record as the model is asked it."""
+    if model.task.family is not Family.MASKED:
+        return row
+    return Row(with_mask(model.task, row, model.tokenizer), row.where)
+
+
+def _reference(model: Answerer, row: Row) -> Any:
+    dialect = model.tokenizer.dialect
+    if model.task.family is not Family.MASKED:
+        return model.task.reference(row, dialect)
+    return "".join(segment.text for segment in model.task.formatter.segments(row, dialect))
 
 
 class SampleAnswers(TrainerCallback):  # type: ignore[misc]
@@ -90,24 +115,26 @@ class SampleAnswers(TrainerCallback):  # type: ignore[misc]
             lines = map(json.loads, self._path.read_text("utf-8").splitlines())
             self._lines = [line for line in lines if line["step"] <= state.global_step]
         if not self._lines:
-            self._sample(state.global_step)
+            self._sample(state.global_step, kwargs["model"])
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Answer once the model has been measured."""
-        self._sample(state.global_step)
+        self._sample(state.global_step, kwargs["model"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Answer with the model that is kept, which may be an earlier one."""
         if args.load_best_model_at_end:
             self._lines = [line for line in self._lines if line["step"] != state.global_step]
-        self._sample(state.global_step)
+        self._sample(state.global_step, kwargs["model"])
 
-    def _sample(self, step: int) -> None:
+    def _sample(self, step: int, torch_model: Any) -> None:
         """Answer the records, unless that was done at this step."""
         if any(line["step"] == step for line in self._lines):
             return
+        training = torch_model.training
         for name, group in self._groups.items():
             self._lines += self._answers(name, group, step)
+        torch_model.train(training)
         text = (json.dumps(line, ensure_ascii=False, default=str) for line in self._lines)
         write_atomically(self._path, "".join(f"{line}\n" for line in text))
         first = self._lines[0]["step"]
@@ -117,25 +144,21 @@ class SampleAnswers(TrainerCallback):  # type: ignore[misc]
         self._show(titles, [_cells(*pair) for pair in zip(before, after, strict=True)])
 
     def _answers(self, name: str, group: Sampled, step: int) -> list[dict[str, Any]]:
-        model, torch_model = group.model, group.model.model  # type: ignore[attr-defined]
-        generation = model.task.generation
-        seed = self._seed if generation.seed is None else generation.seed
-        training = torch_model.training
+        task = group.model.task
+        drawn = task.writes and task.generation.seed is None
         with torch.random.fork_rng():
-            answers = model.batch(group.rows, seed=seed)
-        torch_model.train(training)
-        dialect = model.tokenizer.dialect
+            answers = group.model.batch(group.rows, **({"seed": self._seed} if drawn else {}))
         several = {"task": name} if len(self._groups) > 1 else {}
         return [
             {
                 "step": step,
                 **several,
                 "record": dict(row),
-                "asked": asked(model.task, row),
-                "reference": model.task.reference(row, dialect),
-                "answer": answer.value,
+                "asked": asked(task, row),
+                "reference": reference,
+                "answer": answer.text if task.family is Family.MASKED else answer.value,
             }
-            for row, answer in zip(group.rows, answers, strict=True)
+            for row, reference, answer in zip(group.rows, group.references, answers, strict=True)
         ]
 
 

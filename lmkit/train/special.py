@@ -127,18 +127,34 @@ def start_id(model: Any, tokenizer: Tokenizer) -> int | None:
 
 
 def with_own_ids(task: Task, model: Any) -> Task:
-    """Return the task with the ids that the model itself forces, where the task names none.
+    """Return the task with the ids that the model itself forces or forbids, where the task names none.
 
-    BART ends every answer in its EOS, mBART starts it with a language: a model's own file says so.
+    BART ends every answer in its EOS, mBART starts it with a language, and Marian's weights were
+    made without a pad token, whose logit of 0 beats all others: a model's own file says so.
     """
-    forced = getattr(model, "generation_config", None)  # a masked model has none
-    own = {
+    config = getattr(model, "generation_config", None)  # a masked model has none
+    own: dict[str, Any] = {
         name: found
         for name in ("forced_bos_token_id", "forced_eos_token_id")
         if getattr(task.generation, name) is None
-        and isinstance(found := getattr(forced, name, None), int)
+        and isinstance(found := getattr(config, name, None), int)
     }
+    if not task.generation.suppress_tokens and (forbidden := _forbidden_ids(config)):
+        own["suppress_tokens"] = forbidden
     return task.evolve(generation=task.generation.override(**own)) if own else task
+
+
+def _forbidden_ids(config: Any) -> tuple[int, ...]:
+    """Return the ids that a generation config forbids; words of several tokens are not among them.
+
+    Source: transformers' `NoBadWordsLogitsProcessor`, which lets end tokens pass.
+    """
+    listed = getattr(config, "suppress_tokens", None) or []
+    words = getattr(config, "bad_words_ids", None) or []
+    ends = config.eos_token_id if config is not None else None
+    ends = ends if isinstance(ends, list) else [ends]
+    bad = [word[0] for word in words if len(word) == 1 and word[0] not in ends]
+    return tuple(dict.fromkeys(int(token) for token in (*listed, *bad)))
 
 
 def stop_ids(model: Any) -> list[int]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from lmkit import Generation, Seq2SeqCollator, Task, TextDecoder, context, hookimpl, target
+from lmkit.metrics import Rouge
 
 # Source: the prefix that T5 was trained with; Raffel et al. 2020, "Exploring the Limits of Transfer
 # Learning with a Unified Text-to-Text Transformer", appendix D. To other models it is plain context.
@@ -13,6 +14,7 @@ SUMMARIZE = Task(
     collator=Seq2SeqCollator(max_source_length=512, max_target_length=128),
     decoder=TextDecoder(),
     generation=Generation(max_new_tokens=64),
+    metrics=(Rouge(),),
 )
 
 

@@ -187,6 +187,14 @@ class TestJson:
 
 
 @pytest.mark.slow
+def test_show_prints_brackets_as_they_are(lmkit, jsonl):
+    """They are markup to what prints the rest of it."""
+    done = lmkit("show", "qa", "--data", jsonl([{"prompt": "[b]", "completion": "[/b] 네 [red]"}]))
+
+    assert done.code == 0
+    assert done.out.splitlines()[-1] == "answer  '[/b] 네 [red]'"
+
+
 class TestGenerate:
     @pytest.fixture
     def ask(self, tiny_bundle):
@@ -229,6 +237,7 @@ class TestGenerate:
             "encoder_no_repeat_ngram_size": 3,
             "forced_bos_token_id": 7,
             "forced_eos_token_id": 9,
+            "suppress_tokens": 11,
         }
         flags = [f"--{name.replace('_', '-')}={given}" for name, given in options.items()]
 

@@ -41,7 +41,7 @@ def test_the_tail_is_measured_and_the_rest_is_learned(folder):
     about = json.loads((folder / "run" / "run.json").read_text("utf-8"))
 
     assert about["metrics"]["eval_perplexity"] > 1
-    assert about["arguments"]["eval_fraction"] == "0.1"
+    assert about["eval_fraction"] == 0.1
 
 
 def test_run_and_bundle_write_the_same_past_the_context(folder, lmkit):
@@ -106,15 +106,3 @@ def test_unseen_characters_are_read_as_unknown_when_asked(folder, lmkit, tmp_pat
 
     assert (done.code, written.code) == (0, 0)
     assert json.loads(written.out)["usage"]["prompt_tokens"] == 1
-
-
-def test_a_fraction_is_for_texts(lmkit, jsonl, tmp_path):
-    rows = jsonl([{"prompt": "나", "completion": "너"}])
-
-    done = lmkit(
-        *("train", "qa", "--model", MODEL, "--tokenizer", "char:unk", "--data", rows),
-        *("--eval-fraction", "0.5", "--output", tmp_path / "run"),
-    )
-
-    assert done.code == 1
-    assert "task 'qa' has records" in done.err

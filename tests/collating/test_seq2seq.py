@@ -12,6 +12,7 @@ from lmkit.encoding import IGNORE, Encoded, encode, prompt_ids
 from lmkit.errors import RecordError, TaskError, TokenizerError, UnknownOption
 from lmkit.family import Family
 from lmkit.formatting import Segment
+from lmkit.metrics import Rouge
 from lmkit.testing import check_task, sample_record
 
 ARTICLES = [
@@ -277,3 +278,6 @@ class TestTheTask:
         assert (
             task.reference(ARTICLES[1], lk.Tokenizer.load(framed("$A")).dialect) == "새 법안 통과"
         )
+
+    def test_is_measured_by_the_words_that_summaries_share(self):
+        assert lk.get_task("summarize").metrics == (Rouge(),)

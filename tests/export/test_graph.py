@@ -380,6 +380,10 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
         {"vocab_size": VOCAB, "n_embd": 16, "n_layer": 1, "n_head": 2, "rotary_dim": 4},
         "own",
     ),
+    "gpt2": (
+        {"vocab_size": VOCAB, "n_embd": 48, "n_layer": 1, "n_head": 4, "n_positions": 32},
+        "has heads of 12 numbers, and onnxruntime's attention reads multiples of 8",
+    ),
     "mamba": (TINY_MAMBA, "state other than keys and values"),
     "qwen3_next": (
         {

@@ -187,7 +187,9 @@ class TestDisagreement:
 
 class TestProbes:
     def test_without_records_they_are_korean_english_and_emoji_of_unlike_length(self):
-        records = probe_records(lk.get_task("qa"), [], toy_tokenizer())
+        every = lk.train_tokenizer(kind="bpe", vocab_size=300, data=[{"text": "a"}])
+
+        records = probe_records(lk.get_task("qa"), [], every)
 
         assert [record["prompt"] for record in records] == list(TEXTS)
         assert any("가" <= letter <= "힣" for letter in TEXTS[0])
@@ -211,7 +213,7 @@ class TestProbes:
     def test_of_a_text_they_are_pieces_of_unlike_length_from_all_over_it(self):
         text = "".join(map(chr, range(0xAC00, 0xAC00 + 400)))
 
-        records = probe_records(lk.get_task("char-lm"), [{"text": text}])
+        records = probe_records(lk.get_task("char-lm"), [{"text": text}], toy_tokenizer())
 
         assert [record["prompt"] for record in records] == [
             text[0:8],

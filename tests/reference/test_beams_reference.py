@@ -189,6 +189,7 @@ STEERED = [
     {"encoder_no_repeat_ngram_size": 1},
     {"forced_bos_token_id": 5, "forced_eos_token_id": EOS},
     {"forced_eos_token_id": 7, "min_new_tokens": MOST, "max_new_tokens": MOST},
+    {"suppress_tokens": (2, 5), "min_new_tokens": 2},
     {"max_new_tokens": 1},
 ]
 

@@ -204,6 +204,15 @@ def their_chain(options, prompt):
     )
 
 
+def test_suppressed_tokens_are_theirs():
+    processor = logits_process.SuppressTokensLogitsProcessor([3, 0, 10**6])
+
+    assert_same(
+        ours(ROWS["normal-17"], [2], 0, suppress_tokens=[3, 0, 10**6]),
+        theirs(processor, ROWS["normal-17"], [2]),
+    )
+
+
 def test_whole_chains_equal_those_that_generate_builds():
     rng = np.random.default_rng(2)
     names = [name for name in ROWS if not name.startswith(("extreme", "equal", "ties"))]
@@ -219,6 +228,7 @@ def test_whole_chains_equal_those_that_generate_builds():
             "max_new_tokens": 9,
             "forced_bos_token_id": rng.choice([None, None, 2]),
             "forced_eos_token_id": rng.choice([None, None, 3]),
+            "suppress_tokens": [0, 1] if rng.random() < 0.3 else [],
             "temperature": float(rng.choice([0.0, 0.3, 1.0, 1.7])),
             "top_k": int(rng.choice([0, 1, 3, 40])),
             "top_p": float(rng.choice([1.0, 0.9, 0.4])),

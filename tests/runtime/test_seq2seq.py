@@ -1,13 +1,16 @@
 """Both graphs' contract, against the same model written in numpy; nothing here needs torch."""
 
+import sys
+
 import numpy as np
 import pytest
 
 import lmkit as lk
 from lmkit.encoding import IGNORE, Encoded, prompt_ids
-from lmkit.errors import BundleError, PromptTooLong, RecordError
+from lmkit.errors import BundleError, MissingExtra, PromptTooLong, RecordError
 from lmkit.family import Family
 from lmkit.manifest import read_manifest
+from lmkit.metrics import Rouge
 from lmkit.runtime.seq2seq import Seq2SeqSession
 
 from .toybundle import change_manifest
@@ -197,6 +200,35 @@ class TestAnswers:
         together = ask.batch(RECORDS, max_new_tokens=9, batch_size=3)
 
         assert [answer.token_ids for answer in together] == alone
+
+
+class TestMeasured:
+    rows = tuple({**record, "summary": "요약 short"} for record in RECORDS)
+
+    def test_by_what_answers_share_with_the_summaries(self, ask):
+        measured = ask.with_task(TASK.evolve(metrics=[Rouge()]))
+        answers = [answer.value for answer in ask.batch(self.rows)]
+        summaries = [f"{answer} 요약" for answer in answers]
+        rows = [{**row, "summary": text} for row, text in zip(RECORDS, summaries, strict=True)]
+
+        figures = lk.evaluate(measured, data=rows)
+
+        expected = Rouge().score(answers, summaries)
+        assert {name: figures[name] for name in expected} == expected
+        assert 0 < expected["rouge1"] < 1
+
+    def test_with_articles_that_are_read_as_far_as_in_training(self, ask):
+        figures = lk.evaluate(ask, data=[{"article": "é" * 100, "summary": "short"}])
+
+        assert (figures["records"], figures["tokens"]) == (1, len("short") + 1)
+
+    def test_only_if_all_that_a_metric_needs_is_installed(self, ask, monkeypatch):
+        monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
+        monkeypatch.setattr(type(ask), "score", lambda *_: pytest.fail("it was measured before"))
+        measured = ask.with_task(TASK.evolve(metrics=[Rouge()]))
+
+        with pytest.raises(MissingExtra, match=r"pip install 'lmkit-tasks\[metrics\]'"):
+            lk.evaluate(measured, data=list(self.rows))
 
 
 class TestBadInput:

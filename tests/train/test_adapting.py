@@ -20,9 +20,9 @@ from lmkit.errors import MissingExtra, ModelError, TaskError, UnknownName
 from lmkit.export.merging import settled
 from lmkit.family import Family
 from lmkit.train import adapting, progress
+from lmkit.train.folder import Run
 from lmkit.train.lengths import context_length
 from lmkit.train.models import Loaded, load_model
-from lmkit.train.run import Run
 from lmkit.train.scoring import batch_loss
 from lmkit.train.wrapped import base_of
 

@@ -33,25 +33,14 @@ class TestASplit:
             test_size=fraction, seed=seed
         )
 
-        train, held_out = split(QA, rows(n), fraction, seed, name="a")
+        train, held_out = split(rows(n), fraction, seed, name="a")
 
         assert [row["prompt"] for row in train] == wanted["train"]["prompt"]
         assert [row["prompt"] for row in held_out] == wanted["test"]["prompt"]
 
     def test_leaves_something_to_learn_from(self):
         with pytest.raises(RecordError, match=r"a\.jsonl: 1 records are too few to hold out 0\.2"):
-            split(QA, rows(1), 0.2, 0, name="a.jsonl")
-
-    def test_is_the_collators_where_it_has_one(self):
-        class Tail(lk.CausalCollator):
-            def hold_out(self, rows, fraction, seed):
-                cut = len(rows) - int(len(rows) * fraction)
-                return rows[:cut], rows[cut:]
-
-        train, held_out = split(QA.evolve(collator=Tail()), rows(10), 0.2, 0, name="a")
-
-        assert [row["prompt"] for row in train] == list("01234567")
-        assert [row["prompt"] for row in held_out] == list("89")
+            split(rows(1), 0.2, 0, name="a.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +60,7 @@ class TestAHeldOutFraction:
     def test_is_not_learned_from(self, sampled):
         about = json.loads((sampled.path / "run.json").read_text("utf-8"))
         held_out = lines(sampled.path / "eval.jsonl")
-        train, wanted = split(QA, [Row(row, "a") for row in ROWS], 0.25, 42, name="a")
+        train, wanted = split([Row(row, "a") for row in ROWS], 0.25, 42, name="a")
 
         assert held_out == wanted
         assert about["data"]["rows"] == len(train) == 9
@@ -194,3 +183,23 @@ class TestSampledAnswers:
             fit(tmp_path / "run", data=long, sample=1)
 
         assert not list(tmp_path.glob("run/*"))
+
+    def test_of_labels_are_labels(self, fit, tmp_path):
+        records = [{"text": row["prompt"], "answer": "Yes"} for row in ROWS]
+
+        run = fit(tmp_path / "run", task="classify", data=records, sample=1)
+
+        found = lines(run.path / "samples.jsonl")
+        assert [line["reference"] for line in found] == ["Yes", "Yes"]
+        assert {line["answer"] for line in found} <= {"Yes", "No"}
+
+    def test_of_an_article_that_is_too_long_are_of_what_is_read_of_it(self, fit, tmp_path):
+        pair = lk.scratch("t5", num_layers=1, d_model=16, num_heads=2, d_kv=8, d_ff=16)
+        task = lk.get_task("summarize").evolve(
+            collator=lk.Seq2SeqCollator(max_source_length=16, max_target_length=8)
+        )
+        records = [{"article": row["prompt"] * 5, "summary": "수"} for row in ROWS]
+
+        run = fit(tmp_path / "run", task=task, model=pair, data=records, sample=1)
+
+        assert len(lines(run.path / "samples.jsonl")) == 2

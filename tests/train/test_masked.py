@@ -1,5 +1,6 @@
 """A masked task from records to a run that fills masks."""
 
+import json
 import math
 import shutil
 
@@ -12,8 +13,8 @@ import lmkit as lk
 from lmkit.answering import open_answerer
 from lmkit.encoding import IGNORE
 from lmkit.errors import TokenizerError
+from lmkit.train.batches import as_tensors
 from lmkit.train.models import load_model
-from lmkit.train.run import as_tensors
 from lmkit.train.scoring import batch_loss
 
 TASK = lk.get_task("mlm")
@@ -114,3 +115,13 @@ def test_rows_of_like_length_can_go_together(tmp_path):
     run = fit(tmp_path / "run", max_steps=2, **options)
 
     assert run.metrics["eval_loss"] > 0
+
+
+def test_fills_a_hidden_word_of_its_samples(tmp_path):
+    run = fit(tmp_path / "run", sample=1)
+
+    lines = (run.path / "samples.jsonl").read_text("utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [line["asked"] for line in found] == ["영화는 [MASK] 좋았다!"] * 2
+    assert found[0]["reference"] == ROWS[0]["text"]
+    assert "[MASK]" not in found[0]["answer"]

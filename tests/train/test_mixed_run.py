@@ -33,7 +33,7 @@ STEPS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "logging_ste
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return lk.train_tokenizer(kind="char", data=[*ROWS, *ALPACA, {"text": "Below is"}])
+    return lk.train_tokenizer(kind="char", data=DATA, task=MIXTURE)
 
 
 @pytest.fixture(scope="module")

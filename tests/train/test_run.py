@@ -16,7 +16,7 @@ import lmkit as lk
 from lmkit.errors import LmkitError, ModelError, OutputExists, RecordError, UnknownOption
 from lmkit.jsonform import read_task
 from lmkit.train import progress
-from lmkit.train.run import Run, last_checkpoint
+from lmkit.train.folder import Run, last_checkpoint
 
 STEPS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
 

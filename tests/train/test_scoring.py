@@ -154,6 +154,9 @@ class TestMetrics:
 
             stream = prompt = log_probs = __call__
 
+            def with_task(self, task):
+                return self
+
         assert lk.evaluate(Known(), data=rows[:4])["exact_match"] == 0.75
         assert asked == [{"temperature": 0.0}]
 

@@ -310,6 +310,18 @@ class TestForcedIds:
 
         assert with_own_ids(task, model) == task
 
+    def test_that_the_model_forbids_are_never_written(self, model):
+        """Marian's files forbid the pad token as a bad word; its end is never one."""
+        end = model.generation_config.eos_token_id
+        model.generation_config.bad_words_ids = [[7], [8, 9], [end]]
+        model.generation_config.suppress_tokens = [4, 7]
+
+        task = with_own_ids(SUMMARIZE, model)
+
+        assert task.generation.suppress_tokens == (4, 7)
+        named = SUMMARIZE.evolve(generation=SUMMARIZE.generation.override(suppress_tokens=[3]))
+        assert with_own_ids(named, model).generation.suppress_tokens == (3,)
+
 
 class TestEmbeddings:
     @pytest.mark.parametrize("name", ["t5", "t5 v1.1", "bart", "marian", "bert and bert"])

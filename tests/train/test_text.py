@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import lmkit as lk
 from lmkit.errors import LmkitError, ModelError, RecordError, TaskError
 from lmkit.train.answering import open_run
-from lmkit.train.run import Run
+from lmkit.train.folder import Run
 
 BLOCK = 12
 WORDS = ["나는", "너는", "간다.\n", "온다.\n\n", "the", "sea", "is", "blue.\n"]
@@ -100,7 +100,7 @@ class TestARun:
         about = json.loads((text_run.path / "run.json").read_text("utf-8"))
 
         assert about["data"]["rows"] == 1
-        assert about["arguments"]["eval_fraction"] == "0.1"
+        assert about["eval_fraction"] == 0.1
 
     def test_other_data_may_be_measured_instead(self, fit_text, tmp_path):
         tail = tmp_path / "other.txt"
@@ -132,7 +132,7 @@ class TestARun:
         assert all(torch.equal(one[name], other[name]) for name in one)
 
     def test_another_fraction_is_another_run(self, fit_text, text_run):
-        with pytest.raises(ModelError, match=r"its arguments was .*'eval_fraction': '0\.1'"):
+        with pytest.raises(ModelError, match=r"its eval_fraction was 0\.1 and is 0\.2"):
             fit_text(text_run.path, eval_fraction=0.2, resume=True)
 
 
