@@ -262,6 +262,17 @@ class TestItsManifest:
         with pytest.raises(BundleError, match=path):
             lk.load(copied)
 
+    @pytest.mark.parametrize(
+        "families", [3, None, True, [], {"a": 1}, "causal", ["what"], [["causal"]], ["masked"]]
+    )
+    def test_families_that_are_not_the_tasks_are_refused(self, copied, families):
+        change_manifest(copied, lambda data: data.update(families=families))
+
+        with pytest.raises(
+            BundleError, match=r"lmkit\.json' does not describe a bundle: .* @ \$\."
+        ):
+            lk.load(copied)
+
     def test_a_task_with_an_unknown_type_says_which(self, copied):
         change_manifest(copied, lambda d: d["task"]["formatter"].update(type="Templte"))
 
