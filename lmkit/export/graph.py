@@ -35,16 +35,7 @@ from lmkit.export.attention import (
     probe,
 )
 from lmkit.export.fusing import fuse
-from lmkit.export.tracing import (
-    IR_VERSION,
-    OPSET,
-    inference,
-    port,
-    quiet,
-    root_cause,
-    save,
-    uncollected,
-)
+from lmkit.export.tracing import OPSET, inference, port, quiet, save, traced, uncollected
 from lmkit.manifest import Tensor
 
 
@@ -231,37 +222,24 @@ def _trace(model: PreTrainedModel, layers: tuple[AttentionLayer, ...]) -> ir.Mod
         )
         for layer in layers
     ]
-    try:
-        program = torch.onnx.export(
-            _Step(model, layers).eval(),
-            (position_ids % model.config.get_text_config().vocab_size, mask, position_ids, caches),
-            dynamo=True,
-            input_names=[
-                "input_ids",
-                "attention_mask",
-                "position_ids",
-                *(f"past_key_values.{name}" for name in past_names),
-            ],
-            output_names=["logits", *(f"present.{name}" for name in past_names)],
-            dynamic_shapes=(
-                new,
-                {0: "batch_size", 1: "total_sequence_length"},
-                new,
-                [(past, past)] * len(layers),
-            ),
-            opset_version=OPSET,
-            optimize=False,
-            verbose=False,
-        )
-    except Exception as error:
-        cause = root_cause(error)
-        raise ExportError(
-            f"{type(model).__name__} cannot be traced into a graph: {type(cause).__name__}: {cause}"
-        ) from error
-    assert program is not None
-    graph: ir.Model = program.model
-    graph.ir_version = IR_VERSION
-    return graph
+    return traced(
+        model,
+        _Step(model, layers),
+        (position_ids % model.config.get_text_config().vocab_size, mask, position_ids, caches),
+        [
+            "input_ids",
+            "attention_mask",
+            "position_ids",
+            *(f"past_key_values.{name}" for name in past_names),
+        ],
+        ["logits", *(f"present.{name}" for name in past_names)],
+        (
+            new,
+            {0: "batch_size", 1: "total_sequence_length"},
+            new,
+            [(past, past)] * len(layers),
+        ),
+    )
 
 
 def _contract(

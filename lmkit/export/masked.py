@@ -21,21 +21,12 @@ import torch
 from transformers import PreTrainedModel
 
 from lmkit.encoding import Ids, prompt_ids
-from lmkit.errors import ExportError, ParityError
+from lmkit.errors import ExportError
 from lmkit.export.attention import attention_through
 from lmkit.export.fusing import fuse, share_contents
-from lmkit.export.parity import ABSOLUTE, CLEAR_LEAD, RELATIVE, lead
+from lmkit.export.parity import golden_prompt, logit_difference
 from lmkit.export.source import Source
-from lmkit.export.tracing import (
-    IR_VERSION,
-    OPSET,
-    inference,
-    port,
-    quiet,
-    root_cause,
-    save,
-    uncollected,
-)
+from lmkit.export.tracing import inference, port, quiet, save, traced, uncollected
 from lmkit.logits import Logits
 from lmkit.manifest import Golden, MaskedGraph
 from lmkit.runtime.masked import MaskFiller
@@ -113,7 +104,7 @@ def compare(
         ((_, single),) = filler.logits([prompt], batch_size=1)
         masks = prompt == mask_id
         for case, ours in (("a single prompt", single), ("a padded batch", batch[index])):
-            differences.append(_difference(theirs[index], ours, case))
+            differences.append(logit_difference(theirs[index], ours, case))
             equal += (theirs[index][masks].argmax(axis=1) == ours[masks].argmax(axis=1)).tolist()
     figures = {
         "fills_equal": all(equal),
@@ -255,27 +246,14 @@ def _trace(model: PreTrainedModel) -> ir.Model:
     mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1]], device=model.device)
     ids = torch.arange(14, device=model.device).view(2, 7)
     axes = {0: "batch_size", 1: "sequence_length"}
-    try:
-        program = torch.onnx.export(
-            _Pass(model).eval(),
-            (ids % model.config.get_text_config().vocab_size, mask),
-            dynamo=True,
-            input_names=["input_ids", "attention_mask"],
-            output_names=["logits"],
-            dynamic_shapes=(axes, axes),
-            opset_version=OPSET,
-            optimize=False,
-            verbose=False,
-        )
-    except Exception as error:
-        cause = root_cause(error)
-        raise ExportError(
-            f"{type(model).__name__} cannot be traced into a graph: {type(cause).__name__}: {cause}"
-        ) from error
-    assert program is not None
-    graph: ir.Model = program.model
-    graph.ir_version = IR_VERSION
-    return graph
+    return traced(
+        model,
+        _Pass(model),
+        (ids % model.config.get_text_config().vocab_size, mask),
+        ["input_ids", "attention_mask"],
+        ["logits"],
+        (axes, axes),
+    )
 
 
 def _short_enough(prompt: Ids, mask_id: int | None, most: int | None) -> Ids:
@@ -294,25 +272,7 @@ def _alone(model: PreTrainedModel, prompt: Ids) -> Logits:
     return logits
 
 
-def _difference(theirs: Logits, ours: Logits, case: str) -> float:
-    """Return the largest difference of a logit, and refuse one that rounding does not explain."""
-    difference = float(np.abs(theirs - ours).max())
-    tolerance = ABSOLUTE + RELATIVE * float(np.abs(theirs).max())
-    if not difference <= tolerance:  # a NaN is no agreement either
-        raise ParityError(
-            f"{case}: a logit differs by {difference:.2e} from torch's, where rounding explains "
-            f"{tolerance:.2e}; no bundle was written"
-        )
-    return difference
-
-
 def _golden(record: Mapping[str, Any], prompt: Ids, logits: Logits, mask_id: int | None) -> Golden:
-    """Return a prompt with its first fills, as far as they lead so clearly that any CPU agrees."""
+    """Return a prompt with torch's likeliest fills."""
     masked = logits[prompt == mask_id]
-    clear = [lead(row) > CLEAR_LEAD for row in masked]
-    count = clear.index(False) if False in clear else len(clear)
-    return Golden(
-        record=dict(record),
-        prompt_ids=tuple(prompt.tolist()),
-        token_ids=tuple(masked.argmax(axis=1)[:count].tolist()),
-    )
+    return golden_prompt(record, prompt, masked.argmax(axis=1).tolist(), masked)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lmkit.encoding import Ids
 from lmkit.errors import ParityError
-from lmkit.export.parity import ABSOLUTE, RELATIVE
+from lmkit.export.parity import tolerated
 from lmkit.family import Family
 from lmkit.train.adapting import is_soft_prompt, merged
 from lmkit.train.extra import torch
@@ -42,7 +42,7 @@ def settled(model: Any, prompts: Sequence[Ids], family: Family) -> tuple[Any, di
     difference = 0.0
     for prompt, expected in zip(some, before, strict=True):
         apart = float(np.abs(_logits(whole, prompt, family) - expected).max())
-        tolerance = ABSOLUTE + RELATIVE * float(np.abs(expected).max())
+        tolerance = tolerated(expected)
         if not apart <= tolerance:  # a NaN is no agreement either
             raise ParityError(
                 f"merging the adapter into the weights changes a logit by {apart:.2e}, where "

@@ -201,14 +201,7 @@ def _difference(
     """
     theirs = _forced(model, prompt, answer, _start(generator))
     ours = generator.forced(prompt, answer)
-    difference = float(np.abs(theirs - ours).max())
-    tolerance = ABSOLUTE + RELATIVE * float(np.abs(theirs).max())
-    if not difference <= tolerance:  # a NaN is no agreement either
-        raise ParityError(
-            f"{case}: a logit differs by {difference:.2e} from torch's, where rounding explains "
-            f"{tolerance:.2e}; no bundle was written"
-        )
-    return difference, tolerance, theirs
+    return logit_difference(theirs, ours, case), tolerated(theirs), theirs
 
 
 def _forced(model: Any, prompt: Ids, answer: Ids, start: int | None) -> np.ndarray:
@@ -225,6 +218,44 @@ def _forced(model: Any, prompt: Ids, answer: Ids, start: int | None) -> np.ndarr
     return np.asarray(found[-len(answer) - 1 :].float().numpy())
 
 
+def tolerated(logits: np.ndarray) -> float:
+    """Return by how much two ways to compute these logits may differ, as rounding explains it."""
+    return ABSOLUTE + RELATIVE * float(np.abs(logits).max())
+
+
+def logit_difference(theirs: np.ndarray, ours: np.ndarray, case: str) -> float:
+    """Return the largest difference of a logit from torch's, both float32 [T, V].
+
+    Raises:
+        ParityError: it is more than rounding explains, or not a number.
+    """
+    difference = float(np.abs(theirs - ours).max())
+    if not difference <= tolerated(theirs):  # a NaN is no agreement either
+        raise ParityError(
+            f"{case}: a logit differs by {difference:.2e} from torch's, where rounding explains "
+            f"{tolerated(theirs):.2e}; no bundle was written"
+        )
+    return difference
+
+
+def golden_prompt(
+    record: Mapping[str, Any], prompt: Ids, wanted: Sequence[int], logits: np.ndarray
+) -> Golden:
+    """Return a prompt with its first tokens, as far as they lead so clearly that any CPU agrees.
+
+    Args:
+        record: what the prompt was made from.
+        prompt: int64 [P].
+        wanted: torch's N tokens.
+        logits: torch's logits for each of them, float32 [N, V].
+    """
+    clear = [lead(row) > CLEAR_LEAD for row in logits]
+    count = clear.index(False) if False in clear else len(clear)
+    return Golden(
+        record=dict(record), prompt_ids=tuple(prompt.tolist()), token_ids=tuple(wanted[:count])
+    )
+
+
 def lead(logits: np.ndarray) -> float:
     """Return by how much the likeliest token leads the next."""
     first, second = np.partition(logits, -2)[-2:][::-1]
@@ -238,10 +269,7 @@ def _golden(
     prompt: Ids,
     wanted: Sequence[int],
 ) -> Golden:
-    """Return a prompt with the first tokens, as far as they lead so clearly that any CPU agrees."""
+    """Return a prompt with torch's first greedy tokens."""
     logits = _forced(model, prompt, np.asarray(wanted, dtype=np.int64), _start(generator))
-    clear = [lead(row) > CLEAR_LEAD for row in logits[: min(len(wanted), GOLDEN_TOKENS)]]
-    count = clear.index(False) if False in clear else len(clear)
-    return Golden(
-        record=dict(record), prompt_ids=tuple(prompt.tolist()), token_ids=tuple(wanted[:count])
-    )
+    count = min(len(wanted), GOLDEN_TOKENS)
+    return golden_prompt(record, prompt, wanted[:count], logits[:count])

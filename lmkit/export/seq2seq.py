@@ -24,7 +24,6 @@ rows, all as many and next to each other: B is a multiple of G, so the beams of 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -38,7 +37,7 @@ from lmkit.export.external import save_together
 from lmkit.export.fusing import fuse
 from lmkit.export.parity import check_parity as compare
 from lmkit.export.source import Source
-from lmkit.export.tracing import IR_VERSION, OPSET, inference, port, quiet, root_cause, uncollected
+from lmkit.export.tracing import inference, port, quiet, traced, uncollected
 from lmkit.manifest import Ports, Seq2SeqGraph
 from lmkit.train.heads import PAIR
 from lmkit.train.lengths import context_length, target_length
@@ -98,7 +97,6 @@ def write(part: Path, source: Source) -> Seq2SeqGraph:
         decoder = _trace_decoder(model, n_layers, n_heads, head_size)
         for graph in (encoder, decoder):
             fuse(graph)
-            graph.ir_version = IR_VERSION
         save_together({part / ENCODER_FILE: encoder, part / DECODER_FILE: decoder}, DATA_FILE)
     start = start_id(model, source.tokenizer)
     assert start is not None  # `align` saw to it
@@ -185,7 +183,7 @@ def _trace_encoder(model: PreTrainedModel) -> tuple[ir.Model, int]:
     n_layers = _n_layers(model)
     axes = {0: "source_batch_size", 1: "source_length"}
     names = [f"cross_key_values.{name}" for name in _key_value_names(n_layers)]
-    graph = _traced(
+    graph = traced(
         model,
         _Encoder(model),
         (ids, mask),
@@ -223,7 +221,7 @@ def _trace_decoder(model: PreTrainedModel, n_layers: int, n_heads: int, head_siz
     past = {0: "batch_size", 2: "past_sequence_length"}
     cross = {0: "source_batch_size", 2: "source_length"}
     names = _key_value_names(n_layers)
-    return _traced(
+    return traced(
         model,
         _Decoder(model),
         inputs,
@@ -247,36 +245,6 @@ def _trace_decoder(model: PreTrainedModel, n_layers: int, n_heads: int, head_siz
 
 def _key_value_names(n_layers: int) -> list[str]:
     return [f"{layer}.{part}" for layer in range(n_layers) for part in ("key", "value")]
-
-
-def _traced(
-    model: PreTrainedModel,
-    step: torch.nn.Module,
-    inputs: tuple[Any, ...],
-    input_names: list[str],
-    output_names: list[str],
-    dynamic_shapes: tuple[Any, ...],
-) -> ir.Model:
-    try:
-        program = torch.onnx.export(
-            step.eval(),
-            inputs,
-            dynamo=True,
-            input_names=input_names,
-            output_names=output_names,
-            dynamic_shapes=dynamic_shapes,
-            opset_version=OPSET,
-            optimize=False,
-            verbose=False,
-        )
-    except Exception as error:
-        cause = root_cause(error)
-        raise ExportError(
-            f"{type(model).__name__} cannot be traced into a graph: {type(cause).__name__}: {cause}"
-        ) from error
-    assert program is not None
-    graph: ir.Model = program.model
-    return graph
 
 
 def _ports(file: str, graph: ir.Model) -> Ports:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import gc
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
 from transformers import PreTrainedModel
 
+from lmkit.errors import ExportError
 from lmkit.manifest import Tensor
 
 OPSET = 20
-IR_VERSION = (
+_IR_VERSION = (
     10  # the lowest that knows this opset; onnxruntime 1.31 reads up to 13, onnx 1.23 writes 14
 )
 
@@ -94,11 +96,47 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def root_cause(error: BaseException) -> BaseException:
-    """Return the first error of a chain, which names the cause; torch wraps it in its own report."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+def traced(
+    model: PreTrainedModel,
+    step: torch.nn.Module,
+    inputs: tuple[Any, ...],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    dynamic_shapes: tuple[Any, ...],
+) -> ir.Model:
+    """Trace a step of a model into a graph.
+
+    Args:
+        model: the model, for an error to name.
+        step: what is traced; it holds the model.
+        inputs: what the step is called with.
+        input_names: the names of its inputs' tensors, in their order.
+        output_names: those of its outputs'.
+        dynamic_shapes: the names of the axes that may have any size, built as the inputs are.
+    Raises:
+        ExportError: the model's code cannot be followed; the text has the first cause.
+    """
+    try:
+        program = torch.onnx.export(
+            step.eval(),
+            inputs,
+            dynamo=True,
+            input_names=[*input_names],
+            output_names=[*output_names],
+            dynamic_shapes=dynamic_shapes,
+            opset_version=OPSET,
+            optimize=False,
+            verbose=False,
+        )
+    except Exception as error:
+        cause = _root_cause(error)
+        raise ExportError(
+            f"{type(model).__name__} cannot be traced into a graph: {type(cause).__name__}: {cause}"
+        ) from error
+    assert program is not None
+    graph: ir.Model = program.model
+    graph.ir_version = _IR_VERSION
+    return graph
 
 
 def save(graph: ir.Model, path: Path) -> None:
@@ -106,3 +144,10 @@ def save(graph: ir.Model, path: Path) -> None:
     data = path.name + ".data"
     path.with_name(data).unlink(missing_ok=True)  # onnx would append to it
     ir.save(graph, path, external_data=data)
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Return the first error of a chain, which names the cause; torch wraps it in its own report."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

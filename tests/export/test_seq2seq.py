@@ -20,7 +20,7 @@ from encoderdecoders import (  # noqa: E402
 import lmkit as lk  # noqa: E402
 from lmkit.encoding import prompt_ids  # noqa: E402
 from lmkit.errors import ExportError, ParityError  # noqa: E402
-from lmkit.export import parity, seq2seq  # noqa: E402
+from lmkit.export import cross_attention, parity  # noqa: E402
 from lmkit.export.seq2seq import check  # noqa: E402
 from lmkit.family import Family  # noqa: E402
 from lmkit.train.generating import only_config  # noqa: E402
@@ -211,12 +211,12 @@ class TestRefusals:
 
     def test_a_graph_that_writes_something_else(self, tmp_path, monkeypatch):
         """T5 without the bias of its own tokens' distances, which one token alone does not show."""
-        attend = seq2seq._StepAttention._over_own
+        attend = cross_attention.StepAttention._over_own
 
         def unbiased(self, query, handed, options):
             return attend(self, query, handed, {**options, "position_bias": None})
 
-        monkeypatch.setattr(seq2seq._StepAttention, "_over_own", unbiased)
+        monkeypatch.setattr(cross_attention.StepAttention, "_over_own", unbiased)
 
         with pytest.raises(ParityError, match="a logit differs by"):
             Exported("t5", tmp_path / "bundle")
