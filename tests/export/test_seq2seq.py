@@ -230,6 +230,16 @@ class TestRefusals:
         with pytest.raises(ExportError, match=r"has heads of [46] numbers"):
             check(model)
 
+    def test_a_t5_whose_decoder_is_deeper_than_its_encoder(self):
+        """transformers itself cannot write with it, so there is nothing to compare with."""
+        sizes = {"d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 16}
+        model = self.built("t5", **sizes, num_layers=1, num_decoder_layers=2)
+        with pytest.raises(IndexError):
+            model.generate(torch.tensor([[3, 1]]), decoder_start_token_id=0, max_new_tokens=2)
+
+        with pytest.raises(ExportError, match="2 layers in its decoder and 1 in its encoder"):
+            check(model)
+
     def test_a_causal_model(self):
         model = transformers.GPT2LMHeadModel(
             transformers.GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=300)
