@@ -308,7 +308,7 @@ class TestARequest:
             getattr(ask(), how)(asked, top_k=3, temperature=0.5)
 
     def test_whose_prompt_is_too_long_is_refused(self, ask):
-        with pytest.raises(PromptTooLong, match="^record 0: the prompt has 108 tokens"):
+        with pytest.raises(PromptTooLong, match=r"^record 0: the prompt has 108 tokens"):
             ask()({"text": "가" * 100})
 
     def test_whose_longest_label_does_not_fit_is_refused(self, ask):
@@ -317,7 +317,7 @@ class TestARequest:
         assert ask()(fits).probabilities
         longer = Row({"text": fits["text"] + "가"}, "reviews.jsonl:7")
         with pytest.raises(
-            PromptTooLong, match="^reviews.jsonl:7: .* of which 5 are for the answer"
+            PromptTooLong, match=r"^reviews\.jsonl:7: .* of which 5 are for the answer"
         ):
             ask().batch([fits, longer])
 

@@ -273,7 +273,7 @@ class TestFromDisk:
 
     def test_a_model_without_the_familys_head_is_refused(self, padded):
         with pytest.raises(
-            ModelError, match="as a masked model: transformers knows no such head for its [A-Z]"
+            ModelError, match=r"as a masked model: transformers knows no such head for its [A-Z]"
         ) as caught:
             load_model(padded, family=Family.MASKED)
         assert len(str(caught.value)) < 400  # and not every kind that has one
