@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from lmkit.answering import Answerer, open_answerer
-from lmkit.decoding import Answer
+from lmkit.decoding import Answer, Chooser, Filler
 from lmkit.errors import ChainError, LmkitError, TaskError
 from lmkit.formatting import Record
 from lmkit.manifest import MANIFEST_FILE
@@ -142,7 +142,7 @@ class Chain:
 
         Args:
             record: the first link's prompt columns, and what later links read besides answers.
-            options: fields of `Generation`, for every link.
+            options: fields of `Generation`, for every link that writes; labels and masks have none.
         Raises:
             ChainError: a link fails; the text names it, and says how.
         """
@@ -156,7 +156,7 @@ class Chain:
                 records = self._handed_on(index, records, steps[-1])
             model = self._model(index)
             with _Naming(self, index):
-                steps.append(model.batch(records, **options))
+                steps.append(model.batch(records, **self._options(index, options)))
         return [
             ChainAnswer(**attrs.asdict(answers[-1], recurse=False), steps=answers)
             for answers in zip(*steps, strict=True)
@@ -167,12 +167,12 @@ class Chain:
         for index in range(len(self.links) - 1):
             model = self._model(index)
             with _Naming(self, index):
-                answer = model(record, **options)
+                answer = model(record, **self._options(index, options))
             record = self._handed_on(index + 1, [record], [answer])[0]
         last = len(self.links) - 1
         model = self._model(last)
         with _Naming(self, last):
-            yield from model.stream(record, **options)
+            yield from model.stream(record, **self._options(last, options))
 
     def prompt(self, record: Record, index: int = 0) -> Any:
         """Return what the first link is given for a record, int64 [P]; raise if it does not fit."""
@@ -180,6 +180,13 @@ class Chain:
         for at, link in enumerate(self.links[1:], start=1):
             checked = {**checked, self._column(at, link.task, checked): None}
         return self._model(0).prompt(record, index)
+
+    def _options(self, index: int, options: dict[str, Any]) -> dict[str, Any]:
+        """Return those of a call's options that a link knows; how many records at once, all do."""
+        writes = [not isinstance(link.task.decoder, (Chooser, Filler)) for link in self.links]
+        if writes[index] or not any(writes):  # where no link writes, each refuses them itself
+            return options
+        return {name: given for name, given in options.items() if name == "batch_size"}
 
     def _model(self, index: int) -> Answerer:
         model = self.links[index].model

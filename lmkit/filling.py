@@ -18,6 +18,7 @@ from lmkit.collating.masked import mask_of
 from lmkit.decoding import Answer, Filler, Usage
 from lmkit.encoding import IGNORE, Encoded, Ids, fitting_prompt
 from lmkit.errors import TaskError
+from lmkit.family import Family
 from lmkit.formatting import Record, column_text
 from lmkit.logits import Logits, LogProbs, log_probs_of, rows_together
 from lmkit.loss import Loss
@@ -135,6 +136,35 @@ class MaskAnswerer:
             usage=Usage(prompt_tokens=len(prompt), completion_tokens=len(fills)),
             token_ids=tuple(fills),
         )
+
+
+def posed(task: Task, row: Row, tokenizer: Tokenizer) -> Row:
+    """Return a training record as a model is asked it: of a masked task with a word hidden.
+
+    A masked text in which something is hidden already stays as it is.
+    """
+    if task.family is not Family.MASKED or _mask_in(task, row, tokenizer):
+        return row
+    return Row(with_mask(task, row, tokenizer), row.where)
+
+
+def expected(task: Task, row: Row, tokenizer: Tokenizer) -> Any:
+    """Return what a training record would have a model answer: of a masked task the whole text."""
+    dialect = tokenizer.dialect
+    if task.family is not Family.MASKED:
+        return task.reference(row, dialect)
+    return "".join(segment.text for segment in task.formatter.segments(row, dialect))
+
+
+def said(task: Task, answer: Answer) -> Any:
+    """Return an answer's value, or of a masked task the filled text, to set beside what is expected."""
+    return answer.text if task.family is Family.MASKED else answer.value
+
+
+def _mask_in(task: Task, row: Row, tokenizer: Tokenizer) -> bool:
+    mask_of(tokenizer)
+    segments = task.formatter.prompt(row, tokenizer.dialect)
+    return any(tokenizer.special["mask_token"] in segment.text for segment in segments)
 
 
 def with_mask(task: Task, record: Record, tokenizer: Tokenizer) -> dict[str, Any]:

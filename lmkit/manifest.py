@@ -287,6 +287,11 @@ def read_manifest(folder: Path) -> Manifest:
         _raise_plugin_error(error, data)
         problems = "; ".join(cattrs.transform_error(error, path="$", format_exception=_said))
         raise BundleError(f"'{path}' does not describe a bundle: {problems}") from error
+    if manifest.task.family not in manifest.families:
+        raise BundleError(
+            f"'{path}' does not describe a bundle: its task is {manifest.task.family}, and its "
+            f"graphs serve {', '.join(manifest.families) or 'no family'} @ $.families"
+        )
     if data.get("sha256") != signature(data):
         raise BundleError(
             f"'{path}' is damaged: it is not what was written (its sha256 differs); copy the bundle "
@@ -298,8 +303,8 @@ def read_manifest(folder: Path) -> Manifest:
 def _family_of(data: Mapping[str, Any]) -> Family:
     """Return the family that decides the form of `graph`; what is wrong with it is told elsewhere."""
     families = data.get("families")
-    known = [name for name in families or () if name in list(Family)] if families else []
-    return Family(known[0]) if known else Family.CAUSAL
+    known = families if isinstance(families, list) else []
+    return next((Family(name) for name in known if name in list(Family)), Family.CAUSAL)
 
 
 def _said(error: BaseException, kind: type | None) -> str:

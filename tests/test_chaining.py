@@ -108,6 +108,17 @@ class TestAChainOfBundles:
         assert "".join(pieces) == chained(RECORD).text
         assert len(pieces) > 1
 
+    def test_gives_options_to_links_that_write_and_not_to_labels(self):
+        first = scripted("first")
+        labels = TASK.evolve(name="labels", decoder=lk.LabelDecoder(labels=("a", "b")))
+        second = Scripted(labels)
+
+        lk.chain(first, second).batch([{"prompt": "하나"}], max_new_tokens=3, batch_size=2)
+        lk.chain(second, second).batch([{"prompt": "하나"}], max_new_tokens=3)
+
+        assert first.seen[0][1] == {"max_new_tokens": 3}
+        assert [options for _, options in second.seen[:2]] == [{}, {"max_new_tokens": 3}]
+
     def test_gives_options_to_every_link(self, models):
         answer = lk.chain(models["first"], models["second"])(RECORD, max_new_tokens=2)
 

@@ -139,3 +139,14 @@ def test_a_misspelt_option_is_refused_with_the_near_name():
 
 def test_repr_shows_what_was_chosen():
     assert repr(Generation(top_k=5, seed=1)) == "Generation(top_k=5, seed=1)"
+
+
+@pytest.mark.parametrize("name", ["forced_bos_token_id", "forced_eos_token_id"])
+def test_a_token_cannot_be_forced_and_forbidden(name):
+    with pytest.raises(TaskError, match=rf"{name} is 3, and suppress_tokens has it"):
+        Generation(**{name: 3}, suppress_tokens=[2, 3])
+
+
+def test_token_ids_may_be_one_a_list_or_numpys():
+    assert Generation(suppress_tokens=3).suppress_tokens == (3,)
+    assert Generation(suppress_tokens=np.array([4, 5])) == Generation(suppress_tokens=[4, 5])

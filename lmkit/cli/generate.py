@@ -235,10 +235,22 @@ def _record(model: Answerer, columns: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise click.UsageError(f"--set {column}: expected COLUMN=TEXT")
         record[name] = content
+    _check_columns(model, record)
     messages = messages_column(model.task.formatter)
     if messages is not None and messages in record:
         record[messages] = _turns(record[messages])
     return record
+
+
+def _check_columns(model: Any, record: dict[str, Any]) -> None:
+    """Refuse a column that nothing reads; one that is misspelt would be missed nowhere."""
+    from lmkit.errors import UnknownName
+
+    tasks = [link.task for link in getattr(model, "links", (model,))]
+    known = [column for task in tasks for column in (*task.prompt_columns, *task.columns)]
+    for name in record:
+        if name not in known:
+            raise UnknownName("column", name, dict.fromkeys(known))
 
 
 def _turns(text: str) -> Any:

@@ -43,7 +43,7 @@ from lmkit.cli.printing import json_option, print_figures, print_json, progress_
     "--eval-fraction",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="Hold out this much of the data to measure on, such as 0.2: of records some from all over, "
-    "which are put into the run; of one text its last part.",
+    "of one text its last part. It is put into the run, as eval.jsonl, for 'lmkit evaluate'.",
 )
 @click.option("--output", required=True, type=click.Path(), help="The run's folder, to be made.")
 @click.option(

@@ -100,13 +100,14 @@ class BlockCollator:
         """Return the text's beginning, to learn from, and its last fraction, to be measured.
 
         Windows drawn at random would share their text with those learned from, so the tail is cut
-        off whole.
+        off whole. An EOS that would open it stays with the record that it ends.
 
         Raises:
             TaskError: the fraction leaves either part without a prediction.
         """
         text = _joined(rows, tokenizer)
         edge = int(len(text) * (1 - fraction))
+        edge += edge < len(text) and int(text.input_ids[edge]) == tokenizer.eos_id
         if not 2 <= edge <= len(text) - 2:
             raise TaskError(
                 f"eval_fraction is {fraction:g}, which cuts a text of {len(text)} tokens into "

@@ -37,7 +37,7 @@ class MaskedCollator:
 
     Attributes:
         max_length: the most tokens in a row.
-        mlm_probability: the share of tokens, or of words, that is chosen; at least one in each row.
+        mlm_probability: the share of tokens, or of words, that is chosen.
         whole_word: whether all tokens of a word are chosen together; see `lmkit.words`.
         pad_to_multiple_of: pad a batch to a multiple of this many tokens.
         pad_to_max_length: pad every batch to `max_length`, so that all have one shape.
@@ -101,19 +101,22 @@ class MaskedCollator:
 
     def feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> MaskedFeed:
         """Return what hides other tokens in every epoch; rows with nothing to hide are left out."""
-        words = Words(tokenizer) if self.whole_word else None
+        return self._feed(rows, tokenizer, some=False)
+
+    def measured(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> list[Encoded]:
+        """Return the rows with tokens hidden, the same ones each time and one at least in each."""
+        feed = self._feed(rows, tokenizer, some=True)
+        return [feed.draw(i, np.random.default_rng([MEASURED, i])) for i in range(len(feed))]
+
+    def _feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer, *, some: bool) -> MaskedFeed:
         return MaskedFeed(
             [row for row in rows if row.n_learned],
             mask_id=mask_of(tokenizer),
             others=np.asarray(tokenizer.plain_ids, dtype=np.int64),
             share=self.mlm_probability,
-            words=words,
+            words=Words(tokenizer) if self.whole_word else None,
+            some=some,
         )
-
-    def measured(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> list[Encoded]:
-        """Return the rows with tokens hidden, the same ones each time."""
-        feed = self.feed(rows, tokenizer)
-        return [feed.draw(i, np.random.default_rng([MEASURED, i])) for i in range(len(feed))]
 
     def collate(self, rows: Sequence[Encoded], pad_id: int) -> Batch:
         """Right-pad rows to the longest one.
@@ -137,6 +140,8 @@ class MaskedFeed:
         others: int64 [N], the tokens that may stand for another one.
         share: the share of tokens or words that is chosen.
         words: what finds words, if they are hidden whole.
+        some: whether a row in which nothing is chosen gets one token or word all the same, so that
+            each row counts; it makes the share of short rows larger.
     """
 
     def __init__(
@@ -147,12 +152,14 @@ class MaskedFeed:
         others: Ids,
         share: float,
         words: Words | None,
+        some: bool,
     ) -> None:
         self._rows = rows
         self._mask_id = mask_id
         self._others = others
         self._share = share
         self._words = words
+        self._some = some
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -161,8 +168,7 @@ class MaskedFeed:
         """Return a row with tokens hidden, and labels at those tokens alone.
 
         Each token (or word) is chosen with the same probability, as in transformers'
-        DataCollatorForLanguageModeling; a row in which none is gets one, so that it teaches
-        something.
+        DataCollatorForLanguageModeling, so of a short row there may be none.
         """
         row = self._rows[index]
         chosen, fate = self._chosen(row, rng)
@@ -187,10 +193,10 @@ class MaskedFeed:
             drawn = rng.random(len(places))
             picked = drawn < self._share
             chosen, fate = places[picked], drawn[picked] / self._share
-            return (chosen, fate) if len(chosen) else self._one_of(places, rng)
+            return self._one_of(places, rng) if self._some and not len(chosen) else (chosen, fate)
         word = self._words.number(row.input_ids, may)
         picked = rng.random(int(word[-1]) + 1) < self._share
-        if not picked.any():
+        if self._some and not picked.any():
             picked[rng.integers(len(picked))] = True
         chosen = places[picked[word]]
         return chosen, rng.random(len(chosen))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from lmkit.choosing import check_labels
 from lmkit.collating import Feed, Schedule, Stream
 from lmkit.encoding import Encoded, encode_rows
-from lmkit.errors import LmkitError, RecordError
+from lmkit.errors import LmkitError, RecordError, RecordErrors, TaskError, TokenizerError
 from lmkit.files import write_atomically
 from lmkit.loss import Loss
 from lmkit.mixing import MixedFeed, Mixture, by_task, tasks_of
@@ -25,6 +26,10 @@ from lmkit.tokenizing import Tokenizer
 from lmkit.transforms import transformed
 
 HELD_OUT_FILE = "eval.jsonl"
+
+
+class HeldOutWarning(UserWarning):
+    """What a run was measured on is not kept in it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -38,6 +43,7 @@ class Lesson:
         rows: the records to learn from, as they were read; later as the task's transforms leave them.
         eval_rows: the records to measure, likewise; perhaps none.
         fraction: how much of the data those are, where they were split off it; None where not.
+        held_out: what was split off, as it was read; of one text its tail.
         encoded: the rows' ids and labels.
         eval_encoded: the same for the records to measure.
     """
@@ -48,6 +54,7 @@ class Lesson:
     rows: Sequence[Row]
     eval_rows: Sequence[Row] = ()
     fraction: float | None = None
+    held_out: Sequence[Row] = ()
     encoded: Sequence[Encoded] = ()
     eval_encoded: Sequence[Encoded] = ()
 
@@ -83,6 +90,7 @@ def read_lessons(
                 rows=rows,
                 eval_rows=eval_rows,
                 fraction=eval_fraction,
+                held_out=eval_rows if eval_fraction is not None else (),
             )
         )
     return lessons
@@ -122,8 +130,10 @@ def encoded(lesson: Lesson, task: Task, tokenizer: Tokenizer) -> Lesson:
     train_rows = list(encode_rows(task, rows, tokenizer))
     eval_rows: Sequence[Row] = ()
     measured: list[Encoded] = []
+    held_out = lesson.held_out
     if isinstance(task.collator, Stream) and lesson.fraction is not None:
         train_rows, measured = task.collator.hold_out(train_rows, tokenizer, lesson.fraction)
+        held_out = _as_records(task, measured[0], tokenizer)
     check_learnable(train_rows, lesson.name)
     check_labels(task, rows[0], tokenizer)
     if lesson.eval_rows:
@@ -135,9 +145,42 @@ def encoded(lesson: Lesson, task: Task, tokenizer: Tokenizer) -> Lesson:
         task=task,
         rows=rows,
         eval_rows=eval_rows,
+        held_out=held_out,
         encoded=train_rows,
         eval_encoded=measured,
     )
+
+
+def _as_records(task: Task, tail: Encoded, tokenizer: Tokenizer) -> list[Row]:
+    """Return the records that a text's tail would be read from; none, with a warning, if none would.
+
+    The tail is cut off between two tokens. The first of them may open inside a character, or stand
+    before what only a prompt's column could hold.
+    """
+    end = -1 if tokenizer.eos_id is None else tokenizer.eos_id
+    try:
+        column = task.answer_column
+        parts = np.split(tail.input_ids, np.flatnonzero(tail.input_ids == end))
+        texts = [tokenizer.decode(part.tolist()) for part in parts]
+        rows = [Row({column: text}, f"the tail:{index}") for index, text in enumerate(texts)]
+        again = task.collator.measured(list(encode_rows(task, rows, tokenizer)), tokenizer)
+    except (RecordError, RecordErrors, TaskError, TokenizerError):
+        again = []
+    wanted = task.collator.measured([tail], tokenizer)
+    if task.transforms or len(again) != len(wanted) or any(map(_differ, again, wanted)):
+        warnings.warn(
+            f"the tail of the text that task '{task.name}' holds out is not in the run: it cannot be "
+            "written as records that are read as the same tokens",
+            HeldOutWarning,
+            stacklevel=2,
+        )
+        return []
+    return rows
+
+
+def _differ(one: Encoded, other: Encoded) -> bool:
+    same = np.array_equal(one.input_ids, other.input_ids)
+    return not (same and np.array_equal(one.labels, other.labels))
 
 
 def check_learnable(rows: Sequence[Encoded], name: str) -> None:
@@ -175,10 +218,10 @@ def data_account(what: Task | Mixture, lessons: Sequence[Lesson]) -> dict[str, A
 
 
 def write_held_out(folder: Path, lessons: Sequence[Lesson]) -> None:
-    """Write the records that were split off, as they were read, so that `evaluate` can have them."""
+    """Write what was split off, as it was read, so that `evaluate` can have it."""
     for lesson in lessons:
-        if lesson.fraction is not None and lesson.eval_rows:
-            lines = (json.dumps(row, ensure_ascii=False, default=str) for row in lesson.eval_rows)
+        if lesson.held_out:
+            lines = (json.dumps(row, ensure_ascii=False, default=str) for row in lesson.held_out)
             name = HELD_OUT_FILE if len(lessons) == 1 else f"eval-{lesson.task.name}.jsonl"
             write_atomically(folder / name, "".join(f"{line}\n" for line in lines))
 

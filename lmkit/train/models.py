@@ -127,9 +127,10 @@ def _open_gguf(path: Path, family: Family) -> tuple[Any, Any]:
 
 
 def _from_pretrained(source: str, family: Family, **options: Any) -> Any:
+    found = head(family)
     try:
         with quiet():
-            model, report = head(family).from_pretrained(
+            model, report = found.from_pretrained(
                 source, dtype="float32", output_loading_info=True, **options
             )
     except Exception as error:  # damaged files, missing packages, the hub: they share no base

@@ -80,8 +80,8 @@ def train(
         eval_data: records to measure loss and perplexity on, after every epoch; of a mixture each
             task's, or some tasks'.
         eval_fraction: hold out this much of the data, between 0 and 1, and measure on it: the split
-            of `datasets`' `train_test_split` with the run's seed, of one text its last part. The
-            records held out are put into the run, as `eval.jsonl`.
+            of `datasets`' `train_test_split` with the run's seed, of one text its last part. What
+            is held out is put into the run, as `eval.jsonl`.
         sample: answer this many records, of each task, before training, whenever the model is
             measured, and at the end: of those that are measured if there are any. The answers are
             shown on standard error and kept in the run, as `samples.jsonl`.
@@ -126,7 +126,6 @@ def train(
     what = what.with_tasks(tasks) if isinstance(what, Mixture) else tasks[0]
     if what.loss is not None:
         what.loss.prepare(ready)  # a key token that is not there is told before any work
-    raw = lessons
     started = read_about(folder).get("started", now()) if resume else now()
     with at_time(started):
         lessons = [encoded(*pair, ready) for pair in zip(lessons, tasks, strict=True)]
@@ -153,7 +152,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TASK_FILE, dump(recorded_task(what)))
     write_atomically(folder / RUN_FILE, dump(about))
-    write_held_out(folder, raw)
+    write_held_out(folder, lessons)
     metrics = _run_trainer(trainer, folder, resume=resume)
     loaded.model.config.use_cache = caches  # Trainer turns it off for its own steps
     save_model(loaded.model, ready, folder)

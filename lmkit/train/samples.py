@@ -18,9 +18,8 @@ from transformers import TrainerCallback
 from lmkit.answering import Answerer
 from lmkit.collating.seq2seq import cutting
 from lmkit.errors import PromptTooLong, RecordError
-from lmkit.family import Family
 from lmkit.files import write_atomically
-from lmkit.filling import with_mask
+from lmkit.filling import expected, posed, said
 from lmkit.records import Row
 from lmkit.showing import asked, print_side_by_side
 
@@ -56,7 +55,7 @@ def choose(model: Answerer, rows: Sequence[Row], count: int, *, name: str) -> Sa
     for row in rows:
         if len(chosen) == count:
             break
-        put = _put(model, row)
+        put = posed(model.task, row, model.tokenizer)
         if asked(model.task, put) in map(functools.partial(asked, model.task), chosen):
             continue
         try:
@@ -64,24 +63,10 @@ def choose(model: Answerer, rows: Sequence[Row], count: int, *, name: str) -> Sa
         except PromptTooLong:
             continue
         chosen.append(put)
-        references.append(_reference(model, row))
+        references.append(expected(model.task, row, model.tokenizer))
     if not chosen:
         raise RecordError(name, "no record's prompt leaves room for an answer, so none is sampled")
     return Sampled(model, chosen, references)
-
-
-def _put(model: Answerer, row: Row) -> Row:
-    """Return a training record as the model is asked it."""
-    if model.task.family is not Family.MASKED:
-        return row
-    return Row(with_mask(model.task, row, model.tokenizer), row.where)
-
-
-def _reference(model: Answerer, row: Row) -> Any:
-    dialect = model.tokenizer.dialect
-    if model.task.family is not Family.MASKED:
-        return model.task.reference(row, dialect)
-    return "".join(segment.text for segment in model.task.formatter.segments(row, dialect))
 
 
 class SampleAnswers(TrainerCallback):  # type: ignore[misc]
@@ -156,7 +141,7 @@ class SampleAnswers(TrainerCallback):  # type: ignore[misc]
                 "record": dict(row),
                 "asked": asked(task, row),
                 "reference": reference,
-                "answer": answer.text if task.family is Family.MASKED else answer.value,
+                "answer": said(task, answer),
             }
             for row, reference, answer in zip(group.rows, group.references, answers, strict=True)
         ]

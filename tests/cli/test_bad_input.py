@@ -209,8 +209,14 @@ class TestBundles:
         assert f"'{source}'" in self.ask(refused, source)
         assert f"'{source}'" in refused("verify", source)
 
-    def test_a_missing_column_names_what_the_record_has(self, refused, tiny_bundle):
-        message = refused("generate", tiny_bundle, "--set", "promt=x")
+    def test_a_column_that_the_task_does_not_read(self, refused, tiny_bundle):
+        """Though none need be missing, where a misspelt one is read only if it is there."""
+        message = refused("generate", tiny_bundle, "--set", "prompt=x", "--set", "promt=y")
+
+        assert "no column named 'promt'\n  close to: prompt" in message
+
+    def test_a_missing_column_names_what_the_record_has(self, refused, tiny_bundle, jsonl):
+        message = refused("generate", tiny_bundle, "--input", jsonl([{"promt": "x"}]))
 
         assert "column 'prompt' is missing; the record has promt" in message
 

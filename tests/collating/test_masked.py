@@ -188,11 +188,21 @@ class TestHiding:
             assert (row.labels[hidden] == old.input_ids[hidden]).all()
             assert (row.input_ids[~hidden] == old.input_ids[~hidden]).all()
 
-    def test_leaves_no_row_empty(self, bert):
-        row = row_of("영화", bert)
-        feed = MaskedCollator(mlm_probability=0.01).feed([row], bert)
+    @pytest.mark.parametrize("whole_word", [False, True])
+    def test_happens_at_the_same_rate_in_short_rows(self, whole_word, bert):
+        """One in each row would be a share of a third here."""
+        row = row_of("영화 정말 good", bert)
+        feed = MaskedCollator(whole_word=whole_word).feed([row], bert)
+        hidden = sum(feed.draw(0, seeded(seed)).n_learned for seed in range(4_000))
 
-        assert {feed.draw(0, seeded(seed)).n_learned for seed in range(20)} == {1}
+        assert hidden / (4_000 * row.n_learned) == pytest.approx(0.15, abs=0.015)
+
+    @pytest.mark.parametrize("whole_word", [False, True])
+    def test_leaves_no_row_empty_that_is_measured(self, whole_word, bert):
+        row = row_of("영화", bert)
+        collator = MaskedCollator(mlm_probability=0.01, whole_word=whole_word)
+
+        assert {row.n_learned for row in collator.measured([row] * 20, bert)} == {1}
 
     def test_leaves_the_row_that_it_draws_from_as_it_was(self, bert):
         row = row_of("영화는 정말 좋았다", bert)

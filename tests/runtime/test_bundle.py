@@ -25,6 +25,69 @@ FILES = [
 ]
 
 
+def _tensor(name, dtype, *axes):
+    return {"name": name, "dtype": dtype, "axes": list(axes)}
+
+
+def _kept(name, length):
+    axes = ("batch_size", 2, length, 8)
+    return [_tensor(f"{name}.0.{part}", "float32", *axes) for part in ("key", "value")]
+
+
+WRITTEN_AT_SCHEMA_1 = {
+    "schema": 1,
+    "lmkit": "0.1.0",
+    "families": ["causal"],
+    "task": {
+        "type": "Task",
+        "name": "toy",
+        "formatter": {
+            "type": "Template",
+            "pieces": [
+                {"template": "Q: {prompt}\nA:", "learn": False, "when": []},
+                {"template": " {completion}", "learn": True, "when": []},
+            ],
+        },
+        "collator": {"type": "CausalCollator", "max_length": 64, "pad_to_multiple_of": 1},
+        "decoder": {"type": "TextDecoder", "stop": [], "strip": True},
+        "generation": {
+            "type": "Generation",
+            "max_new_tokens": 12,
+            "min_new_tokens": 0,
+            "temperature": 0.0,
+            "top_k": 0,
+            "top_p": 1.0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "no_repeat_ngram_size": 0,
+            "seed": None,
+            "stop": [],
+        },
+        "metrics": [],
+        "description": "",
+    },
+    "graph": {
+        "file": "model.onnx",
+        "inputs": [
+            _tensor("input_ids", "int64", "batch_size", "sequence_length"),
+            _tensor("attention_mask", "int64", "batch_size", "total_sequence_length"),
+            _tensor("position_ids", "int64", "batch_size", "sequence_length"),
+            *_kept("past_key_values", "past_sequence_length"),
+        ],
+        "outputs": [
+            _tensor("logits", "float32", "batch_size", "sequence_length", 264),
+            *_kept("present", "present_sequence_length"),
+        ],
+        "n_layers": 1,
+        "n_kv_heads": 2,
+        "head_size": 8,
+        "vocab_size": 264,
+        "context_length": 64,
+    },
+    "tokens": {"eos": 0, "stop": [0], "pad": 1, "bos": 0},
+}
+
+
 def test_the_bundle_has_these_files(bundle):
     assert sorted([*FILES, "lmkit.json"]) == sorted(path.name for path in bundle.iterdir())
 
@@ -125,6 +188,24 @@ class TestItsManifest:
         with pytest.raises(BundleError, match=r"schema 0.*export it again"):
             lk.load(copied)
 
+    def test_one_of_schema_1_answers_as_it_did(self, copied, ask):
+        """Its task, graph and tokens as lmkit 0.1.0 wrote them, before there were other families."""
+        change_manifest(copied, lambda data: data.update(WRITTEN_AT_SCHEMA_1))
+
+        old = lk.load(copied)
+
+        assert old.manifest.schema == 1
+        assert old.task == ask.task
+        assert old.manifest.graph == ask.manifest.graph
+        assert old(RECORD) == ask(RECORD)
+        assert verify(copied)["schema"] == "1, written by lmkit 0.1.0"
+
+    def test_one_of_schema_1_says_what_is_wrong_with_it_too(self, copied):
+        change_manifest(copied, lambda data: data.update(WRITTEN_AT_SCHEMA_1, graph={"file": "x"}))
+
+        with pytest.raises(BundleError, match=r"missing @ \$\.graph\.inputs"):
+            lk.load(copied)
+
     @pytest.mark.parametrize(
         "raw", [b"", b"{", b'{"schema": 1', b"\xff\xfe", b"not json", b"[" * 1_000_000]
     )
@@ -179,6 +260,17 @@ class TestItsManifest:
         change_manifest(copied, lambda data: data.update({key: content}))
 
         with pytest.raises(BundleError, match=path):
+            lk.load(copied)
+
+    @pytest.mark.parametrize(
+        "families", [3, None, True, [], {"a": 1}, "causal", ["what"], [["causal"]], ["masked"]]
+    )
+    def test_families_that_are_not_the_tasks_are_refused(self, copied, families):
+        change_manifest(copied, lambda data: data.update(families=families))
+
+        with pytest.raises(
+            BundleError, match=r"lmkit\.json' does not describe a bundle: .* @ \$\."
+        ):
             lk.load(copied)
 
     def test_a_task_with_an_unknown_type_says_which(self, copied):

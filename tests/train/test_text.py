@@ -13,6 +13,7 @@ import lmkit as lk
 from lmkit.errors import LmkitError, ModelError, RecordError, TaskError
 from lmkit.train.answering import open_run
 from lmkit.train.folder import Run
+from lmkit.train.lessons import HeldOutWarning
 
 BLOCK = 12
 WORDS = ["나는", "너는", "간다.\n", "온다.\n\n", "the", "sea", "is", "blue.\n"]
@@ -95,6 +96,32 @@ class TestARun:
         assert figures["loss"] == pytest.approx(text_run.metrics["eval_loss"], abs=1e-5)
         assert figures["records"] == 1
         assert figures["tokens"] == len(tail.read_text("utf-8")) - 1
+
+    def test_its_tail_is_in_it_to_be_measured_again(self, text_run):
+        figures = lk.evaluate(text_run, data=text_run.path / "eval.jsonl")
+
+        assert figures["loss"] == pytest.approx(text_run.metrics["eval_loss"], abs=1e-5)
+
+    def test_a_tail_of_several_records_is_as_many(self, fit_text, tmp_path):
+        rows = [{"text": line} for line in TEXT.splitlines() if line.strip()]
+
+        run = fit_text(tmp_path / "run", data=rows)
+
+        lines = (run.path / "eval.jsonl").read_text("utf-8").splitlines()
+        kept = [json.loads(line) for line in lines]
+        assert kept[1:] == rows[1 - len(kept) :]
+        assert rows[-len(kept)]["text"].endswith(kept[0]["text"])
+        figures = lk.evaluate(run, data=kept)
+        assert figures["loss"] == pytest.approx(run.metrics["eval_loss"], abs=1e-5)
+
+    def test_a_tail_that_opens_inside_a_character_is_not_kept(self, fit_text, tmp_path):
+        pieces = lk.train_tokenizer(kind="bpe", vocab_size=300, data=[{"text": "x"}])
+        text = [{"text": "가" * 100}]  # of three tokens each, of which 266 are learned from
+
+        with pytest.warns(HeldOutWarning, match="'char-lm' holds out is not in the run"):
+            run = fit_text(tmp_path / "run", data=text, tokenizer=pieces, eval_fraction=0.111)
+
+        assert not (run.path / "eval.jsonl").exists()
 
     def test_it_says_how_much_of_its_data_was_one_text(self, text_run):
         about = json.loads((text_run.path / "run.json").read_text("utf-8"))
