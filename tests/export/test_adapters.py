@@ -280,7 +280,7 @@ class Pair:
         save_model(model, ready, self.base)
         self.run = lk.train(
             task, model=self.base, data=data, output=folder / "run", adapter=adapter, max_steps=8,
-            learning_rate=5e-2, save_strategy="no", use_cpu=True, logging_steps=8,
+            learning_rate=5e-2, save_strategy="steps", save_steps=4, use_cpu=True, logging_steps=8,
         )  # fmt: skip
         self.bundle = lk.export(self.run, output=folder / "bundle", data=data)
         self.ask = lk.load(self.bundle)
@@ -361,3 +361,9 @@ def test_every_familys_lora_is_in_the_weights_and_not_beside_them(t5, bert):
         assert about["adapter"]["kind"] == "lora"
         assert about["adapter"]["merge_max_logit_difference"] < 1e-3
         assert about["parameters"] == head.from_pretrained(pair.base).num_parameters()
+
+
+def test_every_familys_checkpoint_is_a_run_itself(t5, bert):
+    for pair in (t5, bert):
+        found = lk.evaluate(pair.run.path / "checkpoint-4", data=pair.data)
+        assert found["tokens"] == lk.evaluate(pair.run, data=pair.data)["tokens"] > 0
