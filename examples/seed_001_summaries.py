@@ -4,7 +4,6 @@ import tempfile
 from pathlib import Path
 
 import lmkit as lk
-from lmkit.metrics import Rouge
 
 ROWS = [
     {
@@ -20,7 +19,6 @@ HEADLINES = lk.get_task("summarize").evolve(
     name="headlines",
     collator=lk.Seq2SeqCollator(max_source_length=128, max_target_length=32),
     generation=lk.Generation(max_new_tokens=32, num_beams=4, no_repeat_ngram_size=3),
-    metrics=(Rouge(),),
 )
 
 

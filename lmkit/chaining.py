@@ -15,7 +15,7 @@ import attrs
 
 from lmkit.answering import Answerer, open_answerer
 from lmkit.decoding import Answer, Chooser, Filler
-from lmkit.errors import ChainError, LmkitError, TaskError
+from lmkit.errors import ChainError, LmkitError, RecordError, TaskError
 from lmkit.formatting import Record
 from lmkit.manifest import MANIFEST_FILE
 from lmkit.records import Row, where_of
@@ -220,8 +220,9 @@ class Chain:
             return self.columns[index - 1]
         columns = task.prompt_columns
         lacking = [name for name in columns if name not in record] if len(columns) > 1 else columns
-        if len(lacking) == 1:
-            return lacking[0]
+        needed = lacking if len(lacking) == 1 else [c for c in lacking if _needs(task, c, record)]
+        if len(needed) == 1:
+            return needed[0]
         say = f"say which with columns=, as in chain(..., columns=({columns[0]!r},)) (--into)"
         if not lacking:
             raise TaskError(
@@ -232,6 +233,16 @@ class Chain:
             f"{self._name(index)} reads {', '.join(lacking)}, which the record does not have, so it "
             f"is not clear which one the answer before is for; {say}"
         )
+
+
+def _needs(task: Task, column: str, record: Record) -> bool:
+    """Say whether a prompt cannot do without a column, the others being there."""
+    others = {name: "" for name in task.prompt_columns if name != column}
+    try:
+        task.formatter.prompt({**others, **record})
+    except RecordError:
+        return True
+    return False
 
 
 @attrs.frozen

@@ -11,9 +11,11 @@ from typing import Any
 import attrs
 
 from lmkit.answering import Answerer, open_answerer
+from lmkit.collating.seq2seq import cutting
 from lmkit.decoding import Answer
 from lmkit.errors import RecordError, TaskError
 from lmkit.evaluating import EVAL_BATCH, measure
+from lmkit.filling import expected, posed, said
 from lmkit.manifest import MANIFEST_FILE
 from lmkit.metrics import check_ready
 from lmkit.reading import read_for
@@ -34,6 +36,7 @@ class Pair:
         reference: the answer that it holds, as a model's would be read.
         before: the first model's answer.
         after: the second model's answer.
+        said: both answers as they are set beside the reference.
     """
 
     record: Row
@@ -41,11 +44,13 @@ class Pair:
     reference: Any
     before: Answer
     after: Answer
+    said: tuple[Any, Any]
 
     @property
     def agree(self) -> bool:
         """Whether both answers are the same, whichever way Hangul is composed."""
-        return _composed(self.before.value) == _composed(self.after.value)
+        before, after = map(_composed, self.said)
+        return before == after
 
 
 @attrs.frozen(kw_only=True)
@@ -85,6 +90,9 @@ def compare(
 ) -> Comparison:
     """Let two models answer the same records.
 
+    A source that is too long for the task is read as far as in training, and in a text without a
+    mask that is to be filled, a word is hidden.
+
     Args:
         before: a run, a bundle, what is open already, or any model: a hub id, a folder, a `.gguf`
             file.
@@ -99,7 +107,7 @@ def compare(
         TaskError: they do unlike tasks; the text names both.
         RecordError: the data does not fit the task.
     """
-    models = _opened(before, after, task)
+    models = [model.with_task(cutting(model.task)) for model in _opened(before, after, task)]
     own = models[0].task
     _check_same(*models)
     for model in models:
@@ -107,12 +115,12 @@ def compare(
     rows = read_for(own, data)[:limit]
     if not rows:
         raise RecordError(name_of(data), f"limit is {limit}, which leaves no record to answer")
-    dialect = models[0].tokenizer.dialect
-    references = [own.reference(row, dialect) for row in rows]
+    references = [expected(own, row, models[0].tokenizer) for row in rows]
+    asked_rows = [[posed(own, row, model.tokenizer) for row in rows] for model in models]
     answers: list[list[Answer]] = [[], []]
     for side, model in enumerate(models):
         for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
+            part = asked_rows[side][start : start + batch_size]
             answers[side] += model.batch(part, batch_size=batch_size, **options)
             if on_progress is not None:
                 on_progress(side * len(rows) + len(answers[side]), 2 * len(rows))
@@ -123,8 +131,15 @@ def compare(
     return Comparison(
         task=own,
         pairs=tuple(
-            Pair(record=row, asked=asked(own, row), reference=reference, before=old, after=new)
-            for row, reference, old, new in zip(rows, references, *answers, strict=True)
+            Pair(
+                record=row,
+                asked=asked(own, row),
+                reference=reference,
+                before=old,
+                after=new,
+                said=(said(own, old), said(own, new)),
+            )
+            for row, reference, old, new in zip(asked_rows[0], references, *answers, strict=True)
         ),
         before=figures[0],
         after=figures[1],

@@ -56,7 +56,7 @@ def evaluate(
     check_ready(model.task.metrics)
     rows = read_for(model.task, data)
     loss = measure(model, rows, name=name_of(data), batch_size=batch_size, on_progress=on_progress)
-    return {**loss.figures(), "records": len(rows), **_metric_figures(model, rows)}
+    return {**loss.figures(), "records": len(rows), **_metric_figures(model, rows, batch_size)}
 
 
 def measure(
@@ -113,7 +113,7 @@ def _evaluate_each(
         loss = measure(model, rows, name=name, batch_size=batch_size, on_progress=on_progress)
         total += loss
         n_records += len(rows)
-        own = {**loss.figures(), "records": len(rows), **_metric_figures(model, rows)}
+        own = {**loss.figures(), "records": len(rows), **_metric_figures(model, rows, batch_size)}
         figures |= {f"{task.name}_{key}": figure for key, figure in own.items()}
     return {**figures, **total.figures(), "records": n_records}
 
@@ -128,14 +128,14 @@ def _mixture_of(run: Any) -> Mixture:
     return found
 
 
-def _metric_figures(model: Answerer, rows: Sequence[Row]) -> dict[str, float]:
+def _metric_figures(model: Answerer, rows: Sequence[Row], batch_size: int) -> dict[str, float]:
     if not model.task.metrics:
         return {}
     model = model.with_task(cutting(model.task))  # a row that was cut in training counts, too
     dialect = model.tokenizer.dialect
     references = [model.task.reference(row, dialect) for row in rows]
     options: dict[str, Any] = {"temperature": 0.0} if model.task.writes else {}
-    answers = [answer.value for answer in model.batch(rows, **options)]
+    answers = [answer.value for answer in model.batch(rows, batch_size=batch_size, **options)]
     figures: dict[str, float] = {}
     for metric in model.task.metrics:
         figures |= metric.score(answers, references)

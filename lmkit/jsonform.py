@@ -91,11 +91,13 @@ def from_json(data: Mapping[str, Any], kind: type[T]) -> T:
         SerialError: the JSON is no such thing; the text has the path of each problem.
         PluginError: it names a class whose plugin is not installed.
     """
-    converter = _converter(_components_named(data))
     try:
+        converter = _converter(_components_named(data))
         return converter.structure(data, kind)
     except cattrs.BaseValidationError as error:
         raise SerialError("\n".join(_problems(error, "$"))) from error
+    except RecursionError as error:
+        raise SerialError("$: its parts are nested too deeply") from error
 
 
 def read_task(path: Path) -> Task | Mixture:
@@ -106,7 +108,7 @@ def read_task(path: Path) -> Task | Mixture:
     """
     try:
         data = json.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise SerialError(f"'{path}' cannot be read as JSON: {error}") from error
     try:
         mixed = isinstance(data, Mapping) and data.get("type") == "Mixture"

@@ -203,7 +203,7 @@ def function_at(path: Any) -> RecordFunction:
     module, colon, name = path.partition(":") if isinstance(path, str) else ("", "", "")
     if not (colon and name.isidentifier() and all(map(str.isidentifier, module.split(".")))):
         raise SerialError(f"expected a function as 'package.module:function', found {path!r}")
-    if _plugin_of(module) is None:
+    if _plugin_of(module) is None or module.endswith("__main__"):  # which runs a program
         raise PluginError(
             f"the function '{path}' is of no installed plugin; run 'lmkit plugins' to see what is"
         )

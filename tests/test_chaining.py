@@ -164,6 +164,14 @@ class TestTheColumn:
         with pytest.raises(TaskError, match="the record has them all"):
             chained({"prompt": "x", "law": "L", "facts": "F"})
 
+    def test_that_the_prompt_can_do_without_is_not_the_one(self):
+        judge = scripted("judge", "{facts}")
+        judge.task = judge.task.evolve(
+            formatter=lk.context("{law}: ").when("law") + judge.task.formatter
+        )
+
+        assert lk.chain(scripted("sum"), judge)({"prompt": "x"}).value == "judge(sum(x))"
+
     def test_can_be_said(self):
         judge = scripted("judge", "{law}: {facts}")
 

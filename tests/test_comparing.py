@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from exported import GPT2, ROWS, tiny_bundle, tiny_run, train_tiny
+from toys import wordpiece
 
 import lmkit as lk
 from lmkit.answering import open_answerer
@@ -157,3 +158,52 @@ class TestBadInput:
 def test_a_perplexity_is_finite(found):
     assert all(math.isfinite(figure) for figure in found.before.values())
     assert json.dumps(found.before)
+
+
+class TestTasksOfOtherFamilies:
+    def test_a_word_is_hidden_where_nothing_is_to_be_filled(self, tmp_path):
+        bert = lk.scratch(
+            "bert",
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=32,
+        )
+        rows = [{"text": "영화는 정말 좋았다!"}, {"text": "a [MASK], good films"}]
+        run = lk.train(
+            "mlm",
+            model=bert,
+            tokenizer=wordpiece(),
+            data=rows[:1],
+            output=tmp_path / "run",
+            max_steps=1,
+            use_cpu=True,
+        )
+
+        found = compare(run.path, run.path, data=rows)
+
+        assert [pair.asked for pair in found.pairs] == ["영화는 [MASK] 좋았다!", rows[1]["text"]]
+        assert found.pairs[0].reference == rows[0]["text"]
+        assert "[MASK]" not in found.pairs[1].said[0]
+        assert found.agreement == 1
+
+    def test_an_article_that_is_too_long_is_read_as_far_as_in_training(self, tmp_path):
+        collator = lk.Seq2SeqCollator(max_source_length=16, max_target_length=8)
+        task = lk.get_task("summarize").evolve(collator=collator)
+        rows = [{"article": "긴 글 하나 " * 9, "summary": "글"}]
+        run = lk.train(
+            task,
+            model=lk.scratch("t5", num_layers=1, d_model=16, num_heads=2, d_kv=8, d_ff=16),
+            tokenizer=lk.train_tokenizer(kind="char", data=rows, task=task),
+            data=rows,
+            output=tmp_path / "run",
+            max_steps=1,
+            use_cpu=True,
+        )
+
+        found = compare(run.path, run.path, data=rows, max_new_tokens=2)
+
+        assert found.agreement == 1
+        with pytest.raises(RecordError, match="its source has"):
+            open_answerer(run)(rows[0])

@@ -247,3 +247,16 @@ class TestReadingAFile:
 
 def test_hangul_is_written_as_it_is():
     assert "질문" in dump(to_json(QA))
+
+
+def test_parts_nested_without_end_are_refused(tmp_path):
+    inner = to_json(QA.formatter)
+    for _ in range(3000):
+        inner = {"type": "Renamed", "formatter": inner, "renames": []}
+
+    with pytest.raises(SerialError, match="nested too deeply"):
+        from_json({**to_json(QA), "formatter": inner}, Task)
+
+    (tmp_path / "task.json").write_text("[" * 200_000, "utf-8")
+    with pytest.raises(SerialError, match="cannot be read as JSON"):
+        read_task(tmp_path / "task.json")

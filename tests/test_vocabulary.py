@@ -3,6 +3,7 @@ import unicodedata
 import pytest
 import tokenizers
 
+import lmkit as lk
 from lmkit.errors import RecordError, TokenizerError, UnknownName
 from lmkit.records import read
 from lmkit.tokenizing import Tokenizer
@@ -320,6 +321,69 @@ class TestWhatIsRefused:
     def test_a_size_that_not_even_the_bytes_fit_into(self):
         with pytest.raises(TokenizerError, match=f"needs {BYTES + len(CONTROL)} or more"):
             train_tokenizer(kind="bpe", data=DATA, vocab_size=100)
+
+
+def letters(tokenizer):
+    """Return what a character tokenizer has learned."""
+    control = {token.text for token in tokenizer.control}
+    return {tokenizer.id_to_token(index) for index in range(tokenizer.vocab_size)} - control
+
+
+ANSWERED = [{"prompt": "안녕", "completion": "네", "source": "XYZ"}]
+
+
+class TestLearnedForATask:
+    def test_its_own_text_is_in_and_columns_that_it_does_not_read_are_out(self):
+        learned = train_tokenizer(kind="char", data=ANSWERED, task="qa")
+
+        assert letters(learned) == set("질문: 안녕\n답변: 네")
+
+    def test_a_prompt_can_be_encoded_that_the_data_alone_does_not_cover(self):
+        record = {"prompt": "네 안녕"}
+
+        assert len(
+            lk.prompt_ids("qa", record, train_tokenizer(kind="char", data=ANSWERED, task="qa"))
+        )
+        with pytest.raises(RecordError, match="'질'"):
+            lk.prompt_ids("qa", record, train_tokenizer(kind="char", data=ANSWERED))
+
+    def test_what_a_chat_template_writes_is_in_but_for_its_control_tokens(self):
+        turns = [{"role": "user", "content": "가"}, {"role": "assistant", "content": "나"}]
+
+        learned = train_tokenizer(kind="char", data=[{"messages": turns}], task="chat")
+
+        assert letters(learned) == set("userassistant\n가나")
+        assert learned.decode(lk.prompt_ids("chat", {"messages": turns[:1]}, learned)) == (
+            "user\n가\nassistant\n"
+        )
+
+    def test_a_mixture_has_the_characters_of_each_task(self):
+        other = lk.Task(
+            name="other",
+            formatter=lk.context("Q {q}") + lk.target("A {a}"),
+            collator=lk.CausalCollator(),
+            decoder=lk.TextDecoder(),
+        )
+        data = {"qa": ANSWERED, "other": [{"q": "x", "a": "y"}]}
+
+        learned = train_tokenizer(kind="char", data=data, task=lk.mix({"qa": 1, other: 1}))
+
+        assert letters(learned) == set("질문: 안녕\n답변: 네Q xA y")
+
+    def test_what_transforms_leave_out_is_out(self):
+        task = lk.get_task("qa").where(lambda record: "x" not in record["prompt"])
+        rows = [*ANSWERED, {"prompt": "x", "completion": "z"}]
+
+        assert letters(train_tokenizer(kind="char", data=rows, task=task)).isdisjoint("xz")
+
+    def test_pieces_are_learned_from_its_text_too(self):
+        learned = train_tokenizer(kind="bpe", data=ANSWERED * 50, task="qa", vocab_size=300)
+
+        assert len(learned.encode("질문: ")) < len(learned.encode("XYZ: "))
+
+    def test_bad_rows_are_told_with_their_places(self):
+        with pytest.raises(RecordError, match=r"rows:0: column 'completion' is missing"):
+            train_tokenizer(kind="char", data=[{"prompt": "x"}], task="qa")
 
 
 class TestOnTheCommandLine:

@@ -97,10 +97,7 @@ def _print(found: Comparison) -> None:
 
     from lmkit.showing import side_by_side
 
-    rows = [
-        [str(cell) for cell in (p.asked, p.reference, p.before.value, p.after.value)]
-        for p in found.pairs
-    ]
+    rows = [[str(cell) for cell in (p.asked, p.reference, *p.said)] for p in found.pairs]
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=160)

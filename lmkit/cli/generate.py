@@ -88,7 +88,7 @@ def _true_or_false(context: click.Context, option: click.Parameter, given: Any) 
     help="With --chain: the column for each answer but the last, where it is not clear; repeatable.",
 )
 @click.option("--steps", is_flag=True, help="With --chain: print every link's answer.")
-@click.option("--task", help="Which of the tasks to do, of a run that learned a mixture.")
+@click.option("--task", help="Which of a mixture's tasks to do; or the task, for any other model.")
 @click.option(
     "--set",
     "columns",
@@ -135,6 +135,8 @@ def generate(
     **sampling: Any,
 ) -> None:
     """Answer records with RUN_OR_BUNDLE: through torch for a run, without it for a bundle.
+
+    With --task it may be any model: a hub id, a folder or a .gguf file.
 
     What is not said follows the task's own generation settings. With --chain there are several,
     such as 'lmkit generate --chain bundles/summarize bundles/classify --set text=...'.

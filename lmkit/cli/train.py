@@ -182,7 +182,8 @@ def train(
 )
 @click.option(
     "--task",
-    help="Which of a mixture's tasks to measure; or the task, where a run has lost its transforms.",
+    help="Which of a mixture's tasks to measure; or the task, where a run has lost its transforms, "
+    "and for any model that is no run: a hub id, a folder or a .gguf file.",
 )
 @click.option(
     "--batch-size",

@@ -353,6 +353,8 @@ class _Row:
                 self.reason = "length"
         if self.reason is not None:
             self._pending += self.text.finish()
+            if self.text.stopped:  # by a character that might have gone on
+                self.reason = "stop"
 
     def take(self) -> str:
         """Return the text that came since the last call."""

@@ -308,6 +308,8 @@ class TorchAnswerer:
                 reason = "stop"
                 break
         words += text.finish()
+        if text.stopped:  # by a character that might have gone on
+            reason = "stop"
         return Answer(
             value=self.task.decoder.read(words),
             text=words,

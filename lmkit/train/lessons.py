@@ -198,12 +198,12 @@ def feed_of(
 
 
 def data_account(what: Task | Mixture, lessons: Sequence[Lesson]) -> dict[str, Any]:
-    """Return what a run says of its data: names, numbers of rows, and their content's sha256."""
+    """Return what a run says of its data: names, numbers of rows, and a sha256 of all that is read."""
     each = {
         lesson.task.name: {
             "name": lesson.name,
             "rows": len(lesson.rows),
-            "sha256": fingerprint(lesson.rows),
+            "sha256": fingerprint([*lesson.rows, *lesson.eval_rows]),
         }
         for lesson in lessons
     }

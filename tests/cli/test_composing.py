@@ -9,6 +9,7 @@ import lmkit as lk
 
 MODEL = "scratch:gpt2,n_layer=1,n_embd=16,n_head=2,n_positions=64"
 ASKED = [{"question": row["prompt"], "completion": row["completion"]} for row in ROWS]
+QUESTION = f"question={ROWS[0]['prompt']}"
 SHORT = ("--set", "max_steps=2", "--set", "use_cpu=true", "--set", "save_strategy=no")
 
 
@@ -98,7 +99,7 @@ class TestMixture:
         trained = train(tmp_path / "run", "--eval-fraction", "0.5", "--sample", "1")
         measured = lmkit("evaluate", tmp_path / "run", *data, "--json")
         one = lmkit("evaluate", tmp_path / "run", "--task", "qa", "--data", data[1][3:], "--json")
-        asked = lmkit("generate", tmp_path / "run", "--task", "ask", "--set", "question=x")
+        asked = lmkit("generate", tmp_path / "run", "--task", "ask", "--set", QUESTION)
 
         assert trained.code == 0, trained.err
         assert "eval_ask_loss" in trained.out
@@ -178,3 +179,18 @@ def test_rows_are_padded_to_a_length_of_the_users(lmkit, jsonl, tmp_path):
     assert lk.get_task(tmp_path / "run").collator == lk.CausalCollator(
         max_length=40, pad_to_max_length=True
     )
+
+
+@pytest.mark.slow
+def test_a_tokenizer_of_characters_knows_those_of_the_task(lmkit, jsonl, tmp_path):
+    """None of the data has a colon or the syllables of "질문"."""
+    data = jsonl([{"prompt": "하나 둘", "completion": "셋"}] * 4)
+
+    done = lmkit(
+        *("train", "qa", "--model", MODEL, "--tokenizer", "char", "--data", data),
+        *("--output", tmp_path / "run", *SHORT),
+    )
+    asked = lmkit("generate", tmp_path / "run", "--set", "prompt=둘", "--max-new-tokens", "2")
+
+    assert done.code == 0, done.err
+    assert asked.code == 0, asked.err

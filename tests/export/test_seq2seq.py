@@ -45,11 +45,11 @@ class Exported:
         )
         self.ask = lk.load(self.bundle.path, threads=1)
 
-    def generated(self, prompt):
+    def generated(self, prompt, **options):
         """Return what `generate()` writes for one source, alone and unpadded."""
         own = self.model.generation_config
         config = transformers.GenerationConfig(
-            max_new_tokens=NEW,
+            **{"max_new_tokens": NEW, **options},
             do_sample=False,
             eos_token_id=own.eos_token_id,
             pad_token_id=own.pad_token_id,
@@ -75,6 +75,35 @@ def test_it_writes_what_generate_writes_for_ragged_sources_and_long_ones(exporte
 
     assert exported.ask.greedy(prompts, NEW) == expected
     assert [exported.ask.greedy([prompt], NEW)[0] for prompt in prompts] == expected
+
+
+SEARCHED = [
+    {"num_beams": 2, "length_penalty": 2.0, "early_stopping": True, "no_repeat_ngram_size": 2},
+    {"num_beams": 3, "length_penalty": -1.0, "forced_bos_token_id": 9, "forced_eos_token_id": 5},
+    {"num_beams": 4, "early_stopping": "never", "repetition_penalty": 1.4, "min_new_tokens": 6},
+    {
+        "num_beams": 2,
+        "encoder_no_repeat_ngram_size": 2,
+        "no_repeat_ngram_size": 1,
+        "suppress_tokens": [20],
+    },
+]
+
+
+@pytest.mark.parametrize("options", SEARCHED, ids=lambda options: "-".join(options))
+def test_its_beams_are_generates(exported, options):
+    """Of sources alone and of ragged ones together, whose beams share what was read of each."""
+    free = exported.ask.task.generation.override(forced_bos_token_id=None, forced_eos_token_id=None)
+    ask = exported.ask.with_task(exported.ask.task.evolve(generation=free))
+    expected = [
+        exported.generated(ask.prompt(record), max_new_tokens=9, **options) for record in RECORDS
+    ]
+    assert len({token for ids in expected for token in ids}) > 3
+
+    together = ask.batch(RECORDS, max_new_tokens=9, **options)
+
+    assert [list(answer.token_ids) for answer in together] == expected
+    assert [ask(record, max_new_tokens=9, **options) for record in RECORDS] == together
 
 
 def test_its_logits_are_torchs_wherever_a_target_goes(exported):
@@ -199,6 +228,16 @@ class TestRefusals:
         model = self.built(MODELS[name].model_type, **config)
 
         with pytest.raises(ExportError, match=r"has heads of [46] numbers"):
+            check(model)
+
+    def test_a_t5_whose_decoder_is_deeper_than_its_encoder(self):
+        """transformers itself cannot write with it, so there is nothing to compare with."""
+        sizes = {"d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 16}
+        model = self.built("t5", **sizes, num_layers=1, num_decoder_layers=2)
+        with pytest.raises(IndexError):
+            model.generate(torch.tensor([[3, 1]]), decoder_start_token_id=0, max_new_tokens=2)
+
+        with pytest.raises(ExportError, match="2 layers in its decoder and 1 in its encoder"):
             check(model)
 
     def test_a_causal_model(self):

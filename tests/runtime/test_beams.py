@@ -321,8 +321,10 @@ class TestThroughAGraph:
         ask = saying("ab\u1112", ends=False)
 
         answer = ask(RECORD, num_beams=2, stop="\u1112")
+        greedy = ask(RECORD, max_new_tokens=len(ask.tokenizer.encode("ab\u1112")), stop="\u1112")
 
         assert (answer.text, answer.finish_reason) == ("ab", "stop")
+        assert (greedy.text, greedy.finish_reason) == ("ab", "stop")
 
     def test_the_answer_ends_at_the_context(self, ask):
         record = {"prompt": "x" * 50}

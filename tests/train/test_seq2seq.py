@@ -165,6 +165,15 @@ class TestAnswers:
         assert answer.text == text[: text.index(stop)]
         assert answer.finish_reason == "stop"
 
+    def test_end_at_a_consonant_that_might_have_got_a_vowel(self, ready, monkeypatch):
+        """`generate()` stops at it; nothing comes after it that would say so."""
+        ids = ready.tokenizer.encode("ab\u1112")
+        monkeypatch.setattr(type(ready), "_generate", lambda *_: [ids])
+
+        answer = ready(RECORDS[0], stop="\u1112")
+
+        assert (answer.text, answer.finish_reason) == ("ab", "stop")
+
     def test_take_no_room_from_a_long_source(self, tmp_path):
         run = train("bart", tmp_path / "run")
         ask = TorchAnswerer(
