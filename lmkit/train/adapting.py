@@ -28,6 +28,7 @@ from lmkit.train.wrapped import ADAPTER_CONFIG, base_of, is_adapted
 
 KINDS = ("LORA", "PROMPT_TUNING")  # of peft's many, what lmkit can train, export and open
 _TASK_TYPES = {Family.CAUSAL: "CAUSAL_LM", Family.MASKED: None, Family.SEQ2SEQ: "SEQ_2_SEQ_LM"}
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the second is how peft once wrote
 _SAMPLES = 16  # numbers of each tensor that tell one model's weights from another's
 
 
@@ -65,6 +66,19 @@ def base_name(model: Any, adapter: Adapter, family: Family) -> str:
             "that run with --resume, or start from its model"
         )
     return str(path.resolve()) if path.exists() else str(model)
+
+
+def check_whole(loaded: Loaded) -> None:
+    """Refuse to train a model that has an adapter beside it already, whose weights all stand still.
+
+    Raises:
+        ModelError: it has one.
+    """
+    if is_adapted(loaded.model):
+        raise ModelError(
+            f"'{loaded.name}' holds an adapter, beside a model whose weights it leaves as they are, so "
+            "nothing would train; continue that run with --resume, or start from its model"
+        )
 
 
 def adapted(loaded: Loaded, adapter: Adapter, *, family: Family, base: str, seed: int) -> Loaded:
@@ -111,6 +125,8 @@ def open_adapter(folder: Path, family: Family) -> tuple[Any, Any]:
         MissingExtra: peft is not installed.
     """
     library = peft()
+    if not any((folder / name).is_file() for name in _WEIGHTS):
+        raise ModelError(f"'{folder}' is an adapter without its weights: it has no {_WEIGHTS[0]}")
     base = _base_of(folder)
     model, own = _open_base(folder, base, family)
     _check_same(folder, model, base)

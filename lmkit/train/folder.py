@@ -20,7 +20,7 @@ from lmkit.mixing import Mixture, tasks_of
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.quiet import quiet
-from lmkit.train.wrapped import ADAPTER_CONFIG, is_adapted
+from lmkit.train.wrapped import ADAPTER_CONFIG, base_of, is_adapted
 from lmkit.transforms import recorded
 
 TASK_FILE, RUN_FILE, METRICS_FILE = "task.json", "run.json", "metrics.jsonl"
@@ -111,8 +111,14 @@ def save_model(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
     """Write weights, config, generation config and tokenizer in Hugging Face's layout."""
     with quiet():
         model.save_pretrained(folder)
-        if is_adapted(model):
-            model.generation_config.save_pretrained(folder)
+        save_beside(model, tokenizer, folder)
+
+
+def save_beside(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write what makes a folder with a model's weights a whole one."""
+    # Whole models bring their generation config themselves, and a masked model has none.
+    if is_adapted(model) and hasattr(base_of(model), "generation_config"):
+        model.generation_config.save_pretrained(folder)
     tokenizer.save(folder)
 
 

@@ -16,7 +16,7 @@ from lmkit.tokenizing import TOKENIZER_FILE, Tokenizer
 from lmkit.train.building import build, random_state
 from lmkit.train.extra import transformers
 from lmkit.train.heads import PAIR, head
-from lmkit.train.quiet import quiet
+from lmkit.train.quiet import quiet, quiet_gguf
 from lmkit.train.special import with_ends, with_pad
 from lmkit.train.wrapped import ADAPTER_CONFIG, is_adapted
 
@@ -115,7 +115,8 @@ def _open_gguf(path: Path, family: Family) -> tuple[Any, Any]:
     if not path.is_file():
         raise ModelError(f"there is no file '{path}'")
     folder, file = str(path.parent), path.name
-    read = _from_pretrained(folder, family, gguf_file=file)
+    with quiet_gguf():
+        read = _from_pretrained(folder, family, gguf_file=file)
     config = type(read.config).from_dict(
         {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
     )

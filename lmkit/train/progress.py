@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from lmkit.files import write_atomically
 from lmkit.tokenizing import Tokenizer
-from lmkit.train.wrapped import is_adapted
+from lmkit.train.folder import save_beside
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]
@@ -125,7 +125,5 @@ class SaveBeside(TrainerCallback):  # type: ignore[misc]
         """Write them into the newest checkpoint."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if folder.is_dir():
-            if is_adapted(kwargs["model"]):  # whole models bring theirs
-                kwargs["model"].generation_config.save_pretrained(folder)
-            self._tokenizer.save(folder)
+            save_beside(kwargs["model"], self._tokenizer, folder)
             write_atomically(folder / self._task_file.name, self._task_file.read_text("utf-8"))

@@ -118,7 +118,9 @@ def train(
     loaded = load_model(
         model, family=what.family, tokenizer=tokenizer, pad=pad, seed=seed, grows=adapter is None
     )
-    if adapter is not None:
+    if adapter is None:
+        adapting.check_whole(loaded)
+    else:
         loaded = adapting.adapted(loaded, adapter, family=what.family, base=base, seed=seed)
     tasks = [fitted(task, loaded.model) for task in tasks_of(what)]
     ready, _ = align_all(loaded.model, loaded.tokenizer, tasks)

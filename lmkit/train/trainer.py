@@ -135,16 +135,22 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
         """Return and log `eval_loss`, `eval_perplexity` and `eval_tokens`.
 
         A task's own loss is `eval_task_loss`; the others are over learned tokens all the same. Of a
-        mixture they are over all its tasks, and `eval_<task>_loss` and the like over each.
+        mixture they are over all its tasks, and `eval_<task>_loss` and the like over each, with
+        `eval_<task>_task_loss` where it has a loss of its own.
         """
         found = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(found, dict):
-            figures = loss_figures({name: self._measured(rows)[0] for name, rows in found.items()})
+            measured = {name: self._measured(rows) for name, rows in found.items()}
+            figures = loss_figures({name: loss for name, (loss, _) in measured.items()})
+            of_task = {f"{name}_": loss for name, (_, loss) in measured.items()}
+            of_task[""] = sum(of_task.values(), Loss())
         else:
-            loss, task_loss = self._measured(eval_dataset)
-            figures = loss.figures()
-            if self._task_loss is not None:
-                figures["task_loss"] = task_loss.figures()["loss"]
+            loss, task_loss = self._measured(found)
+            figures, of_task = loss.figures(), {"": task_loss}
+        if self._task_loss is not None:
+            figures |= {
+                f"{name}task_loss": loss.figures()["loss"] for name, loss in of_task.items()
+            }
         metrics = {f"{metric_key_prefix}_{name}": figure for name, figure in figures.items()}
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

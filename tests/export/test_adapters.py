@@ -12,16 +12,23 @@ peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("onnxscript")
 
+from encoderdecoders import MODELS, RECORDS, small_tokenizer, stirred  # noqa: E402
 from exported import CONTEXT_LENGTH, GPT2, ROWS, train_tiny  # noqa: E402
+from toys import wordpiece  # noqa: E402
 
 import lmkit as lk  # noqa: E402
 from lmkit.answering import open_answerer  # noqa: E402
 from lmkit.encoding import prompt_ids  # noqa: E402
 from lmkit.errors import ParityError  # noqa: E402
 from lmkit.export import causal, merging  # noqa: E402
+from lmkit.family import Family  # noqa: E402
 from lmkit.manifest import read_manifest  # noqa: E402
 from lmkit.runtime.generator import verify  # noqa: E402
 from lmkit.train import adapting  # noqa: E402
+from lmkit.train.folder import save_model  # noqa: E402
+from lmkit.train.models import load_model  # noqa: E402
+from lmkit.train.quiet import quiet  # noqa: E402
+from lmkit.train.special import align  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -247,3 +254,116 @@ def test_the_prefix_is_what_peft_leaves_in_the_cache(soft_run, tiny_run):
     for layer, (keys, values) in zip(cache.layers, prefix, strict=True):
         np.testing.assert_allclose(layer.keys[0, :, :N_VIRTUAL].numpy(), keys, atol=1e-5)
         np.testing.assert_allclose(layer.values[0, :, :N_VIRTUAL].numpy(), values, atol=1e-5)
+
+
+FILLS = [
+    {"text": "영화는 정말 [MASK]!"},
+    {"text": "a good [MASK], a [MASK] film"},
+    {"text": "[MASK]"},
+]
+TEXTS = [{"text": "영화는 정말 좋았다!"}, {"text": "a good film, good films"}, {"text": "films"}]
+BERT = lk.scratch(
+    "bert", hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+    max_position_embeddings=40, initializer_range=0.3,
+)  # fmt: skip
+
+
+class Pair:
+    """A base of another family, a LoRA beside it that is not idle, and the bundle of both."""
+
+    def __init__(self, folder, task, source, tokenizer, data, adapter="lora:r=4,lora_alpha=32"):
+        family = lk.get_task(task).family
+        loaded = load_model(source, family=family, tokenizer=tokenizer)
+        model = stirred(loaded.model) if family is Family.SEQ2SEQ else loaded.model
+        ready, _ = align(model, loaded.tokenizer, lk.get_task(task).formatter)
+        self.base, self.data = folder / "base", data
+        save_model(model, ready, self.base)
+        self.run = lk.train(
+            task, model=self.base, data=data, output=folder / "run", adapter=adapter, max_steps=8,
+            learning_rate=5e-2, save_strategy="steps", save_steps=4, use_cpu=True, logging_steps=8,
+        )  # fmt: skip
+        self.bundle = lk.export(self.run, output=folder / "bundle", data=data)
+        self.ask = lk.load(self.bundle)
+
+    def theirs(self, head):
+        """Return the adapted model as peft opens it, without lmkit."""
+        model = head.from_pretrained(self.base)
+        with quiet():
+            return peft.PeftModel.from_pretrained(model, str(self.run)).eval()
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("t5")
+    return Pair(folder, "summarize", MODELS["t5"], small_tokenizer(), RECORDS)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    adapter = "lora:r=4,lora_alpha=32,target_modules=all-linear"
+    return Pair(tmp_path_factory.mktemp("bert"), "mlm", BERT, wordpiece(), TEXTS, adapter)
+
+
+class TestAnEncoderDecoder:
+    @pytest.mark.parametrize("beams", [1, 3])
+    def test_writes_what_pefts_generate_writes(self, t5, beams):
+        model = t5.theirs(transformers.AutoModelForSeq2SeqLM)
+        options = {"max_new_tokens": 12, "num_beams": beams}
+        expected = []
+        for record in RECORDS:
+            ids = torch.from_numpy(t5.ask.prompt(record))[None]
+            with torch.inference_mode(), quiet():
+                found = model.generate(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, **options
+                )
+            expected.append(t5.ask.tokenizer.decode(found[0, 1:].tolist()))
+
+        answers = t5.ask.batch(RECORDS, temperature=0, **options)
+
+        assert [answer.text for answer in answers] == expected
+        plain = open_answerer(t5.base, task="summarize").batch(RECORDS, temperature=0, **options)
+        assert expected != [answer.text for answer in plain]
+
+    def test_is_scored_as_the_run_is(self, t5):
+        found, run = (lk.evaluate(each, data=RECORDS) for each in (t5.bundle, t5.run))
+
+        assert found["loss"] == pytest.approx(run["loss"], rel=1e-4)
+
+
+class TestAMaskedModel:
+    def test_fills_what_peft_fills(self, bert):
+        model = bert.theirs(transformers.AutoModelForMaskedLM)
+        plain = transformers.AutoModelForMaskedLM.from_pretrained(bert.base).eval()
+        mask_id = bert.ask.tokenizer.mask_id
+
+        for record in FILLS:
+            ids = torch.from_numpy(bert.ask.prompt(record))
+            places = ids == mask_id
+            with torch.inference_mode():
+                scores, base = (m(input_ids=ids[None]).logits[0, places] for m in (model, plain))
+            best = scores.softmax(-1).max(-1)
+            fills = bert.ask(record).value
+            fills = fills if isinstance(fills[0], list) else [fills]
+
+            assert [fill[0]["token"] for fill in fills] == best.indices.tolist()
+            assert [fill[0]["score"] for fill in fills] == pytest.approx(
+                best.values.tolist(), rel=1e-3
+            )
+            assert not torch.allclose(scores, base, atol=0.1)
+
+
+def test_every_familys_lora_is_in_the_weights_and_not_beside_them(t5, bert):
+    for pair, head in (
+        (t5, transformers.AutoModelForSeq2SeqLM),
+        (bert, transformers.AutoModelForMaskedLM),
+    ):
+        about = pair.bundle.manifest.model
+        assert about["adapter"]["kind"] == "lora"
+        assert about["adapter"]["merge_max_logit_difference"] < 1e-3
+        assert about["parameters"] == head.from_pretrained(pair.base).num_parameters()
+
+
+def test_every_familys_checkpoint_is_a_run_itself(t5, bert):
+    for pair in (t5, bert):
+        found = lk.evaluate(pair.run.path / "checkpoint-4", data=pair.data)
+        assert found["tokens"] == lk.evaluate(pair.run, data=pair.data)["tokens"] > 0

@@ -374,6 +374,23 @@ class TestRefused:
         with pytest.raises(ModelError, match=rf"this is a {family} task; use lora"):
             adapting.base_name(base, lk.prompt_tuning(4), family)
 
+    def test_an_adapter_as_a_model_to_train(self, tuned, fit, tmp_path):
+        """Nothing in it asks for gradients, so torch would fail in the first step."""
+        with pytest.raises(
+            ModelError, match=r"holds an adapter, .* so nothing would train; contin"
+        ):
+            fit(tmp_path / "run", model=tuned.path, tokenizer=None)
+
+        assert not (tmp_path / "run").exists()
+
+    def test_an_adapter_without_its_weights(self, tuned, tmp_path):
+        """peft would look for them on the hub."""
+        folder = shutil.copytree(tuned.path, tmp_path / "run")
+        (folder / "adapter_model.safetensors").unlink()
+
+        with pytest.raises(ModelError, match="without its weights: it has no adapter_model"):
+            open_answerer(folder)
+
     def test_an_adapter_of_a_kind_that_lmkit_does_not_know(self, tuned, tmp_path):
         folder = shutil.copytree(tuned, tmp_path / "run")
         file = folder / "adapter_config.json"

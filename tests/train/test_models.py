@@ -345,6 +345,11 @@ class TestGguf:
         assert "quantization_config" not in model.config.to_dict()
         assert lk.evaluate(run, data=[{"prompt": "a", "completion": "b"}])["tokens"] == 3
 
+    def test_it_is_read_in_silence(self, gguf_file, capfd):
+        load(gguf_file)
+
+        assert capfd.readouterr().err == ""
+
     def test_its_weights_are_the_files(self, gguf_file):
         import gguf
 

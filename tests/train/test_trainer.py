@@ -270,6 +270,20 @@ class TestATasksOwnLoss:
 
         assert own.metrics["eval_task_loss"] == pytest.approx(np.mean(expected), rel=1e-4)
 
+    def test_of_a_mixture_is_measured_task_by_task_and_over_all(self, fit, tmp_path):
+        tasks = [lk.get_task("qa").evolve(name=name, loss=KEYS) for name in ("one", "two")]
+        data = {"one": ROWS[:4], "two": ROWS[4:6]}
+
+        run = fit(
+            tmp_path / "run", task=lk.mix(dict.fromkeys(tasks, 1)), data=data, eval_data=data,
+            num_train_epochs=1,
+        )  # fmt: skip
+
+        whole = run.metrics["eval_task_loss"]
+        parts = [run.metrics[f"eval_{name}_task_loss"] for name in ("one", "two")]
+        assert whole == pytest.approx((4 * parts[0] + 2 * parts[1]) / 6)
+        assert whole > run.metrics["eval_loss"]
+
     def test_is_in_the_runs_task(self, own):
         assert json.loads((own.path / "task.json").read_text("utf-8"))["loss"]["alpha"] == 2.0
         assert lk.get_task(own.path / "task.json").loss == KEYS
