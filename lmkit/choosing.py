@@ -17,6 +17,7 @@ from lmkit.encoding import IGNORE, Encoded, Ids, prompt_ids, stretches
 from lmkit.errors import PromptTooLong, TaskError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Record
+from lmkit.records import where_of
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 
@@ -57,10 +58,11 @@ def choose(
         for record, prompt in zip(records, prompts, strict=True)
     ]
     if task.family.shifts and most is not None:
-        for prompt, rows in zip(prompts, choices, strict=True):
-            longest = max(map(len, rows))
-            if longest > most:
-                raise PromptTooLong(len(prompt), most, answer_tokens=longest - len(prompt))
+        for index, (prompt, rows) in enumerate(zip(prompts, choices, strict=True)):
+            longest = max(map(len, rows)) - len(prompt)
+            if len(prompt) + longest > most:
+                where = where_of(records[index], index)
+                raise PromptTooLong(len(prompt), most, answer_tokens=longest, where=where)
     answers: dict[int, Answer] = {}
     order = sorted(range(len(records)), key=lambda index: len(prompts[index]))  # pads little
     for start in range(0, len(order), batch_size):

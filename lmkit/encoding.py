@@ -216,7 +216,7 @@ def fitting_prompt(
         index: the record's place among those that are answered with it.
     Raises:
         RecordError: as for `prompt_ids`; the text names the record.
-        PromptTooLong: the prompt leaves no room.
+        PromptTooLong: the prompt leaves no room; the text names the record.
     """
     from lmkit.collating import Stream
 
@@ -227,7 +227,8 @@ def fitting_prompt(
         return ids
     needed = len(ids) + task.family.shifts  # a causal model's answer stands in the same context
     if most is not None and needed > most:
-        raise PromptTooLong(len(ids), most, answer_follows=task.family.shifts)
+        where = where_of(record, index)
+        raise PromptTooLong(len(ids), most, answer_follows=task.family.shifts, where=where)
     return ids
 
 

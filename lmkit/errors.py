@@ -175,6 +175,7 @@ class PromptTooLong(LmkitError, ValueError):
     Attributes:
         prompt_tokens: the prompt's length in tokens.
         context_length: the most tokens the model can hold.
+        where: the record's place, as of a `RecordError`.
     """
 
     def __init__(
@@ -184,13 +185,16 @@ class PromptTooLong(LmkitError, ValueError):
         *,
         answer_follows: bool = True,
         answer_tokens: int = 1,
+        where: str = "",
     ) -> None:
         needed = "one at least is" if answer_tokens == 1 else f"{answer_tokens} are"
         room = f", of which {needed} for the answer" if answer_follows else ""
-        super().__init__(
+        self.problem = (
             f"the prompt has {prompt_tokens} tokens and the model's context holds "
             f"{context_length}{room}; shorten the record"
         )
+        super().__init__(f"{where}: {self.problem}" if where else self.problem)
+        self.where = where
         self.prompt_tokens = prompt_tokens
         self.context_length = context_length
 

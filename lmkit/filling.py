@@ -75,7 +75,8 @@ class MaskAnswerer:
         if options:
             raise TaskError(
                 f"task '{self.task.name}' fills masks and writes nothing freely, so "
-                f"{', '.join(sorted(options))} cannot be set; it has no generation options"
+                f"{', '.join(sorted(options))} cannot be set; what fills are given is for the "
+                f"task's {type(self.task.decoder).__name__} to say"
             )
         if batch_size < 1:
             raise TaskError(f"batch_size is {batch_size}; expected 1 or more")

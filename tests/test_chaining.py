@@ -350,7 +350,7 @@ class TestOnTheCommandLine:
         assert json.loads(out)["answer"]["steps"][0]["value"] == "네!"
 
     def test_a_failure_names_the_link(self, lmkit, folders):
-        code, _, err = lmkit("generate", "--chain", *folders.values(), "--set", "question=x")
+        code, _, err = lmkit("generate", "--chain", *folders.values(), "--set", "completion=x")
 
         assert code == 1
         assert "link 1 of the chain ('toy') fails with RecordError" in err

@@ -9,6 +9,7 @@ import lmkit as lk
 from lmkit.choosing import label_rows
 from lmkit.encoding import IGNORE, encode, prompt_ids
 from lmkit.errors import PromptTooLong, RecordError, TaskError, TokenizerError
+from lmkit.records import Row
 from lmkit.testing import toy_tokenizer
 from lmkit.tokenizing import Tokenizer
 
@@ -307,15 +308,18 @@ class TestARequest:
             getattr(ask(), how)(asked, top_k=3, temperature=0.5)
 
     def test_whose_prompt_is_too_long_is_refused(self, ask):
-        with pytest.raises(PromptTooLong, match="the prompt has 108 tokens"):
+        with pytest.raises(PromptTooLong, match=r"^record 0: the prompt has 108 tokens"):
             ask()({"text": "가" * 100})
 
     def test_whose_longest_label_does_not_fit_is_refused(self, ask):
         fits = {"text": "가" * (CONTEXT_LENGTH - len("리뷰: \n감정: 모르겠음"))}
 
         assert ask()(fits).probabilities
-        with pytest.raises(PromptTooLong, match="of which 5 are for the answer"):
-            ask()({"text": fits["text"] + "가"})
+        longer = Row({"text": fits["text"] + "가"}, "reviews.jsonl:7")
+        with pytest.raises(
+            PromptTooLong, match=r"^reviews\.jsonl:7: .* of which 5 are for the answer"
+        ):
+            ask().batch([fits, longer])
 
     def test_for_a_batch_of_none_is_refused(self, ask):
         with pytest.raises(TaskError, match="batch_size is 0"):

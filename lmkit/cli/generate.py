@@ -327,7 +327,7 @@ def _checked(model: Answerer, row: Row) -> Row | RecordError:
     except RecordError as error:
         return error
     except PromptTooLong as error:
-        return RecordError(row.where, str(error))
+        return RecordError(row.where, error.problem)
     return row
 
 

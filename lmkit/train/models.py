@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,10 @@ def _open_gguf(path: Path, family: Family) -> tuple[Any, Any]:
     return model, lambda: _auto_tokenizer(folder, gguf_file=file)
 
 
+# How transformers begins to say that a model has no head of a class; every kind that has one follows.
+_OTHER_KIND = re.compile(r"Unrecognized configuration class <class '[\w.]*\b(\w+)'>")
+
+
 def _from_pretrained(source: str, family: Family, **options: Any) -> Any:
     found = head(family)
     try:
@@ -135,6 +140,11 @@ def _from_pretrained(source: str, family: Family, **options: Any) -> Any:
                 source, dtype="float32", output_loading_info=True, **options
             )
     except Exception as error:  # damaged files, missing packages, the hub: they share no base
+        if kind := _OTHER_KIND.match(str(error)):
+            raise ModelError(
+                f"'{source}' cannot be loaded as a {family} model: transformers knows no such head "
+                f"for its {kind[1]}; choose a task of the model's own family"
+            ) from error
         raise ModelError(f"the model '{source}' cannot be loaded: {error}") from error
     if lacking := sorted(report["missing_keys"]):
         raise ModelError(

@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
     lk.train(
         "summarize",
         model=parse_scratch(PAIR),
-        tokenizer=lk.train_tokenizer(kind="char", data=ROWS),
+        tokenizer=lk.train_tokenizer(kind="char", unknown="token", data=ROWS),
         data=ROWS,
         output=folder,
         max_steps=1,
