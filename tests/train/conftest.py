@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import transformers
 from tiny import ROWS, TINY
 
 import lmkit as lk
+from lmkit.tokenizing import Tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +57,23 @@ def run(fit, tmp_path_factory):
         logging_steps=1,
         eval_data=ROWS[:5],
     )
+
+
+@pytest.fixture(scope="session")
+def without_pad(tokenizer):
+    """Return a tokenizer as GPT-2's: an EOS, and no pad token."""
+    special = {role: text for role, text in tokenizer.special.items() if role != "pad_token"}
+    return Tokenizer(tokenizer.definition, special=special, chat_template=tokenizer.chat_template)
+
+
+@pytest.fixture(scope="session")
+def padded(tmp_path_factory, tokenizer, tiny):
+    """Return a model folder whose vocabulary was rounded up to 64 rows."""
+    folder = tmp_path_factory.mktemp("padded")
+    config = transformers.GPT2Config(**tiny.config, vocab_size=64)
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save(folder)
+    return folder
 
 
 @pytest.fixture
