@@ -158,7 +158,7 @@ class TestMetrics:
                 return self
 
         assert lk.evaluate(Known(), data=rows[:4])["exact_match"] == 0.75
-        assert asked == [{"temperature": 0.0}]
+        assert asked == [{"temperature": 0.0, "batch_size": 8}]
 
     def test_without_metrics_nothing_is_generated(self, run, rows):
         assert lk.evaluate(run, data=rows[:2]).keys() == {
