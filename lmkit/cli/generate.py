@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lmkit.decoding import Answer
     from lmkit.errors import RecordError
     from lmkit.records import Row
+    from lmkit.task import Task
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -168,14 +169,22 @@ def generate(
     if as_json:
         print_json(_line(answer))
     else:
-        for step in getattr(answer, "steps", ())[:-1] if steps else ():
-            _print_value(step)
-        _print_value(answer)
+        _print_answer(model, answer, steps=steps)
 
 
-def _print_value(answer: Answer) -> None:
+def _print_answer(model: Any, answer: Answer, *, steps: bool) -> None:
+    """Print an answer; of a chain the last link's, and before it the others' if asked for."""
+    links = getattr(model, "links", (model,))
+    answers = getattr(answer, "steps", (answer,))
+    for link, one in list(zip(links, answers, strict=True))[0 if steps else -1 :]:
+        _print_value(link.task, one)
+
+
+def _print_value(task: Task, answer: Answer) -> None:
+    from lmkit.decoding.fills import FillMaskDecoder
+
     value = answer.value
-    if isinstance(value, list):
+    if isinstance(task.decoder, FillMaskDecoder):
         print_fills(value)
     else:
         click.echo(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
