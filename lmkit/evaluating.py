@@ -19,6 +19,7 @@ from lmkit.registry import get_task
 from lmkit.task import Task
 
 EVAL_BATCH = 8
+AT_ONCE = 8  # batches answered between two reports of progress
 
 Progress = Callable[[int, int], None]
 
@@ -40,7 +41,8 @@ def evaluate(
         task: which of a mixture's tasks to measure, or the task itself where the run has lost a part
             of it, or what a model is to do.
         batch_size: rows in one forward pass.
-        on_progress: called with (rows done, rows in all).
+        on_progress: called with (rows done, rows in all), first for the loss, and anew while records
+            are answered for the metrics.
     Returns:
         `loss` (nats per learned token), `perplexity`, `tokens`, `records`, and the figures of the
         task's metrics, for which every record is answered greedily. Of several tasks each figure is
@@ -56,7 +58,8 @@ def evaluate(
     check_ready(model.task.metrics)
     rows = read_for(model.task, data)
     loss = measure(model, rows, name=name_of(data), batch_size=batch_size, on_progress=on_progress)
-    return {**loss.figures(), "records": len(rows), **_metric_figures(model, rows, batch_size)}
+    found = _metric_figures(model, rows, batch_size, on_progress)
+    return {**loss.figures(), "records": len(rows), **found}
 
 
 def measure(
@@ -113,7 +116,11 @@ def _evaluate_each(
         loss = measure(model, rows, name=name, batch_size=batch_size, on_progress=on_progress)
         total += loss
         n_records += len(rows)
-        own = {**loss.figures(), "records": len(rows), **_metric_figures(model, rows, batch_size)}
+        own = {
+            **loss.figures(),
+            "records": len(rows),
+            **_metric_figures(model, rows, batch_size, on_progress),
+        }
         figures |= {f"{task.name}_{key}": figure for key, figure in own.items()}
     return {**figures, **total.figures(), "records": n_records}
 
@@ -128,14 +135,22 @@ def _mixture_of(run: Any) -> Mixture:
     return found
 
 
-def _metric_figures(model: Answerer, rows: Sequence[Row], batch_size: int) -> dict[str, float]:
+def _metric_figures(
+    model: Answerer, rows: Sequence[Row], batch_size: int, on_progress: Progress | None
+) -> dict[str, float]:
     if not model.task.metrics:
         return {}
     model = model.with_task(cutting(model.task))  # a row that was cut in training counts, too
     dialect = model.tokenizer.dialect
     references = [model.task.reference(row, dialect) for row in rows]
     options: dict[str, Any] = {"temperature": 0.0} if model.task.writes else {}
-    answers = [answer.value for answer in model.batch(rows, batch_size=batch_size, **options)]
+    answers: list[Any] = []
+    several = AT_ONCE * batch_size  # of which those of like length are answered together
+    for start in range(0, len(rows), several):
+        found = model.batch(rows[start : start + several], batch_size=batch_size, **options)
+        answers += [answer.value for answer in found]
+        if on_progress is not None:
+            on_progress(len(answers), len(rows))
     figures: dict[str, float] = {}
     for metric in model.task.metrics:
         figures |= metric.score(answers, references)

@@ -157,7 +157,11 @@ class TestMetrics:
             def with_task(self, task):
                 return self
 
-        assert lk.evaluate(Known(), data=rows[:4])["exact_match"] == 0.75
+        seen = []
+        figures = lk.evaluate(Known(), data=rows[:4], on_progress=lambda *done: seen.append(done))
+
+        assert figures["exact_match"] == 0.75
+        assert seen == [(4, 4), (4, 4)]  # once for the loss, and once for the answers
         assert asked == [{"temperature": 0.0, "batch_size": 8}]
 
     def test_without_metrics_nothing_is_generated(self, run, rows):
