@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +128,7 @@ class Tokenizer:
         if backend is not None:
             return cls._from_transformers(source, backend)
         if hasattr(source, "to_str"):
-            return cls(source.to_str(), special=guessed_special(json.loads(source.to_str())))
+            return _of_loaded(source.to_str(), None, None, None)
         raise TokenizerError(
             f"a {type(source).__name__} is not a tokenizer; give a folder, a tokenizer.json, "
             "or a loaded tokenizer of tokenizers or transformers"
@@ -163,11 +163,11 @@ class Tokenizer:
     @classmethod
     def _from_transformers(cls, source: Any, backend: Any) -> Tokenizer:
         special = {role: getattr(source, role, None) for role in ROLES}
-        return cls(
+        return _of_loaded(
             backend.to_str(),
-            special={role: str(text) for role, text in special.items() if text},
-            chat_template=default_template(getattr(source, "chat_template", None)),
-            max_length=sane_length(getattr(source, "model_max_length", None)),
+            tuple((role, str(text)) for role, text in special.items() if text),
+            default_template(getattr(source, "chat_template", None)),
+            sane_length(getattr(source, "model_max_length", None)),
         )
 
     def __repr__(self) -> str:
@@ -444,6 +444,25 @@ class Tokenizer:
         if model.get("unk_id") is not None:
             return int(model["unk_id"])
         return self.token_to_id(model["unk_token"]) if model.get("unk_token") else None
+
+
+@lru_cache(maxsize=2)
+def _of_loaded(
+    definition: str,
+    special: tuple[tuple[str, str], ...] | None,
+    chat_template: str | None,
+    max_length: int | None,
+) -> Tokenizer:
+    """Return the tokenizer of a loaded object, the same one until the object says otherwise.
+
+    A loaded object may be given with every record, and to build a large vocabulary takes a second.
+    """
+    return Tokenizer(
+        definition,
+        special=guessed_special(json.loads(definition)) if special is None else dict(special),
+        chat_template=chat_template,
+        max_length=max_length,
+    )
 
 
 def _runs(spans: Sequence[Span]) -> Iterable[tuple[str, bool]]:

@@ -336,3 +336,15 @@ class TestFramesAndRoles:
 
     def test_the_mask_token_has_an_id_where_there_is_one(self, toy):
         assert (wordpiece().mask_id, toy.mask_id) == (4, None)
+
+
+def test_a_loaded_object_is_read_once_until_it_changes():
+    backend = toy_backend()
+    first, again = Tokenizer.load(backend), Tokenizer.load(backend)
+    backend.add_special_tokens([AddedToken("<|new|>", special=True)])
+
+    changed = Tokenizer.load(backend)
+
+    assert again is first
+    assert first.token_to_id("<|new|>") is None
+    assert changed.is_control(changed.token_to_id("<|new|>"))
