@@ -39,6 +39,7 @@ class Encoded:
         labels: int64 [T], the token's own id where it is learned, `IGNORE` elsewhere; of a seq2seq
             row the target's ids, int64 [L]; of a masked row every token that may be hidden.
         n_cut: how many ids did not fit and were left out.
+        n_cut_learned: how many of those would have been learned.
         family: how the model reads the row.
         group: in a mixture, which of its tasks the row is of.
     """
@@ -48,6 +49,7 @@ class Encoded:
     n_cut: int = 0
     family: Family = Family.CAUSAL
     group: int = 0
+    n_cut_learned: int = 0
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -56,6 +58,21 @@ class Encoded:
     def n_learned(self) -> int:
         """The number of tokens that the loss sees; a causal row's first has nothing before it."""
         return int((self.labels[1 if self.family.shifts else 0 :] != IGNORE).sum())
+
+
+@attrs.frozen(eq=False)
+class Whole:
+    """One text of a row before it is cut: what `preview` shows.
+
+    Attributes:
+        input_ids: int64 [N].
+        labels: int64 [N], as in `Encoded`; a seq2seq target's are its own ids.
+        kept: bool [N], false where the id is left out of the row.
+    """
+
+    input_ids: Ids
+    labels: Ids
+    kept: NDArray[np.bool_]
 
 
 @attrs.frozen

@@ -23,6 +23,23 @@ Record = Mapping[str, Any]
 PLAIN = Dialect()
 
 
+SIDES = ("left", "right", "whole", "never")
+
+
+@value
+class Cut:
+    """What a row that is too long may lose of a segment.
+
+    Attributes:
+        side: `left` or `right`, from which ids go one by one; `whole`, all of it or nothing; or
+            `never`.
+        order: what is of a lower order goes first.
+    """
+
+    side: str = attrs.field(default="left", validator=attrs.validators.in_(SIDES))
+    order: int = 0
+
+
 @value
 class Segment:
     """A piece of text.
@@ -33,11 +50,13 @@ class Segment:
         text: the piece itself.
         learn: whether the loss sees it.
         trusted: whether control tokens in it act as such; text from a record is not trusted.
+        cut: what of it goes where the row is too long.
     """
 
     text: str
     learn: bool = False
     trusted: bool = False
+    cut: Cut = Cut()
 
 
 @runtime_checkable
@@ -71,6 +90,23 @@ class Formatter(Protocol):
 
     def chat_template(self, dialect: Dialect) -> str | None:
         """Return the chat template that a run or a bundle must carry, or None."""
+
+
+@runtime_checkable
+class Unrolling(Protocol):
+    """A formatter of which one record may become several training texts."""
+
+    def unrolled(self, record: Record, dialect: Dialect = PLAIN) -> list[list[Segment]]:
+        """Return each training text of a record, the last one being the whole record's."""
+
+
+def training_texts(
+    formatter: Formatter, record: Record, dialect: Dialect = PLAIN
+) -> list[list[Segment]]:
+    """Return the segments of each training text of a record: one, unless the formatter unrolls it."""
+    if isinstance(formatter, Unrolling):
+        return formatter.unrolled(record, dialect)
+    return [formatter.segments(record, dialect)]
 
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
