@@ -100,6 +100,14 @@ class Unrolling(Protocol):
         """Return each training text of a record, the last one being the whole record's."""
 
 
+@runtime_checkable
+class Dropping(Protocol):
+    """A formatter that may leave a record's words out, as some chat templates do."""
+
+    def dropped(self, record: Record, dialect: Dialect = PLAIN) -> list[str]:
+        """Return the pieces of a record's text that none of its training texts has."""
+
+
 def training_texts(
     formatter: Formatter, record: Record, dialect: Dialect = PLAIN
 ) -> list[list[Segment]]:
