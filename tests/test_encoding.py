@@ -5,9 +5,18 @@ import pytest
 from toys import LLAMAS, llama
 
 import lmkit as lk
-from lmkit.encoding import IGNORE, Encoded, Stretch, encode, prompt_ids, stretches, texts_to_read
+from lmkit.encoding import (
+    IGNORE,
+    Encoded,
+    Stretch,
+    encode,
+    encode_rows,
+    prompt_ids,
+    stretches,
+    texts_to_read,
+)
 from lmkit.errors import RecordError, RecordErrors, TokenizerError
-from lmkit.formatting import Segment
+from lmkit.formatting import PLAIN, Segment
 from lmkit.records import Row
 from lmkit.tokenizing import Tokenizer
 
@@ -227,6 +236,34 @@ class TestMarkersInARecord:
         assert self.alpaca.reference(record, toy.dialect) == record["output"]
 
 
+class TestRecordsOfSeveralTexts:
+    def test_give_a_row_for_each(self, toy):
+        """A formatter unrolls a record where one text cannot say all that is to be learned."""
+
+        class EachWord:
+            delimited, learns = False, True
+            columns = prompt_columns = ("words",)
+
+            def segments(self, record, dialect=PLAIN):
+                return self.unrolled(record)[-1]
+
+            def prompt(self, record, dialect=PLAIN):
+                return []
+
+            def stop_tokens(self, dialect):
+                return ()
+
+            def chat_template(self, dialect):
+                return None
+
+            def unrolled(self, record, dialect=PLAIN):
+                return [[Segment(word, learn=True)] for word in record["words"].split()]
+
+        rows = encode(task(EachWord()), [{"words": "ab c"}, {"words": "d"}], toy)
+
+        assert [toy.decode(row.input_ids) for row in rows] == ["ab", "c", "d"]
+
+
 class TestBadRecords:
     def test_are_gathered_with_their_places(self, toy):
         records = [{"q": "a", "a": "b"}, {"q": "a"}, Row({"a": "b"}, "t.jsonl:3")]
@@ -243,6 +280,20 @@ class TestBadRecords:
     def test_of_many_stop_at_ten(self, toy):
         with pytest.raises(RecordErrors, match="10 or more bad rows"):
             encode(QA, [{"q": "a"}] * 50, toy)
+
+    def test_are_left_out_where_someone_is_told_of_them(self, toy):
+        records = [{"q": "a", "a": "b"}, {"q": "a"}, {"q": "b", "a": "c"}, *[{}] * 20]
+        told = []
+        rows = list(encode_rows(QA, records, toy, on_bad_row=told.append))
+
+        assert [row.input_ids.tolist() for row in rows] == [
+            [*toy.encode("ab"), toy.eos_id],
+            [*toy.encode("bc"), toy.eos_id],
+        ]
+        assert [error.where for error in told] == [
+            "record 1",
+            *[f"record {3 + i}" for i in range(20)],
+        ]
 
     def test_without_an_answer_have_nothing_to_learn(self, toy):
         formatter = lk.context("{q}") + lk.target("{a}").when("a")
