@@ -203,6 +203,11 @@ class Tokenizer:
         """The id that stands where a token is hidden, or None."""
         return self._role_id("mask_token")
 
+    @property
+    def unknown_id(self) -> int | None:
+        """The id that characters without a token get, or None."""
+        return self._unknown_id
+
     def _role_id(self, role: str) -> int | None:
         text = self.special.get(role)
         return None if text is None else self.token_to_id(text)
