@@ -500,7 +500,9 @@ def _split_of(found: Any, name: str) -> Any:
 
 
 def _saved_rows(found: Any, name: str, start: int) -> Iterator[Row | RecordError]:
-    records = found.select(range(min(start, len(found)), len(found))) if start else found
+    if start and start >= len(found):
+        return iter(())
+    records = found.skip(start) if start else found
     return (Row(record, f"{name}[{index}]") for index, record in enumerate(records, start))
 
 
