@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,8 +10,10 @@ import attrs
 import numpy as np
 
 import lmkit
-from lmkit.encoding import Encoded, Gathered, Whole
+from lmkit.collating.causal import CausalCollator
+from lmkit.encoding import Encoded, Whole
 from lmkit.errors import LmkitError, RecordError
+from lmkit.family import Family
 from lmkit.formatting import Record, training_texts
 from lmkit.previewing import LEVELS, Finding, Preview, Shown, Totals
 from lmkit.previewing.checks import Seen, Setting, checks
@@ -20,12 +23,12 @@ from lmkit.previewing.models import reading
 from lmkit.previewing.pairing import encoded_pairs, known_pairs
 from lmkit.previewing.spelling import spelled
 from lmkit.reading import read_for
-from lmkit.records import Data, name_of, where_of
+from lmkit.records import STOP, BadRows, Data, name_of, where_of
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 
-ON_BAD_ROW = ("stop", "skip")
 ROWS = 2  # rows of the data's beginning that are shown unless more are asked for
+ROWS_OF_PAGE = 50  # the same of a page
 MOST_EXAMPLES = 5  # rows shown because a finding points at them
 NARROW = 0.5  # share of padding above which that is worth a note
 
@@ -44,7 +47,7 @@ def preview(
     rows: int = ROWS,
     choose: Iterable[int] = (),
     limit: int | None = None,
-    on_bad_row: str = "stop",
+    on_bad_row: str = STOP,
     on_progress: Progress | None = None,
 ) -> Preview:
     """Return what a model would be trained on, and what is wrong with it.
@@ -71,12 +74,11 @@ def preview(
     from lmkit.registry import one_task
 
     task = one_task(task)
-    if on_bad_row not in ON_BAD_ROW:
-        raise LmkitError(f"on_bad_row is {on_bad_row!r}; expected one of {', '.join(ON_BAD_ROW)}")
+    bad = BadRows(on_bad_row)
     read = reading(model, tokenizer, [task])
     (fitted,) = read.tasks
-    records = read_for(task, data)[:limit]
-    measured = () if eval_data is None else read_for(task, eval_data)
+    records = read_for(task, data, on_bad_row=bad)[:limit]
+    measured = () if eval_data is None else read_for(task, eval_data, on_bad_row=_not_told)
     found = look(
         fitted,
         records,
@@ -84,14 +86,12 @@ def preview(
         eval_records=measured,
         rows=rows,
         choose=choose,
-        skip=on_bad_row == "skip",
+        bad=bad,
         on_progress=on_progress,
         data=name_of(data),
         model=read.name,
     )
-    return attrs.evolve(
-        found, findings=ordered([*found.findings, *shortened_rows(task, fitted)])
-    )
+    return attrs.evolve(found, findings=ordered([*found.findings, *shortened_rows(task, fitted)]))
 
 
 def look(
@@ -103,7 +103,7 @@ def look(
     eval_records: Sequence[Record] = (),
     rows: int = ROWS,
     choose: Iterable[int] = (),
-    skip: bool = False,
+    bad: BadRows | None = None,
     stride: int = 1,
     on_progress: Progress | None = None,
     data: str = "",
@@ -119,15 +119,16 @@ def look(
         eval_records: the records that are measured on.
         rows: as for `preview`.
         choose: as for `preview`.
-        skip: whether unfit records are counted and left out.
+        bad: what gathers the records that do not fit, and did so where they were read.
         stride: the checks that encode anew look at each such record only.
         on_progress: as for `preview`.
         data: what the data is called.
         model: what the model is called.
     """
-    unfit = Unfit() if skip else Gathered()
+    bad = bad or BadRows()
+    n_records = len(records) + len(bad.errors)
     if encoded is None:
-        pairs = encoded_pairs(task, records, tokenizer, unfit)
+        pairs = encoded_pairs(task, records, tokenizer, bad)
     else:
         pairs = known_pairs(task, records, encoded, tokenizer)
     survey = Survey(Setting(task, tokenizer, stride))
@@ -135,22 +136,21 @@ def look(
         survey.see(*pair)
         if on_progress is not None and not done % _STEP:
             on_progress(done, len(records))
-    if isinstance(unfit, Gathered):
-        unfit.end()
+    bad.end()
     survey.end()
     if not len(survey.measures):
         raise RecordError(data, "no record became a row")
     totals = survey.measures.totals(
-        records=len(records),
-        dropped=unfit.reasons if isinstance(unfit, Unfit) else {},
+        records=n_records,
+        dropped=reasons(bad.errors),
         max_length=task.collator.max_length,
+        packs=isinstance(task.collator, CausalCollator),
     )
     findings = survey.findings(records)
-    if isinstance(unfit, Unfit) and unfit.count:
-        findings.append(unfit.finding(len(records)))
+    findings += rows_dropped(bad.errors, n_records)
     if eval_records:
         findings += survey.leaked(_rows_of(task, eval_records, tokenizer))
-    findings += padding(totals)
+    findings += padding(totals, task)
     shown = [
         shown_row(survey, records, place, why, data=data)
         for place, why in survey.picked(rows, choose).items()
@@ -168,37 +168,27 @@ def look(
     )
 
 
-class Unfit:
-    """Counts records that become no row, by reason."""
+def reasons(errors: Sequence[RecordError]) -> dict[str, int]:
+    """Return why records became no row, each reason with how many."""
+    return dict(Counter(error.problem.partition(";")[0] for error in errors))
 
-    def __init__(self) -> None:
-        self.reasons: dict[str, int] = {}
-        self._first: RecordError | None = None
 
-    def __call__(self, error: RecordError) -> None:
-        """Count one."""
-        reason = error.problem.partition(";")[0]
-        self.reasons[reason] = self.reasons.get(reason, 0) + 1
-        self._first = self._first or error
-
-    @property
-    def count(self) -> int:
-        """How many there were."""
-        return sum(self.reasons.values())
-
-    def finding(self, of: int) -> Finding:
-        """Return what is to be said of them."""
-        assert self._first is not None
-        return Finding(
+def rows_dropped(errors: Sequence[RecordError], of: int) -> list[Finding]:
+    """Return what is to be said of records that became no row."""
+    if not errors:
+        return []
+    return [
+        Finding(
             name="rows-dropped",
             level="warning",
             text="the record does not fit the task, and is left out",
             remedy="mend the records, or leave them out with task.where(...)",
-            count=self.count,
+            count=len(errors),
             of=of,
-            where=self._first.where,
-            excerpt=self._first.problem,
+            where=errors[0].where,
+            excerpt=errors[0].problem,
         )
+    ]
 
 
 class Survey:
@@ -310,7 +300,7 @@ def shown_row(
     )
 
 
-def padding(totals: Totals) -> list[Finding]:
+def padding(totals: Totals, task: Task) -> list[Finding]:
     """Return what is to be said of batches that are mostly padding."""
     if totals.padding_share <= NARROW:
         return []
@@ -320,7 +310,8 @@ def padding(totals: Totals) -> list[Finding]:
             level="note",
             text=f"{totals.padding_share:.0%} of the places in batches of {BATCH} rows hold padding, "
             "for which a model computes in vain",
-            remedy="train with --pack, or with rows of like length in a batch",
+            remedy="put rows of like length into a batch"
+            + (", or train with --pack" if task.family is Family.CAUSAL else ""),
             count=totals.rows,
             of=totals.rows,
         )
@@ -354,6 +345,10 @@ def _rows_of(
     task: Task, records: Sequence[Record], tokenizer: Tokenizer
 ) -> Iterator[tuple[str, Encoded]]:
     """Yield the rows of records that are measured on; unfit ones are not looked at."""
-    for index, record, rows in encoded_pairs(task, records, tokenizer, lambda error: None):
+    for index, record, rows in encoded_pairs(task, records, tokenizer, _not_told):
         for row in rows:
             yield where_of(record, index), row
+
+
+def _not_told(error: RecordError) -> None:
+    """Leave a record out that is of no concern here."""

@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from lmkit.collating.packing import packing_fill
 from lmkit.encoding import Encoded
 from lmkit.family import Family
 from lmkit.previewing import Histogram, Lengths, Totals
@@ -77,9 +78,9 @@ class Measures:
         return tuple(lengths(name, _counts(part)) for name, part in parts.items())
 
     def totals(
-        self, *, records: int, dropped: dict[str, int], max_length: int, fill: float | None = None
+        self, *, records: int, dropped: dict[str, int], max_length: int, packs: bool
     ) -> Totals:
-        """Return the sums."""
+        """Return the sums; of rows that can be packed, how full they would be."""
         cut = _counts(self._cut)
         return Totals(
             records=records,
@@ -90,7 +91,7 @@ class Measures:
             cut_rows=int((cut > 0).sum()),
             cut_tokens=int(cut.sum()),
             max_length=max_length,
-            packing_fill=fill,
+            packing_fill=packing_fill(self.rows, max_length) if packs else None,
             padding_share=padding_share([p for p in (self._read, self._target) if p]),
         )
 
@@ -145,7 +146,7 @@ def histogram(ordered: Counts) -> Histogram:
     """Return about `BARS` bars of one round width, and a last one for the few that are far longer.
 
     >>> histogram(np.array([3, 4, 12, 25]))
-    Histogram(edges=(2, 5, 8, 11, 14, 17, 20, 23, 26), counts=(2, 0, 0, 1, 0, 0, 0, 1))
+    Histogram(edges=(3, 6, 9, 12, 15, 18, 21, 24, 27), counts=(2, 0, 0, 1, 0, 0, 0, 1))
     """
     shortest, longest, usual = int(ordered[0]), int(ordered[-1]), _p95(ordered)
     width = _round((usual - shortest + 1) / BARS)

@@ -19,6 +19,7 @@ from lmkit.collating import Stream
 from lmkit.collating.seq2seq import cutting
 from lmkit.encoding import IGNORE, Encoded, Ids
 from lmkit.errors import RecordError, TemplateError
+from lmkit.family import Family
 from lmkit.formatting import Record
 from lmkit.previewing import Finding
 from lmkit.renaming import messages_column
@@ -48,6 +49,13 @@ class Setting:
     def streams(self) -> bool:
         """Whether all records are one text."""
         return isinstance(self.task.collator, Stream)
+
+    @property
+    def longer(self) -> str:
+        """What to do so that rows may be longer."""
+        if self.task.family is Family.SEQ2SEQ:
+            return "raise max_source_length or max_target_length in the task's Seq2SeqCollator"
+        return "raise --max-length as far as the model reads"
 
     def excerpt(self, ids: Ids) -> str:
         """Return a few tokens' text on one line, control tokens among it."""
@@ -97,7 +105,8 @@ class Seen:
     @cached_property
     def learned(self) -> Ids:
         """The ids that are learned, int64 [L]."""
-        return self.row.labels[self.row.labels != IGNORE]
+        found: Ids = self.row.labels[self.row.labels != IGNORE]
+        return found
 
     @cached_property
     def prompt(self) -> Ids | str | None:

@@ -21,7 +21,9 @@ def eos_never_learned(setting: Setting) -> Check | None:
         text="the answer ends without a token that stops it, so the model learns to write on",
         remedy="let the formatter end the answer with the EOS; in a chat template, put the token that "
         "ends a turn inside {% generation %} ... {% endgeneration %}",
-        applies=lambda seen: len(seen.learned) > 0 and not _ends(last_run(seen.row.labels), tokenizer),
+        applies=lambda seen: (
+            len(seen.learned) > 0 and not _ends(last_run(seen.row.labels), tokenizer)
+        ),
         excerpt=lambda seen: setting.ending(seen.learned),
     )
 

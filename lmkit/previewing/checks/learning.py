@@ -39,12 +39,11 @@ def answer_cut(setting: Setting) -> Check | None:
     """Return the check for rows that lose a part of what would be learned."""
     if setting.streams or setting.task.family is Family.MASKED:
         return None
-    most = setting.task.collator.max_length
     return Tally(
         name="answer-cut",
         level=above(MOST_CUT, "error", "warning"),
-        text=f"part of the answer does not fit into {most} tokens and is left out",
-        remedy="raise --max-length as far as the model reads, or shorten or split the records",
+        text="part of the answer does not fit into the row and is left out",
+        remedy=f"{setting.longer}, or shorten or split the records",
         applies=lambda seen: seen.row.n_cut_learned > 0,
         excerpt=lambda seen: f"{seen.row.n_cut_learned:,} learned tokens left out",
     )
@@ -54,12 +53,11 @@ def row_cut(setting: Setting) -> Check | None:
     """Return the check for rows that lose what is only read."""
     if setting.streams:
         return None
-    most = setting.task.collator.max_length
     return Tally(
         name="context-cut",
         level=above(MANY_CUT, "warning", "note"),
-        text=f"the row is longer than {most} tokens and loses text; what is learned is whole",
-        remedy="raise --max-length as far as the model reads, if the lost text matters",
+        text="the row is too long and loses text that is only read; what is learned is whole",
+        remedy=f"{setting.longer}, if the lost text matters",
         applies=lambda seen: seen.row.n_cut > 0 and not seen.row.n_cut_learned,
         excerpt=lambda seen: f"{seen.row.n_cut:,} tokens left out",
     )

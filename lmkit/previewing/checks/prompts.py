@@ -60,10 +60,7 @@ def _uncut(seen: Seen) -> Ids:
 
 def _parting(prompt: Ids, ids: Ids, seen: Seen) -> int | None:
     """Return the first place where a prompt and a row part, or None if the row begins with it."""
-    if seen.row.family is Family.SEQ2SEQ:
-        both = max(len(prompt), len(ids))
-    else:
-        both = len(prompt)
+    both = max(len(prompt), len(ids)) if seen.row.family is Family.SEQ2SEQ else len(prompt)
     common = min(len(prompt), len(ids))
     unlike = np.flatnonzero(prompt[:common] != ids[:common])
     if len(unlike):
@@ -81,7 +78,7 @@ def prompt_too_long(setting: Setting) -> Check | None:
         level=always("warning"),
         text=f"the prompt alone has {most} tokens or more, of which a row loses some and an answer at "
         "inference none",
-        remedy="raise --max-length as far as the model reads, or shorten the records",
+        remedy=f"{setting.longer}, or shorten the records",
         applies=lambda seen: isinstance(seen.prompt, np.ndarray) and len(seen.prompt) >= most,
         excerpt=lambda seen: f"{len(seen.prompt or ()):,} tokens",
         of_records=True,

@@ -95,7 +95,11 @@ class UnknownTokens:
         self._of += 1
         self._rows += count > 0
         if count and self.example is None:
-            self.example, self._where, self._excerpt = seen.row_index, seen.where, self._of_row(seen)
+            self.example, self._where, self._excerpt = (
+                seen.row_index,
+                seen.where,
+                self._of_row(seen),
+            )
 
     def _of_row(self, seen: Seen) -> str:
         columns = [seen.record.get(column) for column in self.setting.task.columns]
@@ -135,7 +139,9 @@ def text_dropped(setting: Setting) -> Check | None:
         text="the chat template leaves out words of the record",
         remedy="choose a template that writes them, as in Chat(template=...), if they are to be learned",
         applies=lambda seen: bool(formatter.dropped(seen.record, dialect)),
-        excerpt=lambda seen: shortened(" … ".join(formatter.dropped(seen.record, dialect)), MOST_CELLS),
+        excerpt=lambda seen: shortened(
+            " … ".join(formatter.dropped(seen.record, dialect)), MOST_CELLS
+        ),
         of_records=True,
         stride=setting.stride,
     )
