@@ -245,6 +245,11 @@ class Tokenizer:
         return tuple(sorted(token for token in every if token not in self._control_ids))
 
     @cached_property
+    def control_ids(self) -> tuple[int, ...]:
+        """The ids of all tokens that steer the model, in order."""
+        return tuple(sorted(self._control_ids))
+
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 over everything that decides which ids a text gets."""
         whole = json.dumps([self.definition, self.special, self.chat_template], sort_keys=True)
