@@ -126,7 +126,8 @@ def run(args: Sequence[str] | None = None) -> int:
     # Threads of a tokenizer and forks of a data loader do not mix; the libraries say so at length.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        result = cli.main(args=args, prog_name="lmkit", standalone_mode=False)
+        typed = tuple(sys.argv[1:] if args is None else args)  # a run keeps what began it
+        result = cli.main(args=args, prog_name="lmkit", standalone_mode=False, obj=typed)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()

@@ -118,6 +118,7 @@ def train(
 
     try:
         from lmkit.train.run import train as train_run
+        from lmkit.train.sessions import typed
     except ModuleNotFoundError as error:
         raise MissingExtra("training", "train", error.name) from error
 
@@ -127,20 +128,21 @@ def train(
     rows = data_of(found, data, "--data")
     if rows == "-":
         rows = read(rows)  # standard input can be read once only
-    run = train_run(
-        found,
-        model=model,
-        data=rows,
-        eval_data=data_of(found, eval_data, "--eval-data") if eval_data else None,
-        eval_fraction=eval_fraction,
-        output=output,
-        tokenizer=None if tokenizer is None else parse_tokenizer(tokenizer, rows, found),
-        pad=pad,
-        adapter=adapter,
-        sample=sample,
-        resume=resume,
-        **arguments,
-    )
+    with typed(click.get_current_context().find_root().obj):
+        run = train_run(
+            found,
+            model=model,
+            data=rows,
+            eval_data=data_of(found, eval_data, "--eval-data") if eval_data else None,
+            eval_fraction=eval_fraction,
+            output=output,
+            tokenizer=None if tokenizer is None else parse_tokenizer(tokenizer, rows, found),
+            pad=pad,
+            adapter=adapter,
+            sample=sample,
+            resume=resume,
+            **arguments,
+        )
     if as_json:
         print_json(
             {
