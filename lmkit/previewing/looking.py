@@ -78,12 +78,14 @@ def preview(
     read = reading(model, tokenizer, [task])
     (fitted,) = read.tasks
     records = read_for(task, data, on_bad_row=bad)[:limit]
-    measured = () if eval_data is None else read_for(task, eval_data, on_bad_row=_not_told)
+    measured: Sequence[Record] = (
+        () if eval_data is None else read_for(task, eval_data, on_bad_row=_not_told)
+    )
     found = look(
         fitted,
         records,
         read.tokenizer,
-        eval_records=measured,
+        measured=_rows_of(fitted, measured, read.tokenizer),
         rows=rows,
         choose=choose,
         bad=bad,
@@ -100,7 +102,7 @@ def look(
     tokenizer: Tokenizer,
     *,
     encoded: Sequence[Encoded] | None = None,
-    eval_records: Sequence[Record] = (),
+    measured: Iterable[tuple[str, Encoded]] = (),
     rows: int = ROWS,
     choose: Iterable[int] = (),
     bad: BadRows | None = None,
@@ -116,7 +118,7 @@ def look(
         records: as the task's transforms leave them.
         tokenizer: the model's, ready for training.
         encoded: the records' rows, where they are encoded already.
-        eval_records: the records that are measured on.
+        measured: the rows that are measured on, each with its record's place.
         rows: as for `preview`.
         choose: as for `preview`.
         bad: what gathers the records that do not fit, and did so where they were read.
@@ -148,8 +150,7 @@ def look(
     )
     findings = survey.findings(records)
     findings += rows_dropped(bad.errors, n_records)
-    if eval_records:
-        findings += survey.leaked(_rows_of(task, eval_records, tokenizer))
+    findings += survey.leaked(measured)
     findings += padding(totals, task)
     shown = [
         shown_row(survey, records, place, why, data=data)

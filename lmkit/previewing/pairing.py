@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from lmkit.collating import Stream
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import RecordError
 from lmkit.formatting import Record, training_texts
@@ -40,16 +41,27 @@ def encoded_pairs(
 def known_pairs(
     task: Task, records: Sequence[Record], rows: Sequence[Encoded], tokenizer: Tokenizer
 ) -> Iterator[Pair]:
-    """Yield the same for rows that are encoded already."""
+    """Yield the same for rows that are encoded already; of one text, with the first record."""
+    if isinstance(task.collator, Stream):
+        yield 0, records[0], rows
+        return
     if len(rows) == len(records):
         for place, (record, row) in enumerate(zip(records, rows, strict=True)):
             yield place, record, [row]
         return
+    counts = [_count(task, record, tokenizer) for record in records]
+    if sum(counts) != len(rows):  # some records were left out for another reason than their text
+        yield from encoded_pairs(task, records, tokenizer, lambda error: None)
+        return
     taken = 0
-    for place, record in enumerate(records):
-        try:
-            count = len(training_texts(task.formatter, record, tokenizer.dialect))
-        except RecordError:  # it was left out
-            continue
-        yield place, record, [rows[at] for at in range(taken, taken + count)]
+    for place, (record, count) in enumerate(zip(records, counts, strict=True)):
+        if count:
+            yield place, record, [rows[at] for at in range(taken, taken + count)]
         taken += count
+
+
+def _count(task: Task, record: Record, tokenizer: Tokenizer) -> int:
+    try:
+        return len(training_texts(task.formatter, record, tokenizer.dialect))
+    except RecordError:  # it was left out
+        return 0
