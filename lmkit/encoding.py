@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lmkit.decoding import Chooser
 from lmkit.errors import PromptTooLong, RecordError, RecordErrors, TemplateError
 from lmkit.family import Family
-from lmkit.formatting import Record, Segment
+from lmkit.formatting import Record, Segment, training_texts
 from lmkit.records import MOST_ERRORS, Row, where_of
 from lmkit.tokenizing import Span, Tokenizer
 from lmkit.transforms import transformed
@@ -73,6 +73,28 @@ class Whole:
     input_ids: Ids
     labels: Ids
     kept: NDArray[np.bool_]
+
+    @property
+    def n_cut(self) -> int:
+        """The number of ids that are left out."""
+        return len(self.kept) - int(np.count_nonzero(self.kept))
+
+    @property
+    def n_cut_learned(self) -> int:
+        """The number of those that would have been learned."""
+        return int(np.count_nonzero(~self.kept & (self.labels != IGNORE)))
+
+    def encoded(self, family: Family) -> Encoded:
+        """Return the row that is left of it."""
+        if not self.n_cut:
+            return Encoded(self.input_ids, self.labels, 0, family)
+        return Encoded(
+            self.input_ids[self.kept],
+            self.labels[self.kept],
+            self.n_cut,
+            family,
+            n_cut_learned=self.n_cut_learned,
+        )
 
 
 @attrs.frozen
@@ -139,7 +161,9 @@ def encode(task: Task | str, records: Iterable[Record], tokenizer: Any) -> list[
         records: rows with the task's columns.
         tokenizer: a folder, a tokenizer.json, or a loaded tokenizer.
     Returns:
-        One `Encoded` a record that the task's transforms keep, in order: `input_ids` and `labels`, int64 [T].
+        One `Encoded` for each training text, in order: `input_ids` and `labels`, int64 [T]. A record
+        that the task's transforms keep is one text, and several where a chat template rewrites what
+        was said before.
     Raises:
         RecordError: a record lacks a column, or a column is of the wrong type.
         RecordErrors: several do; up to ten are gathered.
@@ -155,45 +179,92 @@ def encode(task: Task | str, records: Iterable[Record], tokenizer: Any) -> list[
     return list(encode_rows(task, records, Tokenizer.load(tokenizer)))
 
 
-def encode_rows(task: Task, records: Iterable[Record], tokenizer: Tokenizer) -> Iterator[Encoded]:
-    """Yield the ids and labels of records that are transformed; bad ones are raised together."""
+def encode_rows(
+    task: Task,
+    records: Iterable[Record],
+    tokenizer: Tokenizer,
+    *,
+    on_bad_row: Callable[[RecordError], None] | None = None,
+) -> Iterator[Encoded]:
+    """Yield the ids and labels of each training text of records that are transformed.
+
+    Args:
+        task: as for `encode`.
+        records: as for `encode`.
+        tokenizer: the model's.
+        on_bad_row: what is told of each unfit record, which is then left out. Without it, up to ten
+            are gathered and raised together.
+    Raises:
+        RecordError, RecordErrors, TemplateError: as for `encode`.
+    """
     delimited = task.formatter.delimited
     chooses = isinstance(task.decoder, Chooser)
 
-    def encoded(record: Record) -> Encoded:
-        segments = task.formatter.segments(record, tokenizer.dialect)
+    def encoded(record: Record) -> list[Encoded]:
+        texts = training_texts(task.formatter, record, tokenizer.dialect)
         if chooses:
             task.reference(record, tokenizer.dialect)  # an answer that is no label is refused
-        return task.collator.encode(segments, tokenizer, delimited=delimited)
+        return [task.collator.encode(text, tokenizer, delimited=delimited) for text in texts]
 
-    return each(records, encoded)
+    for rows in each(records, encoded, on_bad_row=on_bad_row):
+        yield from rows
 
 
-def each(records: Iterable[Record], make: Callable[[Record], Made]) -> Iterator[Made]:
-    """Yield what is made of each record; errors name the record, and up to ten are raised together.
+def each(
+    records: Iterable[Record],
+    make: Callable[[Record], Made],
+    *,
+    on_bad_row: Callable[[RecordError], None] | None = None,
+) -> Iterator[Made]:
+    """Yield what is made of each record; errors name the record.
 
+    Args:
+        records: the records.
+        make: what is made of one.
+        on_bad_row: what is told of each unfit record, which is then left out. Without it, up to ten
+            are gathered and raised together, and nothing is yielded behind the first.
     Raises:
         RecordError: a record is unfit.
-        RecordErrors: several are; nothing is yielded behind the first.
+        RecordErrors: several are.
         TemplateError: the chat template refuses one.
     """
-    errors: list[RecordError] = []
+    tell = on_bad_row or Gathered()
     for index, record in enumerate(records):
         try:
             made = make(record)
         except TemplateError as error:
             raise TemplateError(f"{where_of(record, index)}: {error}") from error
         except RecordError as error:
-            errors.append(error if error.where else _placed(error, record, index))
-            if len(errors) >= MOST_ERRORS:
-                raise RecordErrors(errors, more=True) from error
+            tell(error if error.where else _placed(error, record, index))
         else:
-            if not errors:
+            if not (isinstance(tell, Gathered) and tell.errors):
                 yield made
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise RecordErrors(errors)
+    if isinstance(tell, Gathered):
+        tell.end()
+
+
+class Gathered:
+    """Gathers unfit records: up to ten, then they are raised together."""
+
+    def __init__(self) -> None:
+        self.errors: list[RecordError] = []
+
+    def __call__(self, error: RecordError) -> None:
+        """Add one.
+
+        Raises:
+            RecordErrors: there are ten now.
+        """
+        self.errors.append(error)
+        if len(self.errors) >= MOST_ERRORS:
+            raise RecordErrors(self.errors, more=True) from error
+
+    def end(self) -> None:
+        """Raise what was gathered, if anything was."""
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if self.errors:
+            raise RecordErrors(self.errors)
 
 
 def prompt_ids(task: Task | str, record: Record, tokenizer: Any) -> Ids:

@@ -5,9 +5,18 @@ import pytest
 from toys import LLAMAS, llama
 
 import lmkit as lk
-from lmkit.encoding import IGNORE, Encoded, Stretch, encode, prompt_ids, stretches, texts_to_read
+from lmkit.encoding import (
+    IGNORE,
+    Encoded,
+    Stretch,
+    encode,
+    encode_rows,
+    prompt_ids,
+    stretches,
+    texts_to_read,
+)
 from lmkit.errors import RecordError, RecordErrors, TokenizerError
-from lmkit.formatting import Segment
+from lmkit.formatting import PLAIN, Segment
 from lmkit.records import Row
 from lmkit.tokenizing import Tokenizer
 
@@ -227,6 +236,85 @@ class TestMarkersInARecord:
         assert self.alpaca.reference(record, toy.dialect) == record["output"]
 
 
+class TestTheWholeRow:
+    def test_marks_what_is_left_out_of_a_row(self, toy):
+        cut = task(QA.formatter, max_length=4)
+        segments = cut.formatter.segments({"q": "abc", "a": "de"})
+        (whole,) = cut.collator.whole(segments, toy, delimited=False)
+        row = encode(cut, [{"q": "abc", "a": "de"}], toy)[0]
+
+        assert whole.input_ids.tolist() == [*toy.encode("abcde"), toy.eos_id]
+        assert whole.labels.tolist() == [IGNORE] * 3 + [*toy.encode("de"), toy.eos_id]
+        assert whole.kept.tolist() == [False, False, True, True, True, True]
+        assert row.input_ids.tolist() == whole.input_ids[whole.kept].tolist()
+        assert (row.n_cut, row.n_cut_learned) == (2, 0)
+
+    def test_counts_learned_ids_that_are_left_out(self, toy):
+        cut = task(QA.formatter, max_length=2)
+        row = encode(cut, [{"q": "abc", "a": "de"}], toy)[0]
+
+        assert row.input_ids.tolist() == [*toy.encode("e"), toy.eos_id]
+        assert (row.n_cut, row.n_cut_learned) == (4, 1)
+
+    def test_of_a_seq2seq_task_is_source_and_target(self, load_shared):
+        tokenizer = load_shared("t5")
+        collator = lk.Seq2SeqCollator(max_source_length=4, max_target_length=3)
+        segments = QA.formatter.segments({"q": "a long source to read", "a": "a long target"})
+        source, target = collator.whole(segments, tokenizer, delimited=False)
+        row = collator.encode(segments, tokenizer, delimited=False)
+
+        assert tokenizer.decode(source.input_ids) == "a long source to read"
+        assert tokenizer.decode(target.labels) == "a long target"
+        assert source.input_ids[source.kept].tolist() == row.input_ids.tolist()
+        assert target.labels[target.kept].tolist() == row.labels.tolist()
+        assert row.n_cut == source.n_cut + target.n_cut
+        assert row.n_cut_learned == target.n_cut
+
+    def test_of_a_masked_task_keeps_its_frame(self, load_shared):
+        tokenizer = load_shared("bert-base-uncased")
+        collator = lk.MaskedCollator(max_length=4)
+        (whole,) = collator.whole([Segment("one two three")], tokenizer, delimited=False)
+
+        assert whole.kept.tolist() == [True, True, True, False, True]
+        assert whole.labels[[0, -1]].tolist() == [IGNORE, IGNORE]
+
+    def test_of_a_long_text_is_never_cut(self, toy):
+        (whole,) = lk.BlockCollator(block_size=2).whole(
+            [Segment("abcdef", learn=True)], toy, delimited=False
+        )
+
+        assert whole.kept.all()
+        assert whole.labels.tolist() == toy.encode("abcdef")
+
+
+class TestRecordsOfSeveralTexts:
+    def test_give_a_row_for_each(self, toy):
+        """A formatter unrolls a record where one text cannot say all that is to be learned."""
+
+        class EachWord:
+            delimited, learns = False, True
+            columns = prompt_columns = ("words",)
+
+            def segments(self, record, dialect=PLAIN):
+                return self.unrolled(record)[-1]
+
+            def prompt(self, record, dialect=PLAIN):
+                return []
+
+            def stop_tokens(self, dialect):
+                return ()
+
+            def chat_template(self, dialect):
+                return None
+
+            def unrolled(self, record, dialect=PLAIN):
+                return [[Segment(word, learn=True)] for word in record["words"].split()]
+
+        rows = encode(task(EachWord()), [{"words": "ab c"}, {"words": "d"}], toy)
+
+        assert [toy.decode(row.input_ids) for row in rows] == ["ab", "c", "d"]
+
+
 class TestBadRecords:
     def test_are_gathered_with_their_places(self, toy):
         records = [{"q": "a", "a": "b"}, {"q": "a"}, Row({"a": "b"}, "t.jsonl:3")]
@@ -243,6 +331,20 @@ class TestBadRecords:
     def test_of_many_stop_at_ten(self, toy):
         with pytest.raises(RecordErrors, match="10 or more bad rows"):
             encode(QA, [{"q": "a"}] * 50, toy)
+
+    def test_are_left_out_where_someone_is_told_of_them(self, toy):
+        records = [{"q": "a", "a": "b"}, {"q": "a"}, {"q": "b", "a": "c"}, *[{}] * 20]
+        told = []
+        rows = list(encode_rows(QA, records, toy, on_bad_row=told.append))
+
+        assert [row.input_ids.tolist() for row in rows] == [
+            [*toy.encode("ab"), toy.eos_id],
+            [*toy.encode("bc"), toy.eos_id],
+        ]
+        assert [error.where for error in told] == [
+            "record 1",
+            *[f"record {3 + i}" for i in range(20)],
+        ]
 
     def test_without_an_answer_have_nothing_to_learn(self, toy):
         formatter = lk.context("{q}") + lk.target("{a}").when("a")
