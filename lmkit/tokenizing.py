@@ -223,6 +223,11 @@ class Tokenizer:
         """The id that stands where a token is hidden, or None."""
         return self._role_id("mask_token")
 
+    @property
+    def unknown_id(self) -> int | None:
+        """The id that characters without a token get, or None."""
+        return self._unknown_id
+
     def _role_id(self, role: str) -> int | None:
         text = self.special.get(role)
         return None if text is None else self.token_to_id(text)
@@ -264,6 +269,11 @@ class Tokenizer:
         """The ids of all tokens that steer nothing, in order: what text can be made of."""
         every = self._opening.get_vocab(with_added_tokens=True).values()
         return tuple(sorted(token for token in every if token not in self._steering_ids))
+
+    @cached_property
+    def control_ids(self) -> tuple[int, ...]:
+        """The ids of all tokens that steer the model, in order."""
+        return tuple(sorted(self._control_ids))
 
     @cached_property
     def fingerprint(self) -> str:

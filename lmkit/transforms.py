@@ -20,7 +20,7 @@ import attrs
 
 from lmkit.errors import PluginError, RecordError, SerialError, TaskError
 from lmkit.formatting import Record
-from lmkit.records import Row, gather, where_of
+from lmkit.records import OnBadRow, Row, gather, where_of
 from lmkit.validators import TEXT, Check
 from lmkit.values import value
 
@@ -113,7 +113,11 @@ class Lost:
 
 
 def transformed(
-    transforms: Iterable[Transform], records: Iterable[Record], *, name: str
+    transforms: Iterable[Transform],
+    records: Iterable[Record],
+    *,
+    name: str,
+    on_bad_row: OnBadRow | None = None,
 ) -> list[Row]:
     """Return records as transforms leave them, each with its place.
 
@@ -121,13 +125,15 @@ def transformed(
         transforms: applied one after another, each to all records.
         records: rows of the data.
         name: what to call the data in a message.
+        on_bad_row: what is told of each record on which a function fails, which is then left out;
+            without it they are gathered and raised together.
     Raises:
         RecordError: a function fails on a record, or nothing is left.
         RecordErrors: it fails on several; up to ten are gathered.
     """
     rows = [_row(record, index) for index, record in enumerate(records)]
     for transform in transforms:
-        rows = gather(_applied(transform, rows))
+        rows = gather(_applied(transform, rows), on_bad_row=on_bad_row)
         if not rows:
             raise RecordError(name, f"{transform} leaves out every record")
     return rows

@@ -1,11 +1,12 @@
 import io
 import json
 import sys
+from typing import ClassVar
 
 import pytest
 
 from lmkit.errors import RecordError, RecordErrors
-from lmkit.records import Row, fingerprint, name_of, read, where_of
+from lmkit.records import Row, count, fingerprint, iterate, name_of, read, where_of
 
 QUESTION = {"question": "안녕?", "answer": "네"}
 
@@ -211,10 +212,10 @@ class TestWhatCannotBeRead:
     def test_a_file_that_the_system_withholds_is_a_users_error(self, write, monkeypatch):
         path = write("a.jsonl", "{}")
 
-        def refuse(self):
+        def refuse(*args, **options):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(type(path), "read_bytes", refuse)
+        monkeypatch.setattr("builtins.open", refuse)
 
         with pytest.raises(RecordError, match="cannot be read: Permission denied"):
             read(path)
@@ -288,7 +289,7 @@ class TestWhatCannotBeRead:
 
         assert [str(error) for error in caught.value.errors] == [
             f"{path}:3: has more cells than the 2 columns",
-            f"{path}:4: has fewer cells than there are columns",
+            f"{path}:4: has fewer cells than there are columns: 'a' has none",
         ]
 
     def test_a_quote_that_is_never_closed_does_not_swallow_the_rest(self, write):
@@ -339,6 +340,82 @@ class TestGathering:
     def test_how_many_are_gathered_can_be_chosen(self, write):
         with pytest.raises(RecordErrors, match=r"^2 or more bad rows"):
             read(write("a.jsonl", "[]\n" * 25), most_errors=2)
+
+
+class TestBadRowsThatAreSkipped:
+    def test_are_told_one_by_one_and_left_out(self, write):
+        path = write("a.jsonl", b'{"x": 1}\n[]\n{"x": "\xb5"}\n{\n{"x": 2}\n')
+        bad = []
+
+        rows = read(path, on_bad_row=bad.append)
+
+        assert rows == [{"x": 1}, {"x": 2}]
+        assert [row.where for row in rows] == [f"{path}:1", f"{path}:5"]
+        assert [error.where for error in bad] == [f"{path}:{n}" for n in (2, 3, 4)]
+        assert bad[1].problem.startswith("byte 0xb5 is not UTF-8 (column 8)")
+
+    def test_of_csv_are_lines_that_do_not_fit_the_header(self, write):
+        bad = []
+
+        rows = read(write("a.csv", 'q,a\n1\n1,"2"3\n1,2\n'), on_bad_row=bad.append)
+
+        assert rows == [{"q": "1", "a": "2"}]
+        assert [error.problem for error in bad] == [
+            "has fewer cells than there are columns: 'a' has none",
+            "not valid CSV: ',' expected after '\"'",
+        ]
+
+    def test_are_no_part_of_a_csv_behind_a_quote_that_is_never_closed(self, write):
+        """To skip would be to lose half of the file as if it were a single row."""
+        with pytest.raises(RecordError, match=r"a\.csv:3: .* a quote is never closed"):
+            read(write("a.csv", 'q,a\n1,2\n"3,4\n5,6\n'), on_bad_row=[].append)
+
+    def test_may_not_be_all(self, write):
+        with pytest.raises(RecordError, match=r"every row of it is bad; the first: .*a\.jsonl:1:"):
+            read(write("a.jsonl", "[]\n7\n"), on_bad_row=[].append)
+
+
+class TestTheRowsOfASource:
+    CONTENTS: ClassVar = {
+        "a.jsonl": '{"x": "1"}\n\n[]\n{"x": "3"}\n',
+        "a.json": '[{"x": "1"}, 2, {"x": "3"}]',
+        "a.csv": 'x,y\n1,1\n\n2\n"3\n",4\n',
+        "a.txt": "하나\n\n둘\n셋\n",
+    }
+
+    @pytest.fixture(params=[*CONTENTS, "a.parquet", "saved"])
+    def source(self, request, write, tmp_path):
+        import datasets
+
+        if request.param in self.CONTENTS:
+            return write(request.param, self.CONTENTS[request.param])
+        rows = datasets.Dataset.from_list([{"x": n} for n in range(3)])
+        path = tmp_path / request.param
+        if request.param == "saved":
+            rows.save_to_disk(path)
+        else:
+            rows.to_parquet(path, batch_size=2)
+        return path
+
+    def test_are_counted_without_being_read(self, source):
+        assert count(source) == len(list(iterate(source))) == 3
+
+    @pytest.mark.parametrize("start", [0, 1, 2, 3, 4])
+    def test_may_begin_anywhere_and_keep_their_places(self, source, start):
+        wanted = [(row, getattr(row, "where", None)) for row in iterate(source)][start:]
+
+        found = [(row, getattr(row, "where", None)) for row in iterate(source, start=start)]
+
+        assert [where for _, where in found] == [where for _, where in wanted]
+        assert [str(row) for row, _ in found] == [str(row) for row, _ in wanted]
+
+    def test_are_read_as_they_are_asked_for(self, write):
+        path = write("a.jsonl", '{"x": 1}\n' * 3)
+        rows = iterate(path)
+        first = next(rows)
+
+        assert first == {"x": 1}
+        rows.close()
 
 
 class TestPlaces:

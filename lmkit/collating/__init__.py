@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from lmkit.encoding import IGNORE, Encoded, Ids
+from lmkit.encoding import IGNORE, Encoded, Ids, Whole
 from lmkit.family import Family
 from lmkit.formatting import Segment
 from lmkit.tokenizing import Tokenizer
@@ -66,6 +66,11 @@ class Collator(Protocol):
         self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool
     ) -> Encoded:
         """Return one training row; raise `RecordError` if there is nothing to learn in it."""
+
+    def whole(
+        self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool
+    ) -> list[Whole]:
+        """Return what `encode` makes the row of, before it is cut: one text, or source and target."""
 
     def prompt(self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool) -> Ids:
         """Return the ids of a prompt, int64 [P]."""

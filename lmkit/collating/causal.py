@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from lmkit.collating import Batch, RowFeed, shorter, text_batch
-from lmkit.encoding import IGNORE, Encoded, Ids, Stretch, stretches
+from lmkit.encoding import IGNORE, Encoded, Ids, Stretch, Whole, stretches
 from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Segment
@@ -46,23 +46,35 @@ class CausalCollator:
             RecordError: no text in it is learned.
             TokenizerError: the tokenizer has no EOS with which to end the answer.
         """
+        return self._whole(segments, tokenizer, delimited=delimited).encoded(self.family)
+
+    def whole(
+        self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool
+    ) -> list[Whole]:
+        """Return the text before it is cut; raises what `encode` does."""
+        return [self._whole(segments, tokenizer, delimited=delimited)]
+
+    def _whole(
+        self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool
+    ) -> Whole:
         opening, body = self._framed(segments, tokenizer, delimited=delimited)
         if not any(stretch.learn for stretch in body):
             raise RecordError("", "nothing in it is learned: it has no answer")
         _end_answer(body, tokenizer, delimited=delimited)
-        ids = [token for stretch in body for token in stretch.ids]
-        labels = [token if stretch.learn else IGNORE for stretch in body for token in stretch.ids]
-        n_cut = over = max(0, len(opening) + len(ids) - self.max_length)
-        while over and labels[-1] == IGNORE:  # what follows the answer goes first
-            labels.pop()
-            ids.pop()
-            over -= 1
-        ids, labels = ids[over:], labels[over:]
-        return Encoded(
-            np.asarray([*opening, *ids], dtype=np.int64),
-            np.asarray([*[IGNORE] * len(opening), *labels], dtype=np.int64),
-            n_cut,
+        ids = np.asarray(
+            [*opening, *(token for stretch in body for token in stretch.ids)], np.int64
         )
+        learned = np.repeat(
+            [False, *(stretch.learn for stretch in body)],
+            [len(opening), *(len(stretch.ids) for stretch in body)],
+        )
+        kept = np.ones(len(ids), dtype=np.bool_)
+        over = len(ids) - self.max_length
+        if over > 0:
+            behind = min(over, int(learned[::-1].argmax()))  # what follows the answer goes first
+            kept[len(ids) - behind :] = False
+            kept[len(opening) : len(opening) + over - behind] = False
+        return Whole(ids, np.where(learned, ids, IGNORE), kept)
 
     def prompt(self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool) -> Ids:
         """Return the ids of a prompt, int64 [P]; it is never cut."""

@@ -31,7 +31,6 @@ from lmkit.train.batches import as_tensors
 from lmkit.train.extra import datasets, torch, transformers
 from lmkit.train.folder import (
     METRICS_FILE,
-    RUN_FILE,
     TASK_FILE,
     Run,
     check_same,
@@ -51,6 +50,7 @@ from lmkit.train.lessons import (
 )
 from lmkit.train.models import load_model
 from lmkit.train.quiet import quiet
+from lmkit.train.sessions import command, machine, session, settings, without_secrets
 from lmkit.train.special import align_all
 
 
@@ -102,6 +102,20 @@ def train(
             another one.
         MissingExtra: an adapter is asked for, and peft is not installed.
     """
+    typed = command(
+        task,
+        model=model,
+        data=data,
+        output=output,
+        eval_data=eval_data,
+        eval_fraction=eval_fraction,
+        sample=sample or None,
+        tokenizer=tokenizer,
+        pad=pad,
+        adapter=adapter,
+        resume=resume or None,
+        **arguments,
+    )
     what = get_task(task)
     adapter = as_adapter(adapter)
     base = "" if adapter is None else adapting.base_name(model, adapter, what.family)
@@ -137,7 +151,7 @@ def train(
         "tokenizer": ready.fingerprint,
         "eval_fraction": eval_fraction,
         "data": data_account(what, lessons),
-        "arguments": {key: str(content) for key, content in sorted(arguments.items())},
+        "arguments": without_secrets(arguments),
         "adapter": None if adapter is None else str(adapter),
         "parameters": _parameters(loaded.model),
         "base": loaded.base,
@@ -153,12 +167,13 @@ def train(
         trainer.add_callback(_sampler(loaded.model, ready, folder, lessons, sample, seed))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TASK_FILE, dump(recorded_task(what)))
-    write_atomically(folder / RUN_FILE, dump(about))
-    write_held_out(folder, lessons)
-    metrics = _run_trainer(trainer, folder, resume=resume)
-    loaded.model.config.use_cache = caches  # Trainer turns it off for its own steps
-    save_model(loaded.model, ready, folder)
-    write_atomically(folder / RUN_FILE, dump({**about, "finished": True, "metrics": metrics}))
+    about |= {"settings": settings(trainer.args, options), "machine": machine(trainer.args.device)}
+    with session(folder, about, trainer, typed):
+        write_held_out(folder, lessons)
+        metrics = _run_trainer(trainer, folder, resume=resume)
+        loaded.model.config.use_cache = caches  # Trainer turns it off for its own steps
+        save_model(loaded.model, ready, folder)
+        about |= {"finished": True, "metrics": metrics}
     return Run(folder, what, metrics)
 
 
@@ -203,7 +218,7 @@ def _trainer(
     lessons: Sequence[Lesson],
 ) -> Any:
     from lmkit.train.feeding import CountEpochs, MeasuredRows, TrainingRows
-    from lmkit.train.progress import MetricsLog, Progress, SaveBeside
+    from lmkit.train.progress import KeepReport, MetricsLog, Progress, SaveBeside
     from lmkit.train.trainer import TaskTrainer
 
     pad_id = tokenizer.pad_id
@@ -255,6 +270,7 @@ def _trainer(
     trainer.add_callback(Progress())
     trainer.add_callback(MetricsLog(folder / METRICS_FILE))
     trainer.add_callback(SaveBeside(tokenizer, folder / TASK_FILE))
+    trainer.add_callback(KeepReport())
     return trainer
 
 
@@ -291,7 +307,10 @@ def _run_trainer(trainer: Any, folder: Path, *, resume: bool) -> dict[str, float
 
 
 def _versions() -> dict[str, str]:
+    import tokenizers
+
     packages = {"torch": torch(), "transformers": transformers(), "datasets": datasets()}
+    packages["tokenizers"] = tokenizers
     return {
         "python": platform.python_version(),
         **{name: str(package.__version__) for name, package in packages.items()},
