@@ -74,6 +74,28 @@ class Whole:
     labels: Ids
     kept: NDArray[np.bool_]
 
+    @property
+    def n_cut(self) -> int:
+        """The number of ids that are left out."""
+        return len(self.kept) - int(np.count_nonzero(self.kept))
+
+    @property
+    def n_cut_learned(self) -> int:
+        """The number of those that would have been learned."""
+        return int(np.count_nonzero(~self.kept & (self.labels != IGNORE)))
+
+    def encoded(self, family: Family) -> Encoded:
+        """Return the row that is left of it."""
+        if not self.n_cut:
+            return Encoded(self.input_ids, self.labels, 0, family)
+        return Encoded(
+            self.input_ids[self.kept],
+            self.labels[self.kept],
+            self.n_cut,
+            family,
+            n_cut_learned=self.n_cut_learned,
+        )
+
 
 @attrs.frozen
 class Stretch:
@@ -93,13 +115,12 @@ def stretches(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[Stretch
     for segment in segments:
         if not runs or runs[-1][0] != segment.learn:
             runs.append((segment.learn, []))
-        runs[-1][1].append(Span(segment.text, segment.trusted))
+        runs[-1][1].append(Span(segment.text, segment.trusted, segment.learn))
     encoded: list[Stretch] = []
     opens = True
     for learn, spans in runs:
         ids = tokenizer.encode_spans(spans, opens=opens)
-        if ids:
-            opens = tokenizer.reopens_after(spans)
+        opens = tokenizer.reopens_after(spans) or (opens and not ids)
         encoded.append(Stretch(ids, learn))
     return encoded
 

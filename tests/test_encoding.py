@@ -236,6 +236,57 @@ class TestMarkersInARecord:
         assert self.alpaca.reference(record, toy.dialect) == record["output"]
 
 
+class TestTheWholeRow:
+    def test_marks_what_is_left_out_of_a_row(self, toy):
+        cut = task(QA.formatter, max_length=4)
+        segments = cut.formatter.segments({"q": "abc", "a": "de"})
+        (whole,) = cut.collator.whole(segments, toy, delimited=False)
+        row = encode(cut, [{"q": "abc", "a": "de"}], toy)[0]
+
+        assert whole.input_ids.tolist() == [*toy.encode("abcde"), toy.eos_id]
+        assert whole.labels.tolist() == [IGNORE] * 3 + [*toy.encode("de"), toy.eos_id]
+        assert whole.kept.tolist() == [False, False, True, True, True, True]
+        assert row.input_ids.tolist() == whole.input_ids[whole.kept].tolist()
+        assert (row.n_cut, row.n_cut_learned) == (2, 0)
+
+    def test_counts_learned_ids_that_are_left_out(self, toy):
+        cut = task(QA.formatter, max_length=2)
+        row = encode(cut, [{"q": "abc", "a": "de"}], toy)[0]
+
+        assert row.input_ids.tolist() == [*toy.encode("e"), toy.eos_id]
+        assert (row.n_cut, row.n_cut_learned) == (4, 1)
+
+    def test_of_a_seq2seq_task_is_source_and_target(self, load_shared):
+        tokenizer = load_shared("t5")
+        collator = lk.Seq2SeqCollator(max_source_length=4, max_target_length=3)
+        segments = QA.formatter.segments({"q": "a long source to read", "a": "a long target"})
+        source, target = collator.whole(segments, tokenizer, delimited=False)
+        row = collator.encode(segments, tokenizer, delimited=False)
+
+        assert tokenizer.decode(source.input_ids) == "a long source to read"
+        assert tokenizer.decode(target.labels) == "a long target"
+        assert source.input_ids[source.kept].tolist() == row.input_ids.tolist()
+        assert target.labels[target.kept].tolist() == row.labels.tolist()
+        assert row.n_cut == source.n_cut + target.n_cut
+        assert row.n_cut_learned == target.n_cut
+
+    def test_of_a_masked_task_keeps_its_frame(self, load_shared):
+        tokenizer = load_shared("bert-base-uncased")
+        collator = lk.MaskedCollator(max_length=4)
+        (whole,) = collator.whole([Segment("one two three")], tokenizer, delimited=False)
+
+        assert whole.kept.tolist() == [True, True, True, False, True]
+        assert whole.labels[[0, -1]].tolist() == [IGNORE, IGNORE]
+
+    def test_of_a_long_text_is_never_cut(self, toy):
+        (whole,) = lk.BlockCollator(block_size=2).whole(
+            [Segment("abcdef", learn=True)], toy, delimited=False
+        )
+
+        assert whole.kept.all()
+        assert whole.labels.tolist() == toy.encode("abcdef")
+
+
 class TestRecordsOfSeveralTexts:
     def test_give_a_row_for_each(self, toy):
         """A formatter unrolls a record where one text cannot say all that is to be learned."""

@@ -20,6 +20,7 @@ from lmkit.errors import LmkitError, near
 VERBS = {
     "tasks": ("look", "List the tasks that can be trained."),
     "show": ("look", "Show a task, and one record at every stage."),
+    "preview": ("preview", "Show what a model would be trained on, and what is wrong with it."),
     "train": ("train", "Train a model on a task."),
     "evaluate": ("train", "Measure a run or a bundle on records."),
     "export": ("export", "Write a bundle that answers without torch."),
@@ -125,7 +126,8 @@ def run(args: Sequence[str] | None = None) -> int:
     # Threads of a tokenizer and forks of a data loader do not mix; the libraries say so at length.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        result = cli.main(args=args, prog_name="lmkit", standalone_mode=False)
+        typed = tuple(sys.argv[1:] if args is None else args)  # a run keeps what began it
+        result = cli.main(args=args, prog_name="lmkit", standalone_mode=False, obj=typed)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()

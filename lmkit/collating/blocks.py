@@ -9,7 +9,7 @@ import numpy as np
 
 from lmkit.collating import Batch
 from lmkit.collating.causal import CausalCollator
-from lmkit.encoding import IGNORE, Encoded, Ids, stretches
+from lmkit.encoding import IGNORE, Encoded, Ids, Whole, stretches
 from lmkit.errors import RecordError, TaskError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Segment
@@ -65,12 +65,21 @@ class BlockCollator:
         Raises:
             RecordError: no text in it is learned.
         """
+        return self._whole(segments, tokenizer).encoded(self.family)
+
+    def whole(
+        self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool
+    ) -> list[Whole]:
+        """Return the same: nothing of it is cut."""
+        return [self._whole(segments, tokenizer)]
+
+    def _whole(self, segments: Sequence[Segment], tokenizer: Tokenizer) -> Whole:
         body = stretches(segments, tokenizer)
-        ids = [token for stretch in body for token in stretch.ids]
-        labels = [token if stretch.learn else IGNORE for stretch in body for token in stretch.ids]
-        if all(label == IGNORE for label in labels):
+        ids = np.asarray([token for stretch in body for token in stretch.ids], dtype=np.int64)
+        learned = np.repeat([s.learn for s in body], [len(s.ids) for s in body]).astype(np.bool_)
+        if not learned.any():
             raise RecordError("", "nothing in it is learned: its text is empty")
-        return Encoded(np.asarray(ids, dtype=np.int64), np.asarray(labels, dtype=np.int64))
+        return Whole(ids, np.where(learned, ids, IGNORE), np.ones(len(ids), dtype=np.bool_))
 
     def prompt(self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool) -> Ids:
         """Return the ids of the text to be continued, int64 [P].

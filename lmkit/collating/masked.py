@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmkit.collating import Batch, shorter, text_batch
-from lmkit.encoding import IGNORE, Encoded, Ids, stretches
+from lmkit.encoding import IGNORE, Encoded, Ids, Whole, stretches
 from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Segment
@@ -65,19 +65,26 @@ class MaskedCollator:
         Raises:
             TokenizerError: the tokenizer has no mask token.
         """
+        return self._whole(segments, tokenizer, delimited=delimited).encoded(self.family)
+
+    def whole(
+        self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool
+    ) -> list[Whole]:
+        """Return the text before it is cut; raises what `encode` does."""
+        return [self._whole(segments, tokenizer, delimited=delimited)]
+
+    def _whole(
+        self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool
+    ) -> Whole:
         mask_of(tokenizer)
         body = [token for stretch in stretches(segments, tokenizer) for token in stretch.ids]
         opening, closing = _frame(body, tokenizer, delimited=delimited)
+        ids = np.asarray([*opening, *body, *closing], dtype=np.int64)
+        kept = np.ones(len(ids), dtype=np.bool_)
         room = max(0, self.max_length - len(opening) - len(closing))
-        n_cut, body = max(0, len(body) - room), body[:room]
-        ids = [*opening, *body, *closing]
-        labels = [IGNORE if tokenizer.is_control(token) else token for token in ids]
-        return Encoded(
-            np.asarray(ids, dtype=np.int64),
-            np.asarray(labels, dtype=np.int64),
-            n_cut,
-            Family.MASKED,
-        )
+        kept[len(opening) + room : len(ids) - len(closing)] = False
+        labels = np.where(np.isin(ids, tokenizer.control_ids), IGNORE, ids)
+        return Whole(ids, labels, kept)
 
     def prompt(self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool) -> Ids:
         """Return the ids of a text to be filled, int64 [P]; it is never cut.

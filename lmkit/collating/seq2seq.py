@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from lmkit.collating import Batch, RowFeed, padded, shorter
-from lmkit.encoding import IGNORE, Encoded, Ids
+from lmkit.encoding import IGNORE, Encoded, Ids, Whole
 from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Segment
@@ -61,12 +61,25 @@ class Seq2SeqCollator:
             RecordError: there is no target, or the source has no token.
             TokenizerError: the tokenizer has no EOS with which to end the target.
         """
-        source, target = _parted(segments)
-        input_ids, source_cut = self._source(source, tokenizer, delimited=delimited)
-        labels, target_cut = _cut(
-            _framed(target, tokenizer, delimited=delimited, ends=True), self.max_target_length
+        source, target = self.whole(segments, tokenizer, delimited=delimited)
+        return Encoded(
+            source.input_ids[source.kept],
+            target.labels[target.kept],
+            source.n_cut + target.n_cut,
+            self.family,
+            n_cut_learned=target.n_cut_learned,
         )
-        return Encoded(input_ids, labels, source_cut + target_cut, self.family)
+
+    def whole(
+        self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool
+    ) -> list[Whole]:
+        """Return source and target before they are cut; raises what `encode` does."""
+        source, target = _parted(segments)
+        closed = _framed(target, tokenizer, delimited=delimited, ends=True)
+        return [
+            self._source(source, tokenizer, delimited=delimited),
+            _cut(closed, self.max_target_length, learn=True),
+        ]
 
     def prompt(self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool) -> Ids:
         """Return the source's ids, int64 [S].
@@ -74,15 +87,15 @@ class Seq2SeqCollator:
         Raises:
             RecordError: it is longer than what the model was trained to read, and not to be cut.
         """
-        ids, n_cut = self._source(segments, tokenizer, delimited=delimited)
-        if n_cut and not self.cut_prompt:
+        source = self._source(segments, tokenizer, delimited=delimited)
+        if source.n_cut and not self.cut_prompt:
             raise RecordError(
                 "",
-                f"its source has {len(ids) + n_cut} tokens, and the task reads "
+                f"its source has {len(source.input_ids)} tokens, and the task reads "
                 f"{self.max_source_length}; shorten it, raise max_source_length if the model reads "
                 "more, or have sources cut as in training with Seq2SeqCollator(cut_prompt=True)",
             )
-        return ids
+        return source.input_ids[source.kept]
 
     def within(self, most: int | None, target: int | None) -> Seq2SeqCollator:
         """Return a collator whose sources and targets have at most so many tokens."""
@@ -133,12 +146,11 @@ class Seq2SeqCollator:
 
     def _source(
         self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool
-    ) -> tuple[Ids, int]:
-        """Return the source's ids, int64 [S], and how many were cut off."""
+    ) -> Whole:
         framed = _framed(segments, tokenizer, delimited=delimited)
         if not any(map(len, framed)):
             raise RecordError("", "its source is empty, so there is nothing to read")
-        return _cut(framed, self.max_source_length)
+        return _cut(framed, self.max_source_length, learn=False)
 
 
 def cutting(task: Task) -> Task:
@@ -179,7 +191,7 @@ def _framed(
         delimited: whether the text brings its own frame.
         ends: whether it must end in the EOS.
     """
-    spans = [Span(segment.text, segment.trusted) for segment in segments]
+    spans = [Span(segment.text, segment.trusted, segment.learn) for segment in segments]
     ids = tokenizer.encode_spans(spans, opens=True)
     opening = () if delimited else tokenizer.opening_ids
     closing = () if delimited else tokenizer.closing_ids
@@ -209,10 +221,12 @@ def _ended(
     return (ids[:-1] if ids[-1:] == [eos] else ids), (*closing, eos)
 
 
-def _cut(framed: _Framed, most: int) -> tuple[Ids, int]:
-    """Return a text's ids, int64 [T], cut from the right of what is framed, and how many went."""
-    opening, ids, closing = framed
-    room = max(0, most - len(opening) - len(closing))
-    n_cut = max(0, len(ids) - room)
-    kept = [*opening, *ids[: len(ids) - n_cut], *closing]
-    return np.asarray(kept, dtype=np.int64), n_cut
+def _cut(framed: _Framed, most: int, *, learn: bool) -> Whole:
+    """Return a text that is cut from the right of what is framed."""
+    opening, body, closing = framed
+    ids = np.asarray([*opening, *body, *closing], dtype=np.int64)
+    kept = np.ones(len(ids), dtype=np.bool_)
+    kept[len(opening) + max(0, most - len(opening) - len(closing)) : len(ids) - len(closing)] = (
+        False
+    )
+    return Whole(ids, ids if learn else np.full_like(ids, IGNORE), kept)

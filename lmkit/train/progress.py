@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import TrainerCallback
 from lmkit.files import write_atomically
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.folder import save_beside
+from lmkit.train.report import write_or_warn
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]
@@ -112,6 +114,24 @@ def _step_of(line: str) -> int:
         return int(json.loads(line)["step"])
     except (json.JSONDecodeError, KeyError):
         return sys.maxsize
+
+
+class KeepReport(TrainerCallback):  # type: ignore[misc]
+    """Writes the run's report beside a checkpoint, so that a long training can be looked at.
+
+    Args:
+        every_s: the least seconds between two reports.
+    """
+
+    def __init__(self, every_s: float = 60.0) -> None:
+        self._every_s = every_s
+        self._last = time.monotonic()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write it, unless it is new enough."""
+        if time.monotonic() - self._last >= self._every_s:
+            write_or_warn(Path(args.output_dir))
+            self._last = time.monotonic()
 
 
 class SaveBeside(TrainerCallback):  # type: ignore[misc]

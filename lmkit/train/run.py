@@ -16,6 +16,8 @@ import numpy as np
 
 import lmkit
 from lmkit.adapters import Adapter, as_adapter
+from lmkit.collating import Stream
+from lmkit.collating.packing import Packed
 from lmkit.encoding import Encoded
 from lmkit.errors import LmkitError, OutputExists
 from lmkit.files import write_atomically
@@ -33,7 +35,6 @@ from lmkit.train.caching import Preparation
 from lmkit.train.extra import datasets, torch, transformers
 from lmkit.train.folder import (
     METRICS_FILE,
-    RUN_FILE,
     TASK_FILE,
     Run,
     check_same,
@@ -53,8 +54,10 @@ from lmkit.train.lessons import (
     write_skipped,
 )
 from lmkit.train.models import load_model
+from lmkit.train.packing import check_packing, flat_batch, reads_flat
 from lmkit.train.prepared import counts_of
 from lmkit.train.quiet import quiet
+from lmkit.train.sessions import command, machine, session, settings, without_secrets
 from lmkit.train.special import align_all
 
 
@@ -117,6 +120,22 @@ def train(
             another one.
         MissingExtra: an adapter is asked for, and peft is not installed.
     """
+    typed = command(
+        task,
+        model=model,
+        data=data,
+        output=output,
+        eval_data=eval_data,
+        eval_fraction=eval_fraction,
+        sample=sample or None,
+        tokenizer=tokenizer,
+        pad=pad,
+        adapter=adapter,
+        resume=resume or None,
+        on_bad_row=None if on_bad_row == STOP else on_bad_row,
+        num_proc=None if num_proc == 1 else num_proc,
+        **arguments,
+    )
     what = get_task(task)
     adapter = as_adapter(adapter)
     base = "" if adapter is None else adapting.base_name(model, adapter, what.family)
@@ -164,7 +183,7 @@ def train(
         "tokenizer": ready.fingerprint,
         "eval_fraction": eval_fraction,
         "data": data_account(what, lessons),
-        "arguments": {key: str(content) for key, content in sorted(arguments.items())},
+        "arguments": without_secrets(arguments),
         "adapter": None if adapter is None else str(adapter),
         "parameters": _parameters(loaded.model),
         "base": loaded.base,
@@ -180,13 +199,14 @@ def train(
         trainer.add_callback(_sampler(loaded.model, ready, folder, lessons, sample, seed))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TASK_FILE, dump(recorded_task(what)))
-    write_atomically(folder / RUN_FILE, dump(about))
-    write_held_out(folder, lessons)
-    write_skipped(folder, lessons)
-    metrics = _run_trainer(trainer, folder, resume=resume)
-    loaded.model.config.use_cache = caches  # Trainer turns it off for its own steps
-    save_model(loaded.model, ready, folder)
-    write_atomically(folder / RUN_FILE, dump({**about, "finished": True, "metrics": metrics}))
+    about |= {"settings": settings(trainer.args, options), "machine": machine(trainer.args.device)}
+    with session(folder, about, trainer, typed):
+        write_held_out(folder, lessons)
+        write_skipped(folder, lessons)
+        metrics = _run_trainer(trainer, folder, resume=resume)
+        loaded.model.config.use_cache = caches  # Trainer turns it off for its own steps
+        save_model(loaded.model, ready, folder)
+        about |= {"finished": True, "metrics": metrics}
     return Run(folder, what, metrics)
 
 
@@ -235,7 +255,7 @@ def _trainer(
     lessons: Sequence[Lesson],
 ) -> Any:
     from lmkit.train.feeding import CountEpochs, MeasuredRows, TrainingRows
-    from lmkit.train.progress import MetricsLog, Progress, SaveBeside
+    from lmkit.train.progress import KeepReport, MetricsLog, Progress, SaveBeside
     from lmkit.train.trainer import TaskTrainer
 
     pad_id = tokenizer.pad_id
@@ -243,11 +263,16 @@ def _trainer(
 
     collator, mixed, options = what.collator, isinstance(what, Mixture), dict(options)
 
+    flat = reads_flat(model)
+
     def collate(rows: Sequence[Encoded]) -> dict[str, Any]:
-        batch = collator.collate(rows, pad_id)
-        if mixed:
-            batch["group"] = np.array([row.group for row in rows], dtype=np.int64)
-        return as_tensors(batch)
+        groups = np.array([row.group for row in rows], dtype=np.int64)
+        sequences = [row for row in rows if isinstance(row, Packed)]
+        if flat and sequences:
+            batch, groups = flat_batch(sequences), np.repeat(groups, list(map(len, rows)))[None]
+        else:
+            batch = collator.collate(rows, pad_id)
+        return as_tensors({**batch, "group": groups} if mixed else batch)
 
     task_loss = None if what.loss is None else what.loss.prepare(tokenizer)
     if task_loss is not None and options.get("label_smoothing_factor"):
@@ -263,6 +288,10 @@ def _trainer(
         if lesson.eval_encoded
     }
     eval_set = (measured if mixed else measured[what.name]) if measured else None
+    packs = getattr(collator, "pack", False)
+    one_length = packs or getattr(collator, "pad_to_max_length", False)
+    if not one_length and not isinstance(collator, Stream):
+        options.setdefault("train_sampling_strategy", "group_by_length")
     options.setdefault("dataloader_pin_memory", torch().cuda.is_available())
     if eval_set is not None:
         options.setdefault("eval_strategy", "epoch")
@@ -284,9 +313,12 @@ def _trainer(
         raise LmkitError(f"the training arguments do not fit together: {error}") from error
     trainer.remove_callback(transformers().PrinterCallback)
     trainer.add_callback(CountEpochs(train_set))
+    if packs:
+        check_packing(model, lessons[0].encoded[:3])
     trainer.add_callback(Progress())
     trainer.add_callback(MetricsLog(folder / METRICS_FILE))
     trainer.add_callback(SaveBeside(tokenizer, folder / TASK_FILE))
+    trainer.add_callback(KeepReport())
     return trainer
 
 
@@ -323,7 +355,10 @@ def _run_trainer(trainer: Any, folder: Path, *, resume: bool) -> dict[str, float
 
 
 def _versions() -> dict[str, str]:
+    import tokenizers
+
     packages = {"torch": torch(), "transformers": transformers(), "datasets": datasets()}
+    packages["tokenizers"] = tokenizers
     return {
         "python": platform.python_version(),
         **{name: str(package.__version__) for name, package in packages.items()},
