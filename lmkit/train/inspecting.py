@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
+from lmkit.collating import Stream
 from lmkit.encoding import Encoded
 from lmkit.errors import FindingsError
 from lmkit.previewing import Finding, Preview
 from lmkit.previewing.looking import look
+from lmkit.previewing.pairing import known_pairs
 from lmkit.records import where_of
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.lessons import Lesson
+from lmkit.train.prepared import Counts, counts_of
 
 SAMPLE = 256  # records that are rendered anew, from all over the data
 
@@ -26,7 +31,7 @@ def inspected(lessons: Sequence[Lesson], tokenizer: Tokenizer, *, model: str) ->
             lesson.task,
             lesson.rows,
             tokenizer,
-            encoded=lesson.encoded,
+            encoded=(lesson.encoded, _positions(lesson, lesson.encoded)),
             measured=_measured(lesson),
             rows=1,
             stride=max(1, len(lesson.rows) // SAMPLE),
@@ -37,10 +42,20 @@ def inspected(lessons: Sequence[Lesson], tokenizer: Tokenizer, *, model: str) ->
     ]
 
 
+def _positions(lesson: Lesson, rows: Sequence[Encoded]) -> Counts:
+    """Return for each row the position of its record, int64 [N]."""
+    if isinstance(lesson.task.collator, Stream):  # its rows are of all records
+        return np.zeros(len(rows), dtype=np.int64)
+    return counts_of(rows, "position")
+
+
 def _measured(lesson: Lesson) -> Iterator[tuple[str, Encoded]]:
-    paired = len(lesson.eval_rows) == len(lesson.eval_encoded)
-    for index, row in enumerate(lesson.eval_encoded):
-        yield where_of(lesson.eval_rows[index], index) if paired else lesson.eval_name, row
+    pairs = known_pairs(
+        lesson.task, lesson.eval_rows, lesson.eval_encoded, _positions(lesson, lesson.eval_encoded)
+    )
+    for index, record, rows in pairs if lesson.eval_rows else ():
+        for row in rows:
+            yield where_of(record, index), row
 
 
 def check_findings(previews: Sequence[Preview]) -> None:

@@ -200,7 +200,8 @@ def train(
         check_same(folder, what, about)
         if read_about(folder).get("finished"):
             return Run(folder, what, read_about(folder)["metrics"])
-    previews = inspected(lessons, ready, model=loaded.name)
+    with at_time(started):
+        previews = inspected(lessons, ready, model=loaded.name)
     show(previews)
     if not ignore_findings:
         check_findings(previews)

@@ -10,7 +10,7 @@ from lmkit.errors import FindingsError
 from lmkit.formatting import Segment
 from lmkit.previewing import saving
 from lmkit.train import inspecting
-from lmkit.train.lessons import Lesson
+from lmkit.train.lessons import encoded, open_lessons
 
 
 @attrs.frozen
@@ -38,13 +38,8 @@ class Endless:
 
 
 def lesson(task, rows, tokenizer):
-    return Lesson(
-        task=task,
-        name="a list",
-        eval_name="a list",
-        rows=rows,
-        encoded=lk.encode(task, rows, tokenizer),
-    )
+    opened = open_lessons(task, data=rows, eval_data=None, eval_fraction=None, seed=0)[0]
+    return encoded(opened, task, tokenizer)
 
 
 @pytest.fixture
@@ -70,7 +65,7 @@ def test_an_error_is_refused_with_the_row_and_the_remedy(toy, endless):
         inspecting.check_findings(previews)
 
     assert caught.value.names == ("eos-never-learned",)
-    assert "eos-never-learned: 1 of 1 rows, such as record 0" in str(caught.value)
+    assert "eos-never-learned: 1 of 1 rows, such as rows:0" in str(caught.value)
     assert "--ignore-findings" in str(caught.value)
 
 
