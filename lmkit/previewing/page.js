@@ -1,7 +1,7 @@
 "use strict";
 // Draws tokens where they come into sight, and answers search, filters, keys and choices.
 (() => {
-  const { rows, words, names, chunk } = JSON.parse(document.getElementById("data").textContent);
+  const { rows, words, names, chunk, learned } = JSON.parse(document.getElementById("data").textContent);
   const find = (selector) => document.querySelector(selector);
   const each = (selector, act, within = document) => within.querySelectorAll(selector).forEach(act);
   const root = document.documentElement;
@@ -185,7 +185,7 @@
     const { ids, texts: pieces, kinds } = tokensOf(token.closest(".tokens"));
     const i = Number(token.dataset.i);
     const kind = kinds[i].toLowerCase();
-    const kindNames = [say(KINDS[kind])].concat(kind === kinds[i] ? [] : [say("control")]);
+    const kindNames = [say(kind === "l" ? learned : KINDS[kind])].concat(kind === kinds[i] ? [] : [say("control")]);
     const text = element("code", "");
     if (pieces[i]) write(text, pieces[i]);
     else text.textContent = say("token-part");
@@ -195,7 +195,7 @@
       element("span", "label", kindNames.join(" · ")),
       element("span", "label", say("token-place", { n: i + 1, of: ids.length })),
       text,
-      element("small", "label points", points.slice(0, 8).map(code).join(" ") + (points.length > 8 ? " …" : "")),
+      element("small", "points", points.slice(0, 8).map(code).join(" ") + (points.length > 8 ? " …" : "")),
     );
     inspector.hidden = false;
     const box = token.getClientRects()[0];
@@ -231,7 +231,10 @@
     else hide();
   });
   document.addEventListener("focusout", hide);
-  document.addEventListener("scroll", () => { if (!document.activeElement.matches(".t")) hide(); }, { passive: true });
+  document.addEventListener("scroll", () => {
+    if (document.activeElement.matches(".t")) inspect(document.activeElement);
+    else hide();
+  }, { passive: true });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const token = event.target.closest?.(".t[data-i]");

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import groupby, pairwise
@@ -74,6 +75,7 @@ def _template() -> jinja2.Template:
     environment.filters |= {
         "visible": _visible,
         "plain": _plain,
+        "last": _last,
         "number": "{:,}".format,
         "share": _share,
         "chunks": _chunks,
@@ -135,6 +137,11 @@ def _visible(text: str) -> Markup:
 
 def _plain(text: str) -> str:
     return "".join(name or piece for piece, name in parts(text))
+
+
+def _last(where: str) -> str:
+    """A place without its folders."""
+    return re.split(r"[/\\]", where)[-1]
 
 
 def _share(part: float, whole: float) -> str:
