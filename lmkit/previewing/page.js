@@ -1,7 +1,8 @@
 "use strict";
 // Draws tokens where they come into sight, and answers search, filters, keys and choices.
 (() => {
-  const { rows, words, names, chunk, learned } = JSON.parse(document.getElementById("data").textContent);
+  const { rows, words, names, chunk, learned } = choices.data;
+  const { say, speak } = choices;
   const find = (selector) => document.querySelector(selector);
   const each = (selector, act, within = document) => within.querySelectorAll(selector).forEach(act);
   const root = document.documentElement;
@@ -10,28 +11,6 @@
   const articles = [...document.querySelectorAll(".row")];
   const KINDS = { l: "learned", r: "read", c: "cut" };
   const UNSEEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}\u00a0\u034f\u115f\u1160\u202f\u3164\uffa0]/gu;
-
-  // Words
-
-  let language = (navigator.language || "en").toLowerCase().startsWith("ko") ? "ko" : "en";
-
-  const say = (word, values = {}) =>
-    (words[language][word] || word).replace(/\{(\w+)\}/g, (_, name) => values[name]);
-
-  function speak() {
-    root.lang = language;
-    each("[data-word]", (element) => {
-      const values = element.dataset.values ? JSON.parse(element.dataset.values) : {};
-      element.textContent = say(element.dataset.word, values);
-    });
-    for (const name of ["placeholder", "aria-label", "title"]) {
-      each(`[data-word-${name}]`, (element) => {
-        element.setAttribute(name, say(element.getAttribute(`data-word-${name}`)));
-      });
-    }
-    count();
-    hide();
-  }
 
   // Tokens
 
@@ -87,6 +66,7 @@
       token.dataset.id = ids[i];
       token.tabIndex = i ? -1 : 0;
       drawn.append(token);
+      if (texts[i].endsWith("\n")) drawn.append(element("br", "line"));
     }
     span.replaceChildren(drawn);
     span.dataset.drawn = "";
@@ -211,7 +191,7 @@
     const i = Math.max(0, Math.min(last, Number(token.dataset.i) + by));
     const span = block.children[Math.floor(i / chunk)];
     if (!("drawn" in span.dataset)) draw(span);
-    const next = span.children[i % chunk];
+    const next = span.querySelector(`[data-i="${i}"]`);
     token.tabIndex = -1;
     next.tabIndex = 0;
     next.focus();
@@ -263,15 +243,9 @@
   find("#wrap-newlines").addEventListener("change", (event) => {
     find(".rows").classList.toggle("flat", !event.target.checked);
   });
-  find("#language").addEventListener("click", () => {
-    language = language === "ko" ? "en" : "ko";
-    speak();
-  });
-  find("#theme").addEventListener("click", () => {
-    const dark = getComputedStyle(root).colorScheme === "light dark"
-      ? matchMedia("(prefers-color-scheme: dark)").matches
-      : root.dataset.theme === "dark";
-    root.dataset.theme = dark ? "light" : "dark";
+  document.addEventListener("spoken", () => {
+    count();
+    hide();
   });
   window.addEventListener("hashchange", () => {
     const target = document.getElementById(location.hash.slice(1));
@@ -282,7 +256,7 @@
     }
   });
 
-  each(".tools, .choices, .scripted", (part) => { part.hidden = false; });
+  each(".tools, .scripted", (part) => { part.hidden = false; });
   addFilters();
   speak();
   each(".chunk", (span) => sight.observe(span));

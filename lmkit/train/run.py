@@ -15,6 +15,8 @@ import numpy as np
 
 import lmkit
 from lmkit.adapters import Adapter, as_adapter
+from lmkit.collating import Stream
+from lmkit.collating.packing import Packed
 from lmkit.encoding import Encoded
 from lmkit.errors import LmkitError, OutputExists
 from lmkit.files import write_atomically
@@ -49,6 +51,7 @@ from lmkit.train.lessons import (
     write_held_out,
 )
 from lmkit.train.models import load_model
+from lmkit.train.packing import check_packing, flat_batch, reads_flat
 from lmkit.train.quiet import quiet
 from lmkit.train.sessions import command, machine, session, settings, without_secrets
 from lmkit.train.special import align_all
@@ -226,11 +229,16 @@ def _trainer(
 
     collator, mixed, options = what.collator, isinstance(what, Mixture), dict(options)
 
+    flat = reads_flat(model)
+
     def collate(rows: Sequence[Encoded]) -> dict[str, Any]:
-        batch = collator.collate(rows, pad_id)
-        if mixed:
-            batch["group"] = np.array([row.group for row in rows], dtype=np.int64)
-        return as_tensors(batch)
+        groups = np.array([row.group for row in rows], dtype=np.int64)
+        sequences = [row for row in rows if isinstance(row, Packed)]
+        if flat and sequences:
+            batch, groups = flat_batch(sequences), np.repeat(groups, list(map(len, rows)))[None]
+        else:
+            batch = collator.collate(rows, pad_id)
+        return as_tensors({**batch, "group": groups} if mixed else batch)
 
     task_loss = None if what.loss is None else what.loss.prepare(tokenizer)
     if task_loss is not None and options.get("label_smoothing_factor"):
@@ -246,6 +254,10 @@ def _trainer(
         if lesson.eval_encoded
     }
     eval_set = (measured if mixed else measured[what.name]) if measured else None
+    packs = getattr(collator, "pack", False)
+    one_length = packs or getattr(collator, "pad_to_max_length", False)
+    if not one_length and not isinstance(collator, Stream):
+        options.setdefault("train_sampling_strategy", "group_by_length")
     options.setdefault("dataloader_pin_memory", torch().cuda.is_available())
     if eval_set is not None:
         options.setdefault("eval_strategy", "epoch")
@@ -267,6 +279,8 @@ def _trainer(
         raise LmkitError(f"the training arguments do not fit together: {error}") from error
     trainer.remove_callback(transformers().PrinterCallback)
     trainer.add_callback(CountEpochs(train_set))
+    if packs:
+        check_packing(model, lessons[0].encoded[:3])
     trainer.add_callback(Progress())
     trainer.add_callback(MetricsLog(folder / METRICS_FILE))
     trainer.add_callback(SaveBeside(tokenizer, folder / TASK_FILE))
