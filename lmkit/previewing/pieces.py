@@ -93,7 +93,7 @@ def _environment(folder: Path) -> jinja2.Environment:
     environment.filters |= {
         "visible": _visible,
         "plain": _plain,
-        "last": _last,
+        "basename": _basename,
         "number": "{:,}".format,
         "share": _share,
         "chunks": _chunks,
@@ -142,7 +142,7 @@ def _plain(text: str) -> str:
     return "".join(name or piece for piece, name in parts(text))
 
 
-def _last(where: str) -> str:
+def _basename(where: str) -> str:
     """A place without its folders."""
     return re.split(r"[/\\]", where)[-1]
 
