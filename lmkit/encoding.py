@@ -115,13 +115,12 @@ def stretches(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[Stretch
     for segment in segments:
         if not runs or runs[-1][0] != segment.learn:
             runs.append((segment.learn, []))
-        runs[-1][1].append(Span(segment.text, segment.trusted))
+        runs[-1][1].append(Span(segment.text, segment.trusted, segment.learn))
     encoded: list[Stretch] = []
     opens = True
     for learn, spans in runs:
         ids = tokenizer.encode_spans(spans, opens=opens)
-        if ids:
-            opens = tokenizer.reopens_after(spans)
+        opens = tokenizer.reopens_after(spans) or (opens and not ids)
         encoded.append(Stretch(ids, learn))
     return encoded
 

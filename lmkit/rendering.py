@@ -190,3 +190,22 @@ def _tojson(
     return json.dumps(
         data, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
+
+
+_PRINTED = re.compile(r"strftime_now\(\s*(?:'([^']*)'|\"([^\"]*)\")\s*\)")
+
+
+def printed_dates(source: str) -> tuple[str, ...]:
+    """Return the dates that a template prints at this moment, as far as its text tells their form.
+
+    A form that is not written out is taken for one to the second.
+
+    >>> with at_time("2026-01-02T03:04:05"):
+    ...     printed_dates("{{ strftime_now('%d %b %Y') }}")
+    ('02 Jan 2026',)
+    """
+    forms = [single or double for single, double in _PRINTED.findall(source)]
+    if "strftime_now" in re.sub(r"strftime_now\s+is\b", "", _PRINTED.sub("", source)):
+        forms.append("%Y-%m-%dT%H:%M:%S")
+    moment = _CLOCK.get() or datetime.now()
+    return tuple(dict.fromkeys(moment.strftime(form) for form in forms))

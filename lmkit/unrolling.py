@@ -45,7 +45,7 @@ class Unroller:
 
     def __init__(self, rendering: Rendering, messages: Sequence[Message], tools: Any) -> None:
         self._rendering = rendering
-        self._escape = Escape(rendering.dialect.control_tokens)
+        self._escape = Escape(rendering.dialect.control_tokens, rendering.dialect.marks)
         self._messages = self._escape.messages(in_form(messages, rendering))
         self._tools = self._escape.plain(tools)
         self._answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]

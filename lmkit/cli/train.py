@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from lmkit.cli.options import pairs, rename_option, renamed_task, row_options, with_row_options
+from lmkit.cli.options import (
+    pack_option,
+    pairs,
+    rename_option,
+    renamed_task,
+    row_options,
+    with_row_options,
+)
 from lmkit.cli.printing import json_option, print_figures, print_json, progress_bar
 
 
@@ -72,6 +79,7 @@ from lmkit.cli.printing import json_option, print_figures, print_json, progress_
 )
 @rename_option
 @row_options
+@pack_option
 @click.option(
     "--sample",
     default=0,
@@ -99,6 +107,7 @@ def train(
     renames: Sequence[str],
     max_length: int | None,
     pad_to_max_length: bool,
+    pack: bool,
     sample: int,
     resume: bool,
     as_json: bool,
@@ -123,7 +132,7 @@ def train(
         raise MissingExtra("training", "train", error.name) from error
 
     found = renamed_task(get_task(task), renames)
-    found = with_row_options(found, max_length, pad_to_max_length=pad_to_max_length)
+    found = with_row_options(found, max_length, pad_to_max_length=pad_to_max_length, pack=pack)
     arguments = parse_settings(settings)
     rows = data_of(found, data, "--data")
     if rows == "-":
