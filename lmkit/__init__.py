@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from lmkit.losses import keytoken_weighted
     from lmkit.metrics import ExactMatch
     from lmkit.mixing import mix
+    from lmkit.previewing.looking import preview
     from lmkit.registry import get_task, plugins, tasks
     from lmkit.runtime.generator import load
     from lmkit.scratch import scratch
@@ -76,6 +77,7 @@ _HOMES = {
     "lora": "adapters",
     "mix": "mixing",
     "plugins": "registry",
+    "preview": "previewing.looking",
     "prompt_ids": "encoding",
     "prompt_tuning": "adapters",
     "scratch": "scratch",

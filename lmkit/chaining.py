@@ -218,7 +218,8 @@ class Chain:
         """Return the column of a link into which the answer before it goes."""
         if self.columns:
             return self.columns[index - 1]
-        columns = task.prompt_columns
+        said = messages_column(task.formatter)
+        columns = task.prompt_columns if said is None else (said,)
         lacking = [name for name in columns if name not in record] if len(columns) > 1 else columns
         needed = lacking if len(lacking) == 1 else [c for c in lacking if _needs(task, c, record)]
         if len(needed) == 1:

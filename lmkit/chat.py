@@ -1,12 +1,15 @@
 """Format a conversation: the messages of a record, as a chat template writes them.
 
-The template is the tokenizer's own, a built-in one, or the user's; `lmkit.rendering` runs it and
-finds out which part of the text the assistant wrote.
+The template is the tokenizer's own, a built-in one, or the user's; `lmkit.rendering` runs it, and
+`lmkit.unrolling` finds out which part of the text the assistant wrote.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,23 @@ import attrs
 
 from lmkit.errors import RecordError, TaskError, TemplateError
 from lmkit.formatting import PLAIN, Column, Record, Segment, column_text, parse_template
-from lmkit.rendering import Message, Rendering
+from lmkit.messages import (
+    ROLES,
+    SYSTEM_ROLES,
+    Message,
+    before_the_user,
+    check_messages,
+    check_tools,
+    texts_of,
+)
+from lmkit.rendering import Rendering
 from lmkit.tokenizing import Dialect
+from lmkit.unrolling import Unroller, endings
 from lmkit.values import value
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
 LEARN = ("assistant", "last", "all")
+SYSTEM_AS = ("system", "user")
+OURS = ("messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token")
 
 # Source: ChatML as OpenAI published it, without a default system text.
 CHATML = (
@@ -66,6 +80,12 @@ def _as_turns(turns: Iterable[Turn]) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
+def _as_dict(variables: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(variables, Mapping):
+        raise TaskError(f"Chat variables is {variables!r}; expected names with their values")
+    return dict(variables)
+
+
 @value(kw_only=True)
 class Chat:
     """A conversation, rendered with a chat template.
@@ -77,6 +97,11 @@ class Chat:
         template: None for the tokenizer's own; else `chatml`, a path to a `.jinja` file, or the
             template's text.
         turns: messages built from flat columns instead; see `Chat.of`.
+        tools: the column that holds the tools' definitions, a list or JSON of one; a record without
+            it has none. None to read none.
+        variables: what else the template is given, such as `{"enable_thinking": False}`.
+        system_as: `system`, or `user` to put a system message in front of the first user's, for a
+            template that knows no system message.
     """
 
     messages: str = "messages"
@@ -84,6 +109,9 @@ class Chat:
     learn: str = attrs.field(default="assistant")
     template: str | None = attrs.field(default=None)
     turns: tuple[Turn, ...] = attrs.field(default=(), converter=_as_turns)
+    tools: str | None = "tools"
+    variables: Mapping[str, Any] = attrs.field(factory=dict, converter=_as_dict, hash=False)
+    system_as: str = attrs.field(default="system")
 
     @turns.validator
     def _check_turns(self, attribute: object, turns: tuple[Turn, ...]) -> None:
@@ -110,6 +138,26 @@ class Chat:
                 f"({', '.join(BUILT_IN)}), a path that ends in .jinja, or a template's text"
             )
 
+    @variables.validator
+    def _check_variables(self, attribute: object, variables: Mapping[str, Any]) -> None:
+        for name in variables:
+            if not isinstance(name, str) or not name.isidentifier() or name in OURS:
+                raise TaskError(
+                    f"Chat variables has {name!r}; expected names of a template's own variables, "
+                    f"and none of {', '.join(OURS)}"
+                )
+        try:
+            json.dumps(variables, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise TaskError(f"Chat variables cannot become JSON: {error}") from error
+
+    @system_as.validator
+    def _check_system_as(self, attribute: object, system_as: str) -> None:
+        if system_as not in SYSTEM_AS:
+            raise TaskError(
+                f"Chat system_as is {system_as!r}; expected one of {', '.join(SYSTEM_AS)}"
+            )
+
     @classmethod
     def of(
         cls,
@@ -132,22 +180,17 @@ class Chat:
         turns = [Turn("user", user), Turn("assistant", assistant)]
         if system is not None:
             turns.insert(0, Turn("system", system))
-        return cls(turns=tuple(turns), learn=learn, template=template)
+        return cls(turns=tuple(turns), learn=learn, template=template, tools=None)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns it reads when training."""
-        if not self.turns:
-            return (self.messages,)
-        return tuple(dict.fromkeys(name for turn in self.turns for name in turn.columns))
+        return self._columns(self.turns)
 
     @property
     def prompt_columns(self) -> tuple[str, ...]:
         """The columns it reads at inference."""
-        if not self.turns:
-            return (self.messages,)
-        asked = self.turns[:-1]
-        return tuple(dict.fromkeys(name for turn in asked for name in turn.columns))
+        return self._columns(self.turns[:-1])
 
     def portable(self) -> Chat:
         """Return this chat with a template file's text in place of its path."""
@@ -168,85 +211,97 @@ class Chat:
         return dialect.chat_template
 
     def segments(self, record: Record, dialect: Dialect = PLAIN) -> list[Segment]:
-        """Return the rendered conversation, the assistant's words learned."""
+        """Return the text of the whole conversation, the assistant's words learned.
+
+        Where the template rewrites history, it teaches some answers only; see `unrolled`.
+        """
+        return self.unrolled(record, dialect)[-1]
+
+    def unrolled(self, record: Record, dialect: Dialect = PLAIN) -> list[list[Segment]]:
+        """Return the training texts of a conversation, in which every answer is learned once.
+
+        It is one text, unless the template writes an earlier answer otherwise than the last one.
+        Then the conversation up to that answer is a text too.
+
+        Raises:
+            RecordError: the record has no fit messages, or none of the assistant's.
+            TemplateError: the template refuses the conversation, or asks for an answer with another
+                text than the training text has before it.
+        """
         messages = self._conversation(record)
-        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        if not answers:
+        if not any(message["role"] == "assistant" for message in messages):
             raise RecordError("", f"column '{self.messages}' has no assistant turn to learn")
-        return self._rendering(dialect).training(messages, answers, self.learn)
+        return self._unroller(messages, record, dialect).texts(self.learn)
+
+    def dropped(self, record: Record, dialect: Dialect = PLAIN) -> list[str]:
+        """Return what the messages say and no training text has, such as earlier reasoning."""
+        texts = [
+            "".join(segment.text for segment in text) for text in self.unrolled(record, dialect)
+        ]
+        said = [text for message in self._conversation(record) for text in texts_of(message)]
+        return [piece for part in said for piece in _pieces(part) if not _has_words(texts, piece)]
 
     def prompt(self, record: Record, dialect: Dialect = PLAIN) -> list[Segment]:
         """Return the conversation up to where the next assistant turn begins.
 
         If the last message is the assistant's, it is the answer and left out.
         """
-        if self.turns:
-            messages = [turn.render(record) for turn in self.turns[:-1]]
-        else:
-            messages = self._conversation(record)
-            if messages[-1]["role"] == "assistant":
-                messages = messages[:-1]
+        messages = self._conversation(record, asked=True)
         if not messages:
             raise RecordError("", f"column '{self.messages}' has no turn to answer")
-        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        return self._rendering(dialect).prompt(messages, answers, self.learn)
+        return self._unroller(messages, record, dialect).prompt(self.learn)
 
     def stop_tokens(self, dialect: Dialect) -> tuple[str, ...]:
-        """Return the control token with which the template ends an assistant turn, if any."""
-        probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        segments = self._rendering(dialect).training(probe, [1], "last")
-        last = max((i for i, segment in enumerate(segments) if segment.learn), default=-1)
-        answer = "".join(segment.text for segment in segments[: last + 1]).rstrip()
-        behind = "".join(segment.text for segment in segments[last + 1 :])
-        tokens = sorted(dialect.control_tokens, key=len, reverse=True)
-        ends = [token for token in tokens if answer.endswith(token)] or [
-            token for token in tokens if behind.startswith(token)
-        ]
-        return tuple(ends[:1])
+        """Return the control tokens with which the template ends an assistant turn, if any."""
+        found = endings(self._rendering(dialect))
+        # Where a template closes no turn, the tokenizer's EOS stays what ends a conversation.
+        eos = (dialect.eos_token,) if found.following and dialect.eos_token else ()
+        return tuple(dict.fromkeys((*found.final, *found.closing, *eos, *found.following)))
+
+    def _columns(self, turns: tuple[Turn, ...]) -> tuple[str, ...]:
+        written = [name for turn in turns for name in turn.columns]
+        read = written if self.turns else [self.messages]
+        return tuple(dict.fromkeys([*read, *([self.tools] if self.tools else [])]))
 
     def _rendering(self, dialect: Dialect) -> Rendering:
         source = self.chat_template(dialect)
         assert source is not None
-        return Rendering(source, dialect)
+        return _rendering(source, dialect, json.dumps(self.variables, sort_keys=True))
 
-    def _conversation(self, record: Record) -> list[Message]:
+    def _unroller(self, messages: list[Message], record: Record, dialect: Dialect) -> Unroller:
+        tools = check_tools(record, self.tools) if self.tools else None
+        return Unroller(self._rendering(dialect), messages, tools)
+
+    def _conversation(self, record: Record, *, asked: bool = False) -> list[Message]:
+        """Return the messages, without the answer if it is to be asked for."""
         if self.turns:
-            return [turn.render(record) for turn in self.turns]
-        messages = check_messages(record, self.messages)
-        if self.system is not None and messages[0]["role"] not in ("system", "developer"):
-            messages.insert(0, {"role": "system", "content": self.system})
+            messages = [turn.render(record) for turn in self.turns[: -1 if asked else None]]
+        else:
+            messages = check_messages(record, self.messages)
+            if asked and messages[-1]["role"] == "assistant":
+                messages = messages[:-1]
+            if self.system is not None and not (messages and messages[0]["role"] in SYSTEM_ROLES):
+                messages.insert(0, {"role": "system", "content": self.system})
+        if self.system_as == "user" and messages:
+            messages = before_the_user(messages, self.messages)
         return messages
 
 
-def check_messages(record: Record, column: str) -> list[Message]:
-    """Return a record's messages, each checked.
+@functools.lru_cache(maxsize=64)
+def _rendering(source: str, dialect: Dialect, variables: str) -> Rendering:
+    return Rendering(source, dialect, variables)
 
-    Raises:
-        RecordError: the column is missing or is no list of messages; the text names the message.
-    """
-    if column not in record:
-        have = ", ".join(map(str, record)) or "no columns"
-        raise RecordError("", f"column '{column}' is missing; the record has {have}")
-    found = record[column]
-    if isinstance(found, str) or not isinstance(found, Sequence) or not found:
-        raise RecordError(
-            "",
-            f"column '{column}' is {_kind(found)}, expected a list of messages such as "
-            '[{"role": "user", "content": "..."}]',
-        )
-    messages = []
-    for index, message in enumerate(found):
-        place = f"$.{column}[{index}]"
-        if not isinstance(message, Mapping):
-            raise RecordError("", f"{place} is {_kind(message)}, expected a role and a content")
-        role, content = message.get("role"), message.get("content")
-        if role not in ROLES:
-            raise RecordError("", f"{place}.role is {role!r}, expected one of {', '.join(ROLES)}")
-        if not isinstance(content, str):
-            raise RecordError("", f"{place}.content is {_kind(content)}, expected text")
-        # Arrow gives a key that other rows have as None: to a template, that is an absent key.
-        messages.append({key: part for key, part in message.items() if part is not None})
-    return messages
+
+def _pieces(text: str) -> Iterator[str]:
+    """Yield the parts of a text that a template may write apart: lines, and what tags enclose."""
+    for piece in re.split(r"\n|</?\w+>", text):
+        if piece.strip():
+            yield piece.strip()
+
+
+def _has_words(texts: Iterable[str], piece: str) -> bool:
+    quoted = json.dumps(piece, ensure_ascii=False)[1:-1]
+    return any(piece in text or quoted in text for text in texts)
 
 
 def _read_template(path: str) -> str:
@@ -254,11 +309,3 @@ def _read_template(path: str) -> str:
         return Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(f"the chat template '{path}' cannot be read: {error}") from error
-
-
-def _kind(found: Any) -> str:
-    if found is None:
-        return "null"
-    if isinstance(found, (str, list)) and not found:
-        return "empty"
-    return f"a {type(found).__name__}"

@@ -119,8 +119,7 @@ def stretches(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[Stretch
     opens = True
     for learn, spans in runs(segments):
         ids = tokenizer.encode_spans(spans, opens=opens)
-        if ids:
-            opens = tokenizer.reopens_after(spans)
+        opens = tokenizer.reopens_after(spans) or (opens and not ids)
         encoded.append(Stretch(ids, learn))
     return encoded
 
@@ -131,7 +130,7 @@ def runs(segments: Sequence[Segment]) -> list[tuple[bool, list[Span]]]:
     for segment in segments:
         if not found or found[-1][0] != segment.learn:
             found.append((segment.learn, []))
-        found[-1][1].append(Span(segment.text, segment.trusted))
+        found[-1][1].append(Span(segment.text, segment.trusted, segment.learn))
     return found
 
 
@@ -142,8 +141,8 @@ def read_ahead(texts: Iterable[Sequence[Segment]], tokenizer: Tokenizer) -> None
         opens = True
         for _, spans in runs(segments):
             wanted.append((spans, opens))
-            if any(span.text for span in spans):
-                opens = tokenizer.reopens_after(spans)
+            written = any(span.text for span in spans)
+            opens = tokenizer.reopens_after(spans) or (opens and not written)
     tokenizer.read_ahead(wanted)
 
 

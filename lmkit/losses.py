@@ -138,12 +138,17 @@ def row_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits: float [B, L, V], each for the label at its own place.
         labels: int64 [B, L].
     """
+    return token_losses(logits, labels).sum(dim=1), (labels != IGNORE).sum(dim=1)
+
+
+def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return each token's loss, float32 [B, L], 0 where nothing is learned; see `row_losses`."""
     import torch
 
     losses = torch.nn.functional.cross_entropy(
         logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none"
     )
-    return losses.view_as(labels).sum(dim=1), (labels != IGNORE).sum(dim=1)
+    return losses.view_as(labels)
 
 
 def _id_of(text: str, tokenizer: Tokenizer) -> int:

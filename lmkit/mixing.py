@@ -14,7 +14,9 @@ from typing import Any
 import attrs
 import numpy as np
 
-from lmkit.collating import Collator, Feed
+from lmkit.collating import BatchFeed, Collator, Feed, Schedule
+from lmkit.collating.chance import Keys
+from lmkit.collating.packing import PackedRows
 from lmkit.encoding import Encoded, Ids
 from lmkit.errors import TaskError, UnknownName
 from lmkit.family import Family
@@ -169,6 +171,9 @@ def counts(weights: Sequence[float], total: int) -> list[int]:
 class MixedFeed:
     """Rows of several tasks, in exact proportions in each epoch; see `mix`.
 
+    Of packed rows each sequence is of one task, and an epoch has as many sequences of a task as its
+    share of rows fills.
+
     Args:
         mixture: the tasks.
         feeds: what each task's rows are drawn from, in the same order.
@@ -176,42 +181,70 @@ class MixedFeed:
         TaskError: a task's share of an epoch is less than one row.
     """
 
-    def __init__(self, mixture: Mixture, feeds: Sequence[Feed]) -> None:
+    def __init__(self, mixture: Mixture, feeds: Sequence[Feed | Schedule]) -> None:
         self.feeds = tuple(feeds)
         self.seed = mixture.seed
-        self.counts = counts(mixture.weights, sum(map(len, self.feeds)))
+        sizes = [feed.n_rows if isinstance(feed, PackedRows) else len(feed) for feed in feeds]
+        n_rows = counts(mixture.weights, sum(sizes))
+        self.counts = [
+            -(-count * len(feed) // size) if count else 0
+            for count, feed, size in zip(n_rows, feeds, sizes, strict=True)
+        ]
         for task, count in zip(mixture.tasks, self.counts, strict=True):
             if not count:
                 raise TaskError(
-                    f"in an epoch of {len(self)} rows there is none of task '{task.name}'; "
+                    f"in an epoch of {sum(n_rows)} rows there is none of task '{task.name}'; "
                     "give it a larger weight, or more data to all"
                 )
 
     def __len__(self) -> int:
         return sum(self.counts)
 
-    def epoch(self, number: int) -> MixedEpoch:
-        """Return an epoch; it depends on the mixture's seed and the number alone."""
-        return MixedEpoch(self, number)
+    def epoch(self, number: int, seed: int = 0) -> MixedEpoch:
+        """Return an epoch; its order depends on the mixture's seed and the number alone."""
+        return MixedEpoch(self, number, seed)
 
 
 class MixedEpoch:
     """One epoch of a `MixedFeed`."""
 
-    def __init__(self, feed: MixedFeed, number: int) -> None:
+    def __init__(self, feed: MixedFeed, number: int, seed: int) -> None:
         self._feed = feed
         self._number = number
+        self._seed = seed
 
     def __len__(self) -> int:
         return len(self._feed)
 
     def draw(self, index: int, rng: np.random.Generator) -> Encoded:
         """Return a row, with its task's place in the mixture as `group`."""
-        group, row = self.place(index)
-        return attrs.evolve(self._feed.feeds[group].draw(row, rng), group=group)
+        group, cycle, row = self._place(index)
+        return attrs.evolve(self._drawn_from(group, cycle).draw(row, rng), group=group)
+
+    def draw_all(self, indices: Sequence[int], keys: Keys) -> list[Encoded]:
+        """Return some rows; those of a task that can only be drawn one by one get their own rng."""
+        found = []
+        for index, key in zip(indices, keys, strict=True):
+            group, cycle, row = self._place(index)
+            feed = self._drawn_from(group, cycle)
+            if isinstance(feed, BatchFeed):
+                drawn = feed.draw_all([row], key[None])[0]
+            else:
+                drawn = feed.draw(row, np.random.default_rng(int(key)))
+            found.append(attrs.evolve(drawn, group=group))
+        return found
 
     def place(self, index: int) -> tuple[int, int]:
         """Return which task stands at an index, and which of its rows."""
+        group, _, row = self._place(index)
+        return group, row
+
+    def _drawn_from(self, group: int, cycle: int) -> Feed:
+        feed = self._feed.feeds[group]
+        return feed.epoch(cycle, self._seed) if isinstance(feed, Schedule) else feed
+
+    def _place(self, index: int) -> tuple[int, int, int]:
+        """Return which task stands at an index, the how-manieth time it is gone through, and its row."""
         feed = self._feed
         slot = int(_permutation((feed.seed, 0, self._number), len(feed))[index])
         group = 0
@@ -220,7 +253,7 @@ class MixedEpoch:
             group += 1
         size = len(feed.feeds[group])
         cycle, at = divmod(self._number * feed.counts[group] + slot, size)
-        return group, int(_permutation((feed.seed, 1 + group, cycle), size)[at])
+        return group, cycle, int(_permutation((feed.seed, 1 + group, cycle), size)[at])
 
 
 @functools.lru_cache(maxsize=64)
@@ -241,6 +274,11 @@ def _check_like(first: Task, other: Task) -> None:
         raise TaskError(
             f"'{first.name}' makes rows with a {kinds[0].__name__} and '{other.name}' with a "
             f"{kinds[1].__name__}, so they do not fit into one batch"
+        )
+    if getattr(first.collator, "pack", False) != getattr(other.collator, "pack", False):
+        raise TaskError(
+            f"of '{first.name}' and '{other.name}' one packs its rows and the other does not, so they "
+            "do not fit into one batch; give both collators the same pack"
         )
     if first.loss != other.loss:
         raise TaskError(

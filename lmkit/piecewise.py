@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -73,23 +73,22 @@ class Pieces:
     Args:
         backend: what reads text.
         data: its definition.
-        control: the ids of control tokens, which text must not give.
-        unknown: which of them stands for what has no token.
+        forgeable: ids with what they spell, which a text that spells it must not give.
+        harmless: those of them that rightly stand for other text.
     """
 
     def __init__(
         self,
         backend: tokenizers.Tokenizer,
         data: Mapping[str, Any],
-        *,
-        control: Mapping[int, str],
-        unknown: int | None,
+        forgeable: Mapping[int, str],
+        harmless: Set[int | None],
     ) -> None:
         self._backend = backend
         self.ways = ways(data)
         self._matched = _matched_in_text(data)
-        self._control = control
-        self._unknown = unknown
+        self._forgeable = forgeable
+        self._harmless = harmless
         self._known: dict[str, tuple[int, ...]] = {}
         self._room = MOST_REMEMBERED
         self._ahead: dict[str, list[int]] = {}
@@ -144,11 +143,11 @@ class Pieces:
         ]
 
     def _plain(self, text: str, ids: tuple[int, ...]) -> tuple[int, ...]:
-        """Return ids, or `_REFUSED` where the text may spell a control token out."""
-        if self._control.keys().isdisjoint(ids):
+        """Return ids, or `_REFUSED` where the text may spell out what it must not give."""
+        if self._forgeable.keys().isdisjoint(ids):
             return ids
-        steering = self._control.keys() & set(ids)
-        if steering == {self._unknown} and self._control[steering.pop()] not in text:
+        given = self._forgeable.keys() & set(ids)
+        if given <= self._harmless and not any(self._forgeable[token] in text for token in given):
             return ids
         return _REFUSED
 

@@ -14,7 +14,7 @@ import attrs
 
 from lmkit.chat import Chat
 from lmkit.errors import RecordError, TaskError, near
-from lmkit.formatting import PLAIN, Formatter, Record, Segment
+from lmkit.formatting import PLAIN, Dropping, Formatter, Record, Segment, training_texts
 from lmkit.tokenizing import Dialect
 from lmkit.validators import TEXT
 from lmkit.values import value
@@ -87,6 +87,17 @@ class Renamed:
     def prompt(self, record: Record, dialect: Dialect = PLAIN) -> list[Segment]:
         """Return the text up to where the answer begins."""
         return self._rendered(lambda own: self.formatter.prompt(own, dialect), record)
+
+    def unrolled(self, record: Record, dialect: Dialect = PLAIN) -> list[list[Segment]]:
+        """Return each training text of a record."""
+        return self._rendered(lambda own: training_texts(self.formatter, own, dialect), record)
+
+    def dropped(self, record: Record, dialect: Dialect = PLAIN) -> list[str]:
+        """Return the pieces of a record's text that none of its training texts has."""
+        inner = self.formatter
+        if not isinstance(inner, Dropping):
+            return []
+        return self._rendered(lambda own: inner.dropped(own, dialect), record)
 
     def stop_tokens(self, dialect: Dialect) -> tuple[str, ...]:
         """Return the control tokens that end an answer."""

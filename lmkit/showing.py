@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lmkit.formatting import Record
+from lmkit.messages import said
 from lmkit.renaming import messages_column
 from lmkit.task import Task
 
@@ -25,8 +26,8 @@ def asked(task: Task, record: Record) -> str:
     """
     messages = messages_column(task.formatter)
     if messages is not None:
-        said = [turn["content"] for turn in record[messages] if turn["role"] != "assistant"]
-        return str(said[-1]) if said else ""
+        turns = [said(turn) for turn in record[messages] if turn["role"] != "assistant"]
+        return turns[-1] if turns else ""
     texts = [str(record.get(column) or "") for column in task.prompt_columns]
     return " · ".join(text.strip() for text in texts if text.strip())
 

@@ -7,7 +7,8 @@ with them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,53 @@ def adds_space_to_words(data: Mapping[str, Any]) -> bool:
     """Say whether a text is cut at white space before each word gets its opening space (T5)."""
     kinds = [step["type"] for step in stages(data.get("pre_tokenizer"), "pretokenizers")]
     return "Metaspace" in kinds and "WhitespaceSplit" in kinds[: kinds.index("Metaspace")]
+
+
+def byte_pieces(model: Mapping[str, Any]) -> dict[int, str]:
+    """Return the pieces such as `<0x41>` by id, where text that spells one would be that byte.
+
+    So it is in a Unigram model; BPE has no merges that lead to them.
+    """
+    if model.get("type") != "Unigram" or not model.get("byte_fallback"):
+        return {}
+    pieces = (piece for piece, _ in model["vocab"])
+    return {at: piece for at, piece in enumerate(pieces) if _BYTE.fullmatch(piece)}
+
+
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+_BARRED = re.compile(r"[<\[][|｜].*[|｜][>\]]|\[[^\s\]]+\]", re.DOTALL)
+
+
+def is_mark(token: Mapping[str, Any], chat_template: str | None) -> bool:
+    """Say whether an added token marks a text's parts although it is not special.
+
+    `special` only says whether decoding leaves a token out, and many that steer are not: DeepSeek's
+    `<｜User｜>`, Qwen's `<think>` and `<tool_call>`. A mark is what the chat template writes, and what
+    stands in square brackets or between bars. Other added tokens are words: runs of spaces, Gemma's
+    HTML tags.
+
+    Args:
+        token: an entry of `added_tokens`.
+        chat_template: the tokenizer's, or None.
+
+    >>> is_mark({"content": "<think>", "special": False}, "{{ '<think>' }}")
+    True
+    >>> is_mark({"content": "<table>", "special": False}, "{{ '<think>' }}")
+    False
+    """
+    text = token["content"]
+    if token["special"] or not text.strip() or text.isalnum():
+        return False
+    return _BARRED.fullmatch(text) is not None or text in (chat_template or "")
+
+
+def only_where_cut_out(data: Mapping[str, Any], ids: Container[int]) -> dict[str, Any]:
+    """Return the definition with some added tokens such that `backend` never matches them."""
+    added = [
+        {**token, "special": True} if token["id"] in ids else token
+        for token in data.get("added_tokens", ())
+    ]
+    return {**data, "added_tokens": added}
 
 
 def special_of(config: Mapping[str, Any]) -> dict[str, str]:

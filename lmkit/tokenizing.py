@@ -2,7 +2,8 @@
 
 It wraps the `tokenizers` library and adds what a language-model task needs to be right:
 
-- Control tokens act only in trusted text. `<|im_end|>` typed by a user is plain text.
+- Control tokens act only in trusted text. `<|im_end|>` typed by a user is plain text. So are marks,
+  such as `<think>`, but for text that a model learns to write.
 - A stretch that continues a text does not get the space or the start marker that some tokenizers
   put before whatever they are given, so stretches encoded apart join without a seam.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,9 +29,12 @@ from lmkit.tokenizer_json import (
     adds_space_everywhere,
     adds_space_to_words,
     backend,
+    byte_pieces,
     default_template,
     guessed_special,
     has_opening_space,
+    is_mark,
+    only_where_cut_out,
     read_json,
     sane_length,
     special_of,
@@ -43,17 +48,23 @@ CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
 
+# White space as the `tokenizers` library has it; Python's own takes in U+001C to U+001F, too.
+# Source: Unicode's White_Space property.
+_SPACE = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+REPLACEMENT = "\ufffd"  # what decoding writes for bytes that are no character
+
 MOST_CHARACTERS = 10  # characters without a token that an error names
 
 
 @attrs.frozen(kw_only=True)
 class Dialect:
-    """What a tokenizer brings to formatting: its chat template and its control tokens."""
+    """What a tokenizer brings to formatting: its chat template, its control tokens and its marks."""
 
     chat_template: str | None = None
     bos_token: str | None = None
     eos_token: str | None = None
     control_tokens: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -68,10 +79,17 @@ class ControlToken:
 
 @attrs.frozen
 class Span:
-    """A piece of a text that is about to be encoded; control tokens act where it is trusted."""
+    """A piece of a text that is about to be encoded.
+
+    Attributes:
+        text: the piece itself.
+        trusted: whether control tokens and marks act in it.
+        learned: whether a model learns to write it, so that marks act in it, trusted or not.
+    """
 
     text: str
     trusted: bool = False
+    learned: bool = False
 
 
 class Tokenizer:
@@ -97,27 +115,29 @@ class Tokenizer:
         self.chat_template = chat_template
         self.max_length = max_length
         data = json.loads(definition)
+        added = data.get("added_tokens", ())
+        self.control = tuple(_steering(token) for token in added if token["special"])
+        self.marks = tuple(_steering(token) for token in added if is_mark(token, chat_template))
+        self._control_by_text = {token.text: token for token in self.control}
+        self._control_ids = {token.id: token.text for token in self.control}
+        self._steering_ids = {token.id: token.text for token in (*self.control, *self.marks)}
+        data = only_where_cut_out(data, self._steering_ids)
         self._opening = backend(data)
         self._continuing = (
             backend(without_opening_space(data)) if has_opening_space(data) else self._opening
         )
         self._respaces_after_control = adds_space_everywhere(data)
         self._respaces_words = adds_space_to_words(data)
-        self.control = tuple(
-            ControlToken(token["content"], token["id"], token["lstrip"], token["rstrip"])
-            for token in data.get("added_tokens", ())
-            if token["special"]
-        )
-        self._control_by_text = {token.text: token for token in self.control}
-        self._control_ids = {token.id: token.text for token in self.control}
         self._unknown_id = self._id_of_unknown(data["model"])
+        self._bytes = byte_pieces(data["model"])
+        self._forgeable = {**self._bytes, **self._steering_ids}
         self._ahead: dict[tuple[object, ...], list[int]] = {}
-        control, unknown = self._control_ids, self._unknown_id
-        opening = Pieces(self._opening, data, control=control, unknown=unknown)
+        harmless = {*self._bytes, self._unknown_id}
+        opening = Pieces(self._opening, data, self._forgeable, harmless)
         self._pieces = {True: opening, False: opening}
         if self._continuing is not self._opening:
             rest = without_opening_space(data)
-            self._pieces[False] = Pieces(self._continuing, rest, control=control, unknown=unknown)
+            self._pieces[False] = Pieces(self._continuing, rest, self._forgeable, harmless)
         for role, text in self.special.items():
             if self.token_to_id(text) is None:
                 raise TokenizerError(f"{role} is {text!r}, which the tokenizer does not contain")
@@ -215,6 +235,11 @@ class Tokenizer:
         """The id that stands where a token is hidden, or None."""
         return self._role_id("mask_token")
 
+    @property
+    def unknown_id(self) -> int | None:
+        """The id that characters without a token get, or None."""
+        return self._unknown_id
+
     def _role_id(self, role: str) -> int | None:
         text = self.special.get(role)
         return None if text is None else self.token_to_id(text)
@@ -227,6 +252,7 @@ class Tokenizer:
             bos_token=self.special.get("bos_token"),
             eos_token=self.special.get("eos_token"),
             control_tokens=tuple(token.text for token in self.control),
+            marks=tuple(token.text for token in self.marks),
         )
 
     @cached_property
@@ -254,7 +280,7 @@ class Tokenizer:
     def plain_ids(self) -> tuple[int, ...]:
         """The ids of all tokens that steer nothing, in order: what text can be made of."""
         every = self._opening.get_vocab(with_added_tokens=True).values()
-        return tuple(sorted(token for token in every if token not in self._control_ids))
+        return tuple(sorted(token for token in every if token not in self._steering_ids))
 
     @cached_property
     def control_ids(self) -> tuple[int, ...]:
@@ -303,7 +329,8 @@ class Tokenizer:
         """Return the ids of the spans' joined text.
 
         The text is encoded as one, so that tokens may cross from span to span; only control tokens
-        that lie wholly in trusted text are cut out first and become their own ids.
+        that lie wholly in trusted text, and marks in trusted or learned text, are cut out first and
+        become their own ids.
 
         Args:
             spans: pieces of one text, in order.
@@ -359,15 +386,25 @@ class Tokenizer:
         return ids
 
     def reopens_after(self, spans: Sequence[Span]) -> bool:
-        """Say whether text behind the spans gets an opening space, as some do after control tokens."""
-        if not self._respaces_after_control:
+        """Say whether text behind the spans gets an opening space.
+
+        Some tokenizers give it one after a control token; those that cut a text at white space do
+        so after white space, which itself has no ids.
+        """
+        if not (self._respaces_after_control or self._respaces_words):
             return False
         written = [part for part in self._split_control(spans) if part]
-        return bool(written) and isinstance(written[-1], ControlToken)
+        if not written:
+            return False
+        last = written[-1]
+        if isinstance(last, ControlToken):
+            return self._respaces_after_control
+        return self._respaces_words and _SPACE.match(self._normalized(last)[-1:]) is not None
 
     def decode(self, ids: Iterable[int], *, skip_control: bool = True) -> str:
         """Return the text of some ids, without control tokens unless told otherwise."""
-        return str(self._opening.decode(list(ids), skip_special_tokens=skip_control))
+        kept = [token for token in ids if not (skip_control and token in self._control_ids)]
+        return str(self._opening.decode(kept, skip_special_tokens=False))
 
     def with_special(self, role: str, token: str) -> Tokenizer:
         """Return a tokenizer in which a token has a role such as `pad_token`.
@@ -412,38 +449,55 @@ class Tokenizer:
         (folder / CONFIG_FILE).write_text(text, "utf-8")
 
     @cached_property
-    def _control_pattern(self) -> re.Pattern[str] | None:
-        texts = sorted(self._control_by_text, key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, texts))) if texts else None
+    def _steering_pattern(self) -> re.Pattern[str] | None:
+        return _any_of([*self.control, *self.marks])
+
+    @cached_property
+    def _mark_pattern(self) -> re.Pattern[str] | None:
+        return _any_of(self.marks)
+
+    @cached_property
+    def _steering_by_text(self) -> dict[str, ControlToken]:
+        return {token.text: token for token in (*self.marks, *self.control)}
 
     def _split_control(self, spans: Sequence[Span]) -> list[str | ControlToken]:
         parts: list[str | ControlToken] = []
-        for text, trusted in _runs(spans):
+        for run in _runs(spans):
             position = 0
-            if trusted and self._control_pattern is not None:
-                for match in self._control_pattern.finditer(text):
-                    parts += [text[position : match.start()], self._control_by_text[match.group()]]
+            pattern = self._steering_pattern if run.trusted else None
+            if run.learned and not run.trusted:
+                pattern = self._mark_pattern
+            if pattern is not None:
+                for match in pattern.finditer(run.text):
+                    parts.append(run.text[position : match.start()])
+                    parts.append(self._steering_by_text[match.group()])
                     position = match.end()
-            parts.append(text[position:])
+            parts.append(run.text[position:])
         return _swallow_space(_join_plain(parts))
+
+    def _normalized(self, text: str) -> str:
+        normalizer = self._continuing.normalizer
+        return text if normalizer is None else str(normalizer.normalize_str(text))
 
     def _encode_plain(self, text: str, *, opens: bool) -> list[int]:
         """Return the ids of text in which no control token acts."""
         if not opens and self._respaces_words:
-            # Each word's space is made anew, so only the first word can lack one.
-            head = re.match(r"\S*", text)
-            assert head is not None
-            rest = text[head.end() :]
-            return self._unforged(head.group(), self._continuing) + (
+            # Each word's space is made anew, so only the first word can lack one. What parts words
+            # may be made by the normalizer: T5's writes a space for a zero-width one.
+            text = self._normalized(text)
+            space = _SPACE.search(text)
+            end = len(text) if space is None else space.start()
+            rest = text[end:]
+            return self._unforged(text[:end], self._continuing) + (
                 self._unforged(rest, self._opening) if rest.strip() else []
             )
         return self._unforged(text, self._opening if opens else self._continuing)
 
     def _unforged(self, text: str, backend: tokenizers.Tokenizer) -> list[int]:
-        """Return a text's ids without a control token that the text spells out.
+        """Return a text's ids without a control token or a byte that the text spells out.
 
-        A Unigram vocabulary holds "</s>" as a piece of its own, and a normalizer makes it of full
-        width characters too, so text that gives a control token is cut before its last character.
+        A Unigram vocabulary holds "</s>" and "<0x41>" as pieces of its own, and a normalizer makes
+        them of full width characters too, so text that gives one is cut before its last character.
         """
         known = self._pieces[backend is self._opening].ids(text)
         if known is not None:
@@ -453,7 +507,7 @@ class Tokenizer:
         except Exception as error:  # the library raises a bare Exception
             raise RecordError("", self._without_tokens(text, error)) from error
         ids: list[int] = encoding.ids
-        if self._control_ids.keys().isdisjoint(ids):
+        if self._forgeable.keys().isdisjoint(ids):
             return ids
         cuts = [
             end - 1
@@ -472,7 +526,10 @@ class Tokenizer:
             ids = self._continuing.encode(char, add_special_tokens=False).ids
         except Exception:  # as in `_unforged`
             return False
-        return self._unknown_id is None or self._unknown_id not in ids
+        if self._unknown_id is not None:
+            return self._unknown_id not in ids
+        # A vocabulary may lack some bytes, as SmolLM2's does: they are left out without a word.
+        return self._opening.decode(ids).count(REPLACEMENT) == char.count(REPLACEMENT)
 
     def _without_tokens(self, text: str, error: Exception) -> str:
         """Put into words why a text has no ids."""
@@ -490,10 +547,13 @@ class Tokenizer:
         )
 
     def _forges(self, token_id: int, text: str) -> bool:
-        """Say whether plain text came out as a control token, but for an unknown character."""
-        if token_id == self._unknown_id:
-            return text.strip() == self._control_ids.get(token_id)
-        return token_id in self._control_ids
+        """Say whether plain text came out as what it spells, not as what it is.
+
+        An unknown character is rightly the unknown token, and rightly written in bytes.
+        """
+        if token_id == self._unknown_id or token_id in self._bytes:
+            return self._normalized(text).strip() == self._forgeable[token_id]
+        return token_id in self._forgeable
 
     def _id_of_unknown(self, model: Mapping[str, Any]) -> int | None:
         """Return the id that characters without a token get; Unigram gives it, others its text."""
@@ -521,16 +581,22 @@ def _of_loaded(
     )
 
 
-def _runs(spans: Sequence[Span]) -> Iterable[tuple[str, bool]]:
-    """Yield the joined text of neighbours that are equally trusted."""
-    text, trusted = "", False
-    for span in spans:
-        if span.trusted != trusted and text:
-            yield text, trusted
-            text = ""
-        text, trusted = text + span.text, span.trusted
-    if text:
-        yield text, trusted
+def _steering(token: Mapping[str, Any]) -> ControlToken:
+    return ControlToken(token["content"], token["id"], token["lstrip"], token["rstrip"])
+
+
+def _any_of(tokens: Iterable[ControlToken]) -> re.Pattern[str] | None:
+    """Return what finds the tokens in a text, the longest first; None if there is none."""
+    texts = sorted((token.text for token in tokens), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, texts))) if texts else None
+
+
+def _runs(spans: Sequence[Span]) -> Iterable[Span]:
+    """Yield the joined text of neighbours in which the same tokens act."""
+    for (trusted, learned), run in itertools.groupby(
+        (span for span in spans if span.text), key=lambda span: (span.trusted, span.learned)
+    ):
+        yield Span("".join(span.text for span in run), trusted, learned)
 
 
 def _join_plain(parts: Iterable[str | ControlToken]) -> list[str | ControlToken]:

@@ -152,7 +152,7 @@ class TestGenerationMarks:
     def test_a_prompt_that_the_training_text_does_not_begin_with_is_refused(self):
         asks_otherwise = MARKED.replace("assistant\n' }}{% endif %}", "bot\n' }}{% endif %}")
 
-        with pytest.raises(TemplateError, match="use Chat"):
+        with pytest.raises(TemplateError, match="asks for turn 1"):
             Chat(template=asks_otherwise).segments({"messages": HI}, CHATML_DIALECT)
 
 
@@ -192,19 +192,86 @@ class TestThePrompt:
 
             assert np.array_equal(row.input_ids[: len(asked)], asked), name
 
-    def test_is_refused_where_the_template_rewrites_history(self):
-        with_thought = [HI[0], {"role": "assistant", "content": "<think>a</think>yo"}, *TWICE[2:]]
 
-        with pytest.raises(TemplateError, match=r"turn 1 .* use Chat\(learn='last'\)"):
-            Chat(template=FORGETFUL).segments({"messages": with_thought}, CHATML_DIALECT)
+THOUGHT = [HI[0], {"role": "assistant", "content": "<think>hmm</think>yo"}, *TWICE[2:]]
 
-    def test_of_a_template_that_rewrites_history_can_still_be_learned_to_answer(self):
-        with_thought = [HI[0], {"role": "assistant", "content": "<think>a</think>yo"}, *TWICE[2:]]
-        chat = Chat(template=FORGETFUL, learn="last")
 
-        assert learned(chat.segments({"messages": with_thought}, CHATML_DIALECT)) == [
-            "no<|im_end|>"
+class TestATemplateThatRewritesHistory:
+    """An answer's own text is trained for it: there it stands as the model is asked for it."""
+
+    chat = Chat(template=FORGETFUL)
+
+    def test_is_unrolled_so_that_every_answer_is_learned_once(self):
+        texts = self.chat.unrolled({"messages": THOUGHT}, CHATML_DIALECT)
+
+        assert [learned(segments) for segments in texts] == [
+            ["<think>hmm</think>yo<|im_end|>"],
+            ["no<|im_end|>"],
         ]
+        assert "".join(map(text, texts)).count("<think>") == 1
+
+    def test_is_not_unrolled_for_answers_that_it_leaves_as_they_were(self):
+        first = [{"role": "user", "content": "0"}, {"role": "assistant", "content": "1"}]
+        texts = self.chat.unrolled({"messages": [*first, *THOUGHT]}, CHATML_DIALECT)
+
+        assert [learned(segments) for segments in texts] == [
+            ["<think>hmm</think>yo<|im_end|>"],
+            ["1<|im_end|>", "no<|im_end|>"],
+        ]
+
+    def test_ends_with_the_text_of_the_whole_record(self):
+        record = {"messages": THOUGHT}
+
+        assert self.chat.unrolled(record, CHATML_DIALECT)[-1] == self.chat.segments(
+            record, CHATML_DIALECT
+        )
+
+    @pytest.mark.parametrize("learn", ["last", "all"])
+    def test_is_one_text_where_one_answer_is_asked_for(self, learn):
+        chat = Chat(template=FORGETFUL, learn=learn)
+        texts = chat.unrolled({"messages": THOUGHT}, CHATML_DIALECT)
+
+        assert len(texts) == 1
+        assert learned(texts[0])[-1].endswith(
+            "no<|im_end|>" if learn == "last" else "no<|im_end|>\n"
+        )
+
+    def test_leaves_out_a_whole_text_that_teaches_nothing(self):
+        """What a user says behind the last answer takes its reasoning away."""
+        [segments] = self.chat.unrolled({"messages": THOUGHT[:3]}, CHATML_DIALECT)
+
+        assert learned(segments) == ["<think>hmm</think>yo<|im_end|>"]
+        assert "and?" not in text(segments)
+
+    def test_gives_each_prompt_as_the_first_ids_of_the_text_that_trains_its_answer(
+        self, load_shared
+    ):
+        task = chat_task(template=FORGETFUL)
+        first = [{"role": "user", "content": "0"}, {"role": "assistant", "content": "1\n"}]
+        whole = [*first, *THOUGHT]
+        for name in ("gpt2", "qwen2", "smollm2", "t5"):
+            tokenizer = load_shared(name)
+            rows = encode(task, [{"messages": whole}], tokenizer)
+            for index, row in ((1, rows[1]), (3, rows[0]), (5, rows[1])):
+                asked = prompt_ids(task, {"messages": whole[:index]}, tokenizer)
+
+                assert np.array_equal(row.input_ids[: len(asked)], asked), name
+                assert row.labels[len(asked)] == row.input_ids[len(asked)], name
+
+    def test_says_what_no_text_has(self):
+        assert self.chat.dropped({"messages": THOUGHT}, CHATML_DIALECT) == []
+        assert Chat(template=FORGETFUL, learn="last").dropped(
+            {"messages": THOUGHT}, CHATML_DIALECT
+        ) == ["hmm"]
+
+    def test_is_refused_where_the_answer_to_be_learned_is_not_asked_for_so(self):
+        """As DeepSeek-R1's: it begins the reasoning, which it then leaves out."""
+        forgets_all = CHATML.replace(
+            "message['content'] +", "message['content'].split('</think>')[-1] +"
+        ).replace("assistant\\n' }}{% endif %}", "assistant\\n<think>' }}{% endif %}")
+
+        with pytest.raises(TemplateError, match=r"turn 3 (?s:.*)assistant\\n<think>'\n  trained:"):
+            Chat(template=forgets_all).segments({"messages": THOUGHT}, CHATML_DIALECT)
 
 
 def messages(user, assistant="ok", **more):
@@ -312,7 +379,7 @@ class TestMessages:
 
     @pytest.mark.parametrize(
         ("content", "kind"),
-        [(None, "null"), (3, "a int"), ([{"type": "text", "text": "x"}], "a list")],
+        [(None, "null"), (3, "a int"), ({"text": "x"}, "a dict")],
     )
     def test_whose_content_is_no_text_are_refused(self, content, kind):
         self.check(

@@ -20,6 +20,7 @@ from lmkit.errors import LmkitError, near
 VERBS = {
     "tasks": ("look", "List the tasks that can be trained."),
     "show": ("look", "Show a task, and one record at every stage."),
+    "preview": ("preview", "Show what a model would be trained on, and what is wrong with it."),
     "train": ("train", "Train a model on a task."),
     "evaluate": ("train", "Measure a run or a bundle on records."),
     "export": ("export", "Write a bundle that answers without torch."),

@@ -60,7 +60,17 @@ def row_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def with_row_options(what: Any, max_length: int | None, *, pad_to_max_length: bool) -> Any:
+pack_option = click.option(
+    "--pack",
+    is_flag=True,
+    help="Fill each sequence with several rows, none of which sees another, so that hardly a place is "
+    "padding; a batch then counts sequences.",
+)
+
+
+def with_row_options(
+    what: Any, max_length: int | None, *, pad_to_max_length: bool, pack: bool = False
+) -> Any:
     """Return a task, or a mixture, whose collator is as the options say."""
     import attrs
 
@@ -69,11 +79,14 @@ def with_row_options(what: Any, max_length: int | None, *, pad_to_max_length: bo
     changes: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
     if pad_to_max_length:
         changes["pad_to_max_length"] = True
+    if pack:
+        changes["pack"] = True
     if not changes:
         return what
     if isinstance(what, Mixture):
         one = [
-            with_row_options(t, max_length, pad_to_max_length=pad_to_max_length) for t in what.tasks
+            with_row_options(t, max_length, pad_to_max_length=pad_to_max_length, pack=pack)
+            for t in what.tasks
         ]
         return what.with_tasks(one)
     known = [field.name for field in attrs.fields(type(what.collator))]

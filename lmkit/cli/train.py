@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from lmkit.cli.options import pairs, rename_option, renamed_task, row_options, with_row_options
+from lmkit.cli.options import (
+    pack_option,
+    pairs,
+    rename_option,
+    renamed_task,
+    row_options,
+    with_row_options,
+)
 from lmkit.cli.printing import json_option, print_figures, print_json, progress_bar
 
 
@@ -72,6 +79,7 @@ from lmkit.cli.printing import json_option, print_figures, print_json, progress_
 )
 @rename_option
 @row_options
+@pack_option
 @click.option(
     "--sample",
     default=0,
@@ -99,6 +107,7 @@ def train(
     renames: Sequence[str],
     max_length: int | None,
     pad_to_max_length: bool,
+    pack: bool,
     sample: int,
     resume: bool,
     as_json: bool,
@@ -123,9 +132,9 @@ def train(
         raise MissingExtra("training", "train", error.name) from error
 
     found = renamed_task(get_task(task), renames)
-    found = with_row_options(found, max_length, pad_to_max_length=pad_to_max_length)
+    found = with_row_options(found, max_length, pad_to_max_length=pad_to_max_length, pack=pack)
     arguments = parse_settings(settings)
-    rows = _data_of(found, data, "--data")
+    rows = data_of(found, data, "--data")
     if rows == "-":
         rows = read(rows)  # standard input can be read once only
     with typed(click.get_current_context().find_root().obj):
@@ -133,7 +142,7 @@ def train(
             found,
             model=model,
             data=rows,
-            eval_data=_data_of(found, eval_data, "--eval-data") if eval_data else None,
+            eval_data=data_of(found, eval_data, "--eval-data") if eval_data else None,
             eval_fraction=eval_fraction,
             output=output,
             tokenizer=None if tokenizer is None else parse_tokenizer(tokenizer, rows, found),
@@ -212,7 +221,7 @@ def evaluate(
         job = progress.add_task("evaluating", total=None)
         figures = measure(
             run_or_bundle,
-            data=_data_of(found, data, "--data"),
+            data=data_of(found, data, "--data"),
             task=task,
             batch_size=batch_size,
             on_progress=lambda done, total: progress.update(job, completed=done, total=total),
@@ -223,7 +232,7 @@ def evaluate(
         print_figures(figures)
 
 
-def _data_of(task: Any, given: Sequence[str], option: str) -> Any:
+def data_of(task: Any, given: Sequence[str], option: str) -> Any:
     """Return what `--data` says: one source, or for a mixture one for each task by its name."""
     from lmkit.mixing import Mixture
 

@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from lmkit.collating.chance import Keys
 from lmkit.encoding import IGNORE, Encoded, Ids, Whole
 from lmkit.family import Family
 from lmkit.formatting import Segment
@@ -40,14 +41,32 @@ class Feed(Protocol):
 
 
 @runtime_checkable
+class BatchFeed(Feed, Protocol):
+    """A feed that draws the rows of a batch together, which is faster than one by one."""
+
+    def draw_all(self, indices: Sequence[int], keys: Keys) -> Sequence[Encoded]:
+        """Return some rows of an epoch.
+
+        Args:
+            indices: B places, from 0 to `len` - 1.
+            keys: uint64 [B], the only source of what is random in each; see `chance.row_keys`.
+        """
+
+
+@runtime_checkable
 class Schedule(Protocol):
     """A feed that is arranged anew in every epoch: where a row stands depends on the epoch."""
 
     def __len__(self) -> int:
         """Return how many rows an epoch has."""
 
-    def epoch(self, number: int) -> Feed:
-        """Return what one epoch draws from, the first being 0; the same for the same number."""
+    def epoch(self, number: int, seed: int = 0) -> Feed:
+        """Return what one epoch draws from; the same for the same number and seed.
+
+        Args:
+            number: which epoch, the first being 0.
+            seed: the run's.
+        """
 
 
 @runtime_checkable
@@ -83,7 +102,7 @@ class Collator(Protocol):
             target: the most tokens of a seq2seq row's target.
         """
 
-    def feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> Feed:
+    def feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> Feed | Schedule:
         """Return what training draws from; `RowFeed` if the rows are the same in every epoch."""
 
     def measured(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> list[Encoded]:
@@ -126,6 +145,10 @@ class RowFeed:
     def draw(self, index: int, rng: np.random.Generator) -> Encoded:
         """Return a row as it is."""
         return self._rows[index]
+
+    def draw_all(self, indices: Sequence[int], keys: Keys) -> list[Encoded]:
+        """Return some rows as they are."""
+        return [self._rows[index] for index in indices]
 
 
 def shorter(length: int, most: int | None) -> int:

@@ -8,6 +8,7 @@ import attrs
 import numpy as np
 
 from lmkit.collating import Batch, RowFeed, shorter, text_batch
+from lmkit.collating.packing import Packed, PackedRows, packed_batch
 from lmkit.encoding import IGNORE, Encoded, Ids, Stretch, Whole, joined, stretches
 from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
@@ -29,11 +30,14 @@ class CausalCollator:
         max_length: the most tokens in a row.
         pad_to_multiple_of: pad a batch to a multiple of this many tokens.
         pad_to_max_length: pad every batch to `max_length`, so that all have one shape.
+        pack: whether training fills each sequence of up to `max_length` tokens with several rows,
+            none of which sees another; a batch then counts sequences. See `lmkit.collating.packing`.
     """
 
     max_length: int = attrs.field(default=1024, converter=as_int, validator=at_least(2))
     pad_to_multiple_of: int = attrs.field(default=1, converter=as_int, validator=at_least(1))
     pad_to_max_length: bool = attrs.field(default=False, validator=FLAG)
+    pack: bool = attrs.field(default=False, validator=FLAG)
 
     family = Family.CAUSAL
 
@@ -86,9 +90,9 @@ class CausalCollator:
         """Return a collator whose rows have at most so many tokens."""
         return attrs.evolve(self, max_length=shorter(self.max_length, most))
 
-    def feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> RowFeed:
-        """Return the rows, the same in every epoch."""
-        return RowFeed(rows)
+    def feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> RowFeed | PackedRows:
+        """Return the rows, the same in every epoch, or what packs them anew in each."""
+        return PackedRows(rows, self.max_length) if self.pack else RowFeed(rows)
 
     def measured(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> list[Encoded]:
         """Return the rows as they are."""
@@ -98,11 +102,12 @@ class CausalCollator:
         """Right-pad rows to the longest one.
 
         Args:
-            rows: B rows.
+            rows: B rows, or B sequences of packed ones.
             pad_id: the id for empty cells. Labels ignore cells by their place, never by this id,
                 so it may be a token that is learned elsewhere.
         Returns:
-            `input_ids`, `attention_mask` and `labels`, int64 [B, T].
+            `input_ids`, `attention_mask` and `labels`, int64 [B, T]; of packed rows `position_ids`
+            instead of the mask, which start again at every row.
 
         >>> row = Encoded(np.array([5, 6]), np.array([IGNORE, 6]))
         >>> batch = CausalCollator(pad_to_multiple_of=3).collate([row], pad_id=6)
@@ -110,6 +115,9 @@ class CausalCollator:
         ([[5, 6, 6]], [[-100, 6, -100]])
         """
         width = self.max_length if self.pad_to_max_length else 0
+        sequences = [row for row in rows if isinstance(row, Packed)]
+        if len(sequences) == len(rows):
+            return packed_batch(sequences, pad_id, multiple_of=self.pad_to_multiple_of, width=width)
         return text_batch(rows, pad_id, multiple_of=self.pad_to_multiple_of, width=width)
 
     def _framed(

@@ -8,12 +8,168 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from lmkit.encoding import Ids
+from lmkit.collating import Batch, padded
+from lmkit.collating.chance import Keys
+from lmkit.encoding import IGNORE, Encoded, Ids
 
 Order = NDArray[np.intp]
+
+# How far the order in which rows are put may stray from the longest first: so much of a length. The
+# first of these that needs no more sequences than the strict order does is taken.
+SPREADS = (0.2, 0.05, 0.0)
+MOST_EPOCHS = 8  # arrangements that are kept; a mixture goes through its tasks at unlike paces
+
+
+@attrs.frozen(eq=False)
+class Packed(Encoded):
+    """Several rows in one sequence; the first token of each is not learned, as in any row.
+
+    Attributes:
+        lengths: int64 [R], the rows' lengths.
+    """
+
+    lengths: Ids = attrs.field(kw_only=True)
+
+
+class PackedRows:
+    """Rows that are packed anew in every epoch, into as many sequences each time.
+
+    Rows in which nothing is learned are left out. Every other one is in an epoch exactly once.
+
+    Args:
+        rows: the rows, none longer than `max_length`.
+        max_length: the most tokens in a sequence.
+    """
+
+    def __init__(self, rows: Sequence[Encoded], max_length: int) -> None:
+        self._rows = [row for row in rows if row.n_learned]
+        self._lengths = np.array([len(row) for row in self._rows], dtype=np.int64)
+        self._max_length = max_length
+        order = _longest_first(self._lengths)
+        self._n_sequences = 1 + int(best_fit(self._lengths, max_length, order).max(initial=-1))
+        self._epochs: dict[tuple[int, int], PackedEpoch] = {}
+
+    def __len__(self) -> int:
+        """Return how many sequences an epoch has."""
+        return self._n_sequences
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows an epoch has."""
+        return len(self._rows)
+
+    def epoch(self, number: int, seed: int = 0) -> PackedEpoch:
+        """Return an epoch's sequences; the same for the same number and seed."""
+        if (number, seed) not in self._epochs:
+            if len(self._epochs) == MOST_EPOCHS:
+                del self._epochs[next(iter(self._epochs))]
+            which = self._arranged(np.random.default_rng([seed, number]))
+            self._epochs[number, seed] = PackedEpoch(self._rows, which)
+        return self._epochs[number, seed]
+
+    def _arranged(self, rng: np.random.Generator) -> Ids:
+        """Return which sequence each row is in, int64 [N]."""
+        which = np.zeros(0, dtype=np.int64)
+        for spread in SPREADS:
+            shuffled = rng.permutation(self.n_rows)
+            sizes = self._lengths[shuffled] * rng.uniform(1 - spread, 1, self.n_rows)
+            which = best_fit(self._lengths, self._max_length, shuffled[_longest_first(sizes)])
+            if which.max(initial=-1) < len(self):
+                break
+        return _spread_over(which, len(self))
+
+
+class PackedEpoch:
+    """The sequences of one epoch.
+
+    Args:
+        rows: the rows.
+        which: int64 [N], the sequence that each is in.
+    """
+
+    def __init__(self, rows: Sequence[Encoded], which: Ids) -> None:
+        self._rows = rows
+        sizes = np.bincount(which)
+        members = np.argsort(which, kind="stable")
+        self._members = [
+            members[end - size : end] for end, size in zip(np.cumsum(sizes), sizes, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def draw(self, index: int, rng: np.random.Generator) -> Packed:
+        """Return a sequence; nothing in it is random but what is in it."""
+        return packed([self._rows[row] for row in self._members[index].tolist()])
+
+    def draw_all(self, indices: Sequence[int], keys: Keys) -> list[Packed]:
+        """Return some sequences."""
+        return [
+            packed([self._rows[row] for row in self._members[index].tolist()]) for index in indices
+        ]
+
+
+def packed(rows: Sequence[Encoded]) -> Packed:
+    """Return rows as one sequence.
+
+    >>> one = Encoded(np.array([5, 6]), np.array([5, 6]))
+    >>> both = packed([one, one])
+    >>> both.input_ids.tolist(), both.labels.tolist(), both.lengths.tolist()
+    ([5, 6, 5, 6], [-100, 6, -100, 6], [2, 2])
+    """
+    lengths = np.array([len(row.input_ids) for row in rows], dtype=np.int64)
+    labels = np.concatenate([row.labels for row in rows])
+    labels[np.cumsum(lengths) - lengths] = IGNORE
+    return Packed(
+        np.concatenate([row.input_ids for row in rows]),
+        labels,
+        sum(row.n_cut for row in rows),
+        rows[0].family,
+        rows[0].group,
+        sum(row.n_cut_learned for row in rows),
+        lengths=lengths,
+    )
+
+
+def packed_batch(
+    rows: Sequence[Packed], pad_id: int, *, multiple_of: int = 1, width: int = 0
+) -> Batch:
+    """Right-pad sequences to the longest one; see `padded`.
+
+    Positions start again at every row, and in the padding behind the last one. There is no
+    attention mask: where there is none, attention keeps within the rows that positions tell apart.
+
+    Returns:
+        `input_ids`, `position_ids` and `labels`, int64 [B, T].
+
+    >>> row = Encoded(np.array([5, 6]), np.array([5, 6]))
+    >>> packed_batch([packed([row, row])], pad_id=0, width=6)["position_ids"].tolist()
+    [[0, 1, 0, 1, 0, 1]]
+    """
+    ids = [row.input_ids for row in rows]
+    input_ids, mask = padded(ids, pad_id, multiple_of=multiple_of, width=width)
+    filled = mask == 1
+    labels = np.full_like(input_ids, IGNORE)
+    labels[filled] = np.concatenate([row.labels for row in rows])
+    position_ids = np.arange(input_ids.shape[1]) - filled.sum(axis=1, keepdims=True)
+    position_ids[filled] = places(np.concatenate([row.lengths for row in rows]))
+    return {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}
+
+
+def places(lengths: Ids) -> Ids:
+    """Return each token's place in its row, int64 [T], for rows one behind the other.
+
+    >>> places(np.array([3, 1, 2])).tolist()
+    [0, 1, 2, 0, 0, 1]
+    """
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    found: Ids = np.arange(total) - np.repeat(ends - lengths, lengths)
+    return found
 
 
 def packing_fill(lengths: Sequence[int] | Ids, max_length: int) -> float:
@@ -71,5 +227,14 @@ def best_fit(lengths: Ids, max_length: int, order: Order) -> Ids:
     return found
 
 
-def _longest_first(lengths: Ids) -> Order:
-    return np.argsort(-lengths, kind="stable")
+def _longest_first(sizes: NDArray[np.int64] | NDArray[np.float64]) -> Order:
+    return np.argsort(-sizes, kind="stable")
+
+
+def _spread_over(which: Ids, n_sequences: int) -> Ids:
+    """Return rows put into exactly so many sequences, where they have come into fewer."""
+    which = which.copy()
+    for new in range(int(which.max(initial=-1)) + 1, n_sequences):
+        fullest = int(np.bincount(which).argmax())
+        which[np.flatnonzero(which == fullest)[0]] = new
+    return which

@@ -191,7 +191,7 @@ def _framed(
         delimited: whether the text brings its own frame.
         ends: whether it must end in the EOS.
     """
-    spans = [Span(segment.text, segment.trusted) for segment in segments]
+    spans = [Span(segment.text, segment.trusted, segment.learn) for segment in segments]
     ids = tokenizer.encode_spans(spans, opens=True)
     opening = () if delimited else tokenizer.opening_ids
     closing = () if delimited else tokenizer.closing_ids

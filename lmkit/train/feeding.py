@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
-from lmkit.collating import Feed, Schedule
-from lmkit.encoding import Encoded
+from lmkit.collating import BatchFeed, Feed, Schedule
+from lmkit.collating.chance import row_keys
+from lmkit.encoding import Encoded, Ids
+from lmkit.family import Family
+
+ROWS_AT_ONCE = 4096  # drawn together to be measured, which bounds what they take in memory
 
 
 class TrainingRows:
@@ -30,14 +34,41 @@ class TrainingRows:
     def __len__(self) -> int:
         return len(self._feed)
 
-    @property
-    def lengths(self) -> list[int]:
-        """Every row's length in tokens, as it is in this epoch."""
-        return [len(self[index]) for index in range(len(self))]
-
     def __getitem__(self, index: int) -> Encoded:
-        feed = self._feed.epoch(self.epoch) if isinstance(self._feed, Schedule) else self._feed
-        return feed.draw(index, np.random.default_rng([self._seed, self.epoch, index]))
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[Encoded]:
+        """Return the rows of a batch; torch's data loader asks for them together."""
+        feed = self._feed
+        if isinstance(feed, Schedule):
+            feed = feed.epoch(self.epoch, self._seed)
+        if isinstance(feed, BatchFeed):
+            return feed.draw_all(indices, row_keys(self._seed, self.epoch, indices))
+        return [
+            feed.draw(index, np.random.default_rng([self._seed, self.epoch, index]))
+            for index in indices
+        ]
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self._seed
+
+    @property
+    def lengths(self) -> Ids:
+        """Every row's length in tokens, as it is in this epoch, int64 [N].
+
+        A seq2seq row's is that of its source and its target together.
+        """
+        found: list[int] = []
+        for start in range(0, len(self), ROWS_AT_ONCE):
+            part = self.__getitems__(range(start, min(start + ROWS_AT_ONCE, len(self))))
+            found += [_length(row) for row in part]
+        return np.array(found, dtype=np.int64)
+
+
+def _length(row: Encoded) -> int:
+    return len(row.input_ids) + (len(row.labels) if row.family is Family.SEQ2SEQ else 0)
 
 
 class MeasuredRows:

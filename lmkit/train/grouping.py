@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lmkit.encoding import IGNORE
 from lmkit.loss import Loss
-from lmkit.losses import row_losses
+from lmkit.losses import token_losses
 from lmkit.train.extra import torch
 
 
@@ -27,13 +28,16 @@ class GroupLosses:
         Args:
             logits: float [B, L, V], each for the label at its own place.
             labels: int64 [B, L].
-            group: int64 [B], each row's group.
+            group: int64 [B], each row's group; or [B, T], each token's, T being L or one more.
         """
         with torch().no_grad():
-            totals, counts = row_losses(logits.detach(), labels)
-        found = zip(group.tolist(), totals.tolist(), counts.tolist(), strict=True)
-        for index, total, count in found:
-            self._losses[index] += Loss(total, count)
+            losses = token_losses(logits.detach(), labels)
+        if group.dim() == 1:
+            group = group[:, None].expand_as(labels)
+        group = group[:, -labels.shape[1] :]
+        for index in range(len(self._losses)):
+            own = (group == index) & (labels != IGNORE)
+            self._losses[index] += Loss(float(losses[own].sum()), int(own.sum()))
 
     def take(self) -> dict[str, float]:
         """Return the mean over each group's learned tokens since the last call, where it had any."""

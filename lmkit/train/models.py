@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from lmkit.aligning import with_ends
 from lmkit.errors import ModelError, TokenizerError
 from lmkit.family import Family
 from lmkit.scratch import Scratch, parse_scratch
@@ -17,7 +18,7 @@ from lmkit.train.building import build, random_state
 from lmkit.train.extra import transformers
 from lmkit.train.heads import PAIR, head
 from lmkit.train.quiet import quiet, quiet_gguf
-from lmkit.train.special import with_ends, with_pad
+from lmkit.train.special import with_pad
 from lmkit.train.wrapped import ADAPTER_CONFIG, is_adapted
 
 if TYPE_CHECKING:
@@ -103,6 +104,29 @@ def open_model(source: Any, family: Family) -> tuple[Any, Any]:
     if (path / TOKENIZER_FILE).is_file():
         return model, lambda: path
     return model, lambda: _auto_tokenizer(str(source))
+
+
+def open_tokenizer(source: str) -> tuple[Any, dict[str, Any]]:
+    """Return a model's tokenizer and its config's content; no weight is read.
+
+    Args:
+        source: a hub id, a folder, or a .gguf file.
+    Raises:
+        ModelError: there is no such model.
+        TokenizerError: it has no tokenizer that can be loaded.
+    """
+    path, options = Path(source), {}
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"there is no file '{path}'")
+        source, options = str(path.parent), {"gguf_file": path.name}
+    try:
+        with quiet(), quiet_gguf():
+            config = transformers().AutoConfig.from_pretrained(source, **options)
+    except Exception as error:  # as above
+        raise ModelError(f"the model '{source}' cannot be found: {error}") from error
+    with quiet_gguf():
+        return _auto_tokenizer(source, **options), config.to_dict()
 
 
 def _open_gguf(path: Path, family: Family) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ from lmkit.logits import LogProbs
 from lmkit.loss import Loss
 from lmkit.losses import BatchLoss
 from lmkit.train.extra import torch
+from lmkit.train.packing import rows_apart
 from lmkit.train.quiet import quiet
 from lmkit.train.wrapped import virtual_tokens
 
@@ -134,7 +135,7 @@ def forward(model: Any, batch: Mapping[str, Any], family: Family, **options: Any
     """Return a model's output for a batch, its labels included; a mixture's groups stay outside.
 
     Behind a soft prompt something would predict a row's first label, which is nowhere counted as
-    learned, so that label is left out.
+    learned, so that label is left out. Packed rows are told apart only where there is no cache.
 
     Raises:
         ModelError: the rows are packed, and only the first of them would stand behind a soft prompt.
@@ -147,6 +148,8 @@ def forward(model: Any, batch: Mapping[str, Any], family: Family, **options: Any
     if family.shifts:
         batch["labels"] = batch["labels"].clone()
         batch["labels"][:, 0] = IGNORE
+    if "position_ids" in batch:
+        options = {**options, "use_cache": False}
     return model(**batch, **options)
 
 
@@ -154,6 +157,9 @@ def own_loss(
     task_loss: BatchLoss, batch: Mapping[str, Any], logits: Any, family: Family
 ) -> tuple[Any, Any]:
     """Return the sum and the count of a task's own loss over a batch."""
+    if "position_ids" in batch:
+        batch, cells = rows_apart(batch)
+        logits = logits.flatten(0, 1)[cells]
     places, labels = aligned(logits, batch["labels"], family)
     ids = batch["input_ids"]
     mask = batch.get("attention_mask")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lmkit.errors import TaskError, TokenizerError
-from lmkit.family import Family
+from lmkit.aligning import in_turn, with_stops
+from lmkit.errors import TokenizerError
 from lmkit.formatting import Formatter
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
@@ -30,18 +30,6 @@ def with_pad(tokenizer: Tokenizer, pad: str | None) -> Tokenizer:
     return tokenizer.with_special("pad_token", pad)
 
 
-def with_ends(tokenizer: Tokenizer, family: Family) -> Tokenizer:
-    """Return a tokenizer that names what starts and ends a target, if its frame shows it.
-
-    BERT's has no BOS and no EOS, and puts every text between `[CLS]` and `[SEP]`.
-    """
-    if family is Family.SEQ2SEQ:
-        for role, framing in (("eos_token", "sep_token"), ("bos_token", "cls_token")):
-            if role not in tokenizer.special and framing in tokenizer.special:
-                tokenizer = tokenizer.with_special(role, tokenizer.special[framing])
-    return tokenizer
-
-
 def align(model: Any, tokenizer: Tokenizer, formatter: Formatter) -> tuple[Tokenizer, list[int]]:
     """Make tokenizer, config and generation config agree on what ends a text and what pads it.
 
@@ -51,19 +39,7 @@ def align(model: Any, tokenizer: Tokenizer, formatter: Formatter) -> tuple[Token
     Returns:
         The tokenizer, and the ids that stop generation, the EOS first.
     """
-    stops = [
-        found
-        for token in formatter.stop_tokens(tokenizer.dialect)
-        if (found := tokenizer.token_to_id(token)) is not None
-    ]
-    if tokenizer.eos_id is not None:
-        stops.append(tokenizer.eos_id)
-    stops = list(dict.fromkeys(stops))
-    if stops and stops[0] != tokenizer.eos_id:
-        tokenizer = tokenizer.with_special("eos_token", tokenizer.id_to_token(stops[0]))
-    template = formatter.chat_template(tokenizer.dialect)
-    if template is not None:
-        tokenizer = tokenizer.with_template(template)
+    tokenizer, stops = with_stops(tokenizer, formatter)
     ids = {
         "eos_token_id": tokenizer.eos_id,
         "pad_token_id": tokenizer.pad_id,
@@ -95,16 +71,8 @@ def align_all(
     Raises:
         TaskError: two tasks have unlike chat templates; a tokenizer can carry one only.
     """
-    templates = {task.name: task.formatter.chat_template(tokenizer.dialect) for task in tasks}
-    chats = [task for task in tasks if templates[task.name] is not None]
-    for task in chats[1:]:
-        if templates[task.name] != templates[chats[0].name]:
-            raise TaskError(
-                f"'{chats[0].name}' and '{task.name}' have unlike chat templates, and a model's "
-                "tokenizer carries one; give both the same, as in Chat(template='chatml')"
-            )
     stops: list[int] = []
-    for task in sorted(tasks, key=lambda task: templates[task.name] is not None):
+    for task in in_turn(tasks, tokenizer):
         tokenizer, stops = align(model, tokenizer, task.formatter)
     return tokenizer, stops
 

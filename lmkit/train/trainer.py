@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch.utils.data import SequentialSampler
 from transformers import Trainer
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from lmkit.encoding import IGNORE
 from lmkit.family import Family
 from lmkit.loss import Loss
 from lmkit.losses import BatchLoss
 from lmkit.train.grouping import GroupLosses
+from lmkit.train.lengthgroups import LengthGroups
 from lmkit.train.lessons import loss_figures
+from lmkit.train.packing import rows_apart
 from lmkit.train.scoring import aligned, forward, mean_losses, own_loss
 
 
@@ -32,8 +33,8 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
     Args:
         family: how the model reads a row.
         task_loss: what is made small in place of the mean over learned tokens.
-        groups: names of the groups that batches tell by their `group`, int64 [B]; each one's loss is
-            logged for itself.
+        groups: names of the groups that batches tell by their `group`, int64 [B] or [B, T]; each
+            one's loss is logged for itself.
         options: transformers' own.
     """
 
@@ -93,10 +94,11 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
 
     def _count(self, batch: Mapping[str, Any]) -> Any:
         """Return how many parts a batch's mean is over."""
-        labels = batch["labels"][:, 1 if self._family.shifts else 0 :]
-        if self._task_loss is not None:
-            return self._task_loss.count(labels)
-        return (labels != IGNORE).sum()
+        first = 1 if self._family.shifts else 0
+        if self._task_loss is None:
+            return (batch["labels"][:, first:] != IGNORE).sum()
+        rows = rows_apart(batch)[0] if "position_ids" in batch else batch
+        return self._task_loss.count(rows["labels"][:, first:])
 
     def _get_num_items_in_batch(self, batch_samples: Sequence[Any], device: Any) -> Any:
         """Return over how many parts the mean of an optimizer step is, in all processes."""
@@ -117,10 +119,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
         """Group rows of like length where that is asked for; the stock sampler wants columns."""
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        return LengthGroupedSampler(
-            self.args.train_batch_size * self.args.gradient_accumulation_steps,
-            lengths=self.train_dataset.lengths,
-        )
+        return LengthGroups(self.train_dataset, self.args.train_batch_size * self.args.world_size)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """Measure rows in their order; the stock sampler wants columns to group them by length."""

@@ -3,7 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmkit.collating.packing import best_fit, packing_fill
+import lmkit as lk
+from lmkit.collating.packing import PackedRows, best_fit, packing_fill
+from lmkit.encoding import IGNORE, Encoded
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
 
@@ -61,3 +63,96 @@ class TestTheFill:
         lengths = np.random.default_rng(0).integers(1, max_length, 5_000)
 
         assert packing_fill(lengths, max_length) > 0.99
+
+
+def row(length, start=0):
+    ids = np.arange(start, start + length)
+    return Encoded(ids, ids)
+
+
+def rows_of(lengths):
+    """Return rows of which no two share an id."""
+    starts = np.cumsum([0, *lengths])[:-1].tolist()
+    return [row(length, 1 + start) for length, start in zip(lengths, starts, strict=True)]
+
+
+def sequences(feed, number=0, seed=0):
+    epoch = feed.epoch(number, seed)
+    return [epoch.draw(index, None) for index in range(len(epoch))]
+
+
+def companions(feed, number, seed=0):
+    """Return which rows, by their first ids, are packed together."""
+    return {
+        frozenset(part[0] for part in np.split(one.input_ids, np.cumsum(one.lengths)[:-1]))
+        for one in sequences(feed, number, seed)
+    }
+
+
+class TestAnEpoch:
+    @given(LENGTHS, st.integers(0, 5))
+    def test_has_each_learned_token_once(self, lengths, number):
+        rows = rows_of(lengths)
+        found = sequences(PackedRows(rows, 40), number)
+
+        learned = sorted(int(t) for one in found for t in one.labels if t != IGNORE)
+        assert learned == sorted(int(t) for each in rows for t in each.labels[1:])
+        assert sum(one.n_learned for one in found) == sum(each.n_learned for each in rows)
+
+    @given(LENGTHS)
+    def test_has_as_many_sequences_as_any_other(self, lengths):
+        feed = PackedRows(rows_of(lengths), 40)
+
+        assert {len(feed.epoch(number)) for number in range(4)} == {len(feed)}
+
+    @given(LENGTHS)
+    def test_has_no_sequence_that_is_too_long_or_empty(self, lengths):
+        for one in sequences(PackedRows(rows_of(lengths), 40)):
+            assert 0 < len(one) <= 40
+            assert one.lengths.sum() == len(one)
+
+    def test_packs_other_rows_together_than_the_one_before(self):
+        lengths = np.random.default_rng(3).permutation(np.arange(2, 33)).tolist()
+        feed = PackedRows(rows_of(lengths), 64)
+
+        assert companions(feed, 0) != companions(feed, 1)
+        assert companions(feed, 0) != companions(feed, 0, seed=1)
+        assert companions(feed, 1) == companions(PackedRows(rows_of(lengths), 64), 1)
+
+    def test_leaves_out_rows_in_which_nothing_is_learned(self):
+        nothing = Encoded(np.array([1, 2]), np.array([1, IGNORE]))
+        feed = PackedRows([row(3), nothing], 8)
+
+        assert feed.n_rows == 1
+        assert sequences(feed)[0].input_ids.tolist() == [0, 1, 2]
+
+
+class TestAPackedBatch:
+    def test_starts_its_positions_again_at_every_row(self):
+        found = sequences(PackedRows([row(3), row(2), row(4)], 5))
+        batch = lk.CausalCollator(max_length=5).collate(found, pad_id=9)
+
+        assert sorted(batch) == ["input_ids", "labels", "position_ids"]
+        assert sorted(batch["position_ids"].tolist()) == [[0, 1, 2, 0, 1], [0, 1, 2, 3, 0]]
+        assert {array.dtype for array in batch.values()} == {np.dtype(np.int64)}
+
+    def test_learns_no_rows_first_token_from_the_row_before(self):
+        found = sequences(PackedRows([row(3, 10), row(2, 20)], 5))
+        labels = lk.CausalCollator(max_length=5).collate(found, pad_id=9)["labels"]
+
+        assert labels.tolist() == [[IGNORE, 11, 12, IGNORE, 21]]
+
+    def test_ignores_its_padding(self):
+        collator = lk.CausalCollator(max_length=8, pad_to_max_length=True)
+        batch = collator.collate(sequences(PackedRows([row(3)], 8)), pad_id=1)
+
+        assert batch["input_ids"].tolist() == [[0, 1, 2, 1, 1, 1, 1, 1]]
+        assert batch["labels"].tolist() == [[IGNORE, 1, 2, *[IGNORE] * 5]]
+        assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 2, 3, 4]]
+
+
+def test_a_collator_packs_where_it_is_told_to():
+    rows = [row(3), row(2)]
+
+    assert len(lk.CausalCollator(max_length=5, pack=True).feed(rows, None)) == 1
+    assert len(lk.CausalCollator(max_length=5).feed(rows, None)) == 2

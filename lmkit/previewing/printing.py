@@ -1,0 +1,243 @@
+"""Print: a preview as a terminal shows it, in colours or with marks in their place."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING
+
+from lmkit.previewing import Finding, Lengths, Preview, Shown, Token, Totals
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+
+MOST_TOKENS = 96  # of one kind in a stretch; of a longer one the middle is left out
+BAR = 24  # cells of a histogram's longest bar
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+CONTROL = "control"
+STYLES = {"learned": "green", "read": "", "cut": "red strike", CONTROL: "bold magenta"}
+EDGE = "underline"  # every other token of what is learned, so that one sees where they part
+MARKS = {"learned": "«»", "read": "", "cut": "⟪⟫", CONTROL: "⟦⟧"}
+LEVEL_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+def print_preview(preview: Preview, console: Console) -> None:
+    """Print rows, lengths, totals and findings."""
+    coloured = console.color_system is not None and not console.no_color
+    hides = preview.family == "masked"
+    console.print(legend(coloured=coloured, hides=hides))
+    for shown in preview.shown:
+        console.print()
+        console.print(row(shown, coloured=coloured, hides=hides))
+    console.print()
+    _print_lengths(preview.lengths, console)
+    console.print()
+    for line in totals(preview.totals, hides=hides):
+        console.print(line)
+    console.print()
+    console.print(findings(preview.findings))
+
+
+def legend(*, coloured: bool, hides: bool) -> Text:
+    """Return what the colours, or the marks, mean."""
+    from rich.text import Text
+
+    words = {"learned": "may be hidden" if hides else "learned", "read": "read", "cut": "left out"}
+    text = Text()
+    for kind in ("learned", "read", "cut", CONTROL):
+        word = words.get(kind, "control token")
+        text.append("  " if text else "")
+        if coloured:
+            text.append(word, STYLES[kind])
+        else:
+            text.append(word.join(_marks(kind)))
+    return text
+
+
+def _marks(kind: str) -> tuple[str, str]:
+    marks = MARKS[kind]
+    return (marks[0], marks[1]) if marks else ("", "")
+
+
+def row(shown: Shown, *, coloured: bool, hides: bool = False, whole: bool = False) -> Text:
+    """Return a row's text with its tokens told apart, under a line that says which it is.
+
+    Args:
+        shown: the row.
+        coloured: whether colours tell tokens apart; otherwise marks do.
+        hides: whether what is learned is what may be hidden.
+        whole: whether long stretches are written out.
+    """
+    from rich.text import Text
+
+    learned = "may be hidden" if hides else "learned"
+    facts = [f"{shown.n_tokens:,} tokens", f"{shown.n_learned:,} {learned}"]
+    if shown.n_cut:
+        facts.append(f"{shown.n_cut:,} left out")
+    text = Text()
+    text.append(f"row {shown.index}", "bold")
+    text.append(f"  {shown.where}  ({shown.why})  {', '.join(facts)}\n", "dim")
+    text.append_text(tokens(shown.tokens, coloured=coloured, whole=whole))
+    if shown.target:
+        text.append("\n→ ", "bold")
+        text.append_text(tokens(shown.target, coloured=coloured, whole=whole))
+    return text
+
+
+def tokens(found: Sequence[Token], *, coloured: bool, whole: bool = False) -> Text:
+    """Return tokens' text, stretch by stretch."""
+    from rich.text import Text
+
+    text = Text()
+    for kind, run in groupby(found, lambda token: token.kind):
+        stretch = list(run)
+        first, last = (stretch, []) if whole else _ends(stretch)
+        opening, closing = ("", "") if coloured else _marks(kind)
+        text.append(opening)
+        _append(text, first, coloured=coloured)
+        if last:
+            text.append(f" … {len(stretch) - len(first) - len(last):,} more … ", "dim italic")
+            _append(text, last, coloured=coloured)
+        text.append(closing)
+    return text
+
+
+def _ends(found: list[Token]) -> tuple[list[Token], list[Token]]:
+    """Return tokens, or the first and the last where they are many."""
+    if len(found) <= MOST_TOKENS:
+        return found, []
+    half = MOST_TOKENS // 3
+    return found[:half], found[-half:]
+
+
+def _append(text: Text, found: Sequence[Token], *, coloured: bool) -> None:
+    for place, token in enumerate(found):
+        written = visible(token.text)
+        if not coloured:
+            text.append(written.join(_marks(CONTROL)) if token.control else written)
+        elif token.control:
+            on = {"learned": " on green", "cut": " strike"}.get(token.kind, "")
+            text.append(written, STYLES[CONTROL] + on)
+        else:
+            edge = f" {EDGE}" if token.kind == "learned" and place % 2 else ""
+            text.append(written, STYLES[token.kind] + edge)
+
+
+def visible(text: str) -> str:
+    r"""Return a text with line ends marked, and what a terminal would obey replaced.
+
+    >>> visible("a\nb\x1b[0m")
+    'a⏎\nb�[0m'
+    """
+    marked = "".join(
+        mark if mark == "\n" or unicodedata.category(mark) not in ("Cc", "Cs") else _seen(mark)
+        for mark in text
+    )
+    return marked.replace("\n", "⏎\n")
+
+
+def _seen(mark: str) -> str:
+    return {"\t": "⇥\t", "\r": "␍"}.get(mark, "\ufffd")
+
+
+def _print_lengths(lengths: Sequence[Lengths], console: Console) -> None:
+    from rich.columns import Columns
+
+    console.print(Columns([histogram(part) for part in lengths], padding=(0, 6)))
+
+
+def histogram(part: Lengths) -> RenderableType:
+    """Return how often which length occurs, as bars."""
+    from rich.text import Text
+
+    edges, counts = part.histogram.edges, part.histogram.counts
+    names = [f"{a:,}–{b - 1:,}" if b - 1 > a else f"{a:,}" for a, b in pairwise(edges)]
+    width, most = max(map(len, names)), max(counts)
+    text = Text()
+    text.append(f"{part.name} tokens\n", "bold")
+    text.append(
+        f"least {part.shortest:,} · median {part.median:,} · 95% {part.p95:,} · most {part.longest:,}\n",
+        "dim",
+    )
+    for name, count in zip(names, counts, strict=True):
+        text.append(f"{name:>{width}} ")
+        text.append(f"{bar(count / most):<{BAR}}", "blue")
+        text.append(f" {count:,}\n")
+    text.rstrip()
+    return text
+
+
+def bar(share: float) -> str:
+    """Return a bar of eighths of cells; what is not nothing is seen.
+
+    >>> bar(0.5), bar(0.0001), bar(0)
+    ('████████████', '▏', '')
+    """
+    eighths = round(share * BAR * 8) or (share > 0)
+    full, rest = divmod(int(eighths), 8)
+    return "█" * full + (_EIGHTHS[rest] if rest else "")
+
+
+def totals(found: Totals, *, hides: bool = False) -> list[str]:
+    """Return the sums in words, a line each."""
+    learned = "may be hidden" if hides else "learned"
+    share = found.learned / found.tokens if found.tokens else 0.0
+    lines = [
+        f"{many(found.rows, 'row')} of {many(found.records, 'record')}; {found.tokens:,} tokens, "
+        f"{found.learned:,} ({share:.1%}) {learned}"
+    ]
+    if found.cut_rows:
+        lines.append(
+            f"{many(found.cut_rows, 'row')} ({found.cut_rows / found.rows:.1%}) cut to "
+            f"{found.max_length:,} tokens; {many(found.cut_tokens, 'token')} left out"
+        )
+    lines += [
+        f"{many(count, 'record')} dropped: {reason}" for reason, count in found.dropped.items()
+    ]
+    padding = f"padding fills {found.padding_share:.1%} of batches of eight"
+    if found.packing_fill is not None:
+        padding += f"; packed, tokens would fill {found.packing_fill:.1%}"
+    return [*lines, padding]
+
+
+def many(count: int, what: str) -> str:
+    """Return a number of things in words.
+
+    >>> many(1, "row"), many(1200, "row")
+    ('1 row', '1,200 rows')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def findings(found: Sequence[Finding]) -> Text:
+    """Return what is wrong, with an example and the remedy of each."""
+    from rich.text import Text
+
+    text = Text()
+    if not found:
+        text.append("nothing found", "green")
+        return text
+    for finding in found:
+        text.append_text(_finding(finding))
+    text.rstrip()
+    return text
+
+
+def _finding(finding: Finding) -> Text:
+    from rich.text import Text
+
+    text = Text()
+    text.append(finding.level, LEVEL_STYLES[finding.level])
+    text.append(f" {finding.name}", "bold")
+    if finding.of:
+        text.append(f"  {finding.count:,} of {finding.of:,}")
+    text.append(f"\n  {finding.text}\n")
+    if finding.where or finding.excerpt:
+        text.append("  such as ", "dim")
+        text.append(": ".join(part for part in (finding.where, finding.excerpt) if part) + "\n")
+    text.append("  remedy: ", "dim")
+    text.append(f"{finding.remedy}\n")
+    return text

@@ -1,0 +1,345 @@
+"""Find what an assistant wrote in a rendered conversation, and unroll it where history is rewritten.
+
+In comes a conversation, out go one or more training texts as segments. For each answer there is the
+*asked* text, the conversation before it with the generation prompt, and its *own* text, the
+conversation up to its end: what its own text has behind the asked one is what a model must write. Where
+the template has `{% generation %}` marks, they say what of it is learned.
+
+Many templates write an earlier answer otherwise than the last one, its reasoning left out, say. A
+text teaches only the answers that it writes just as they will be asked for; for the others the
+conversation up to there becomes a training text of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from lmkit.errors import TemplateError
+from lmkit.escaping import Escape, Message, Span
+from lmkit.formatting import Segment
+from lmkit.messages import SYSTEM_ROLES
+from lmkit.rendering import Rendering, Written
+
+_SHOWN = 60  # characters of a text, before and behind a difference, in an error
+
+
+class Unroller:
+    """One conversation under one template.
+
+    Args:
+        rendering: the template.
+        messages: all messages, as the record has them.
+        tools: the tools' definitions, or None.
+    """
+
+    def __init__(self, rendering: Rendering, messages: Sequence[Message], tools: Any) -> None:
+        self._rendering = rendering
+        self._escape = Escape(rendering.dialect.control_tokens, rendering.dialect.marks)
+        self._messages = self._escape.messages(messages)
+        self._tools = self._escape.plain(tools)
+        self._answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+        self._written: dict[tuple[int, bool], Written] = {}
+
+    def texts(self, learn: str) -> list[list[Segment]]:
+        """Return the training texts; the last one is that of the whole conversation.
+
+        Args:
+            learn: `assistant`, `last` or `all`, as in `Chat`.
+        Raises:
+            TemplateError: the template fails, or writes an answer's own text otherwise than asked.
+        """
+        if learn == "all":
+            return [self._everything()]
+        wanted = self._answers[-1:] if learn == "last" else self._answers
+        taught: set[int] = set()
+        texts: list[list[Segment]] = []
+        for length in [len(self._messages), *(index + 1 for index in reversed(wanted))]:
+            if texts and length - 1 in taught:
+                continue
+            text = self._render(length)
+            found = {i: self._spans(text, length, i) for i in wanted if i < length}
+            fresh = {i for i, spans in found.items() if spans is not None} - taught
+            if length - 1 in found and found[length - 1] is None:
+                raise self._drift(length - 1, text)
+            if fresh:
+                texts.append(self._segments(text, found, fresh))
+                taught |= fresh
+        return texts[::-1]
+
+    def prompt(self, learn: str) -> list[Segment]:
+        """Return the text that asks for the next answer, cut into segments as `texts` cuts it."""
+        length = len(self._messages)
+        text = self._render(length, ask=True)
+        if learn == "all":
+            return self._escape.segments(text.text, [(0, len(text.text))])
+        earlier = self._answers if learn == "assistant" else []
+        found = {i: self._spans(text, length, i) for i in earlier}
+        return self._segments(text, found, set(earlier), self._header(text))
+
+    def _everything(self) -> list[Segment]:
+        """Return the whole text, all of it learned, with a seam where the last answer is asked for."""
+        index = self._answers[-1]
+        asked = "" if index == 0 else self._render(index, ask=True).text
+        for length in (len(self._messages), index + 1):
+            text = self._render(length)
+            if text.text.startswith(asked):
+                spans = [(0, len(asked)), (len(asked), len(text.text))]
+                return self._escape.segments(text.text, spans)
+        raise self._drift(index, text)
+
+    def _spans(self, text: Written, length: int, index: int) -> list[Span] | None:
+        """Return where a text writes an answer as it will be asked for; None where it does not.
+
+        Args:
+            text: of some messages, or what asks for the next one.
+            length: how many those are.
+            index: which message is the answer.
+        """
+        asked, own = self._asked(index), self._render(index + 1)
+        if asked is None or not (
+            own.text.startswith(asked.text) and text.text.startswith(asked.text)
+        ):
+            return None
+        start, agreed = len(asked.text), self._agreed(own.text, text.text)
+        if agreed < start:
+            return None
+        if self._rendering.marked:
+            marks = [span for span in own.marks[len(asked.marks) :] if span[1] <= agreed]
+            return split_at(start, marks) if set(marks) <= set(text.marks) else None
+        end = start + self._answer_length(own.text[start:agreed])
+        return [(start, end + self._following_end(text.text, end, length, index))]
+
+    def _agreed(self, own: str, text: str) -> int:
+        """Return how much of an answer's own text another text has; -1 where words are unlike.
+
+        What a template puts behind the end of a whole conversation, an EOS, may be missing.
+        """
+        if text.startswith(own):
+            return len(own)
+        same = _common_length(own, text)
+        for token in self._tokens.finditer(own, max(0, same - self._longest)):
+            if token.start() >= same:
+                break
+            if token.end() > same:
+                same = token.start()
+        rest = self._tokens.sub("", own[same:])
+        ended = own[:same].rstrip().endswith(self._endings.closing)
+        return same if ended and not rest.strip() else -1
+
+    def _answer_length(self, written: str) -> int:
+        """Return how much of what follows the prompt a model has to write.
+
+        A turn's end token is the last thing that a model writes: white space that the template puts
+        behind it belongs to the next turn.
+        """
+        body = written.rstrip()
+        closed = body.endswith(self._rendering.dialect.control_tokens)
+        return len(body) if closed else len(written)
+
+    def _following_end(self, text: str, end: int, length: int, index: int) -> int:
+        """Return the length of the token with which the next turn begins, if it ends this one.
+
+        Some templates close no turn. Then a model stops where the next one would begin.
+        """
+        if index + 1 >= length or self._messages[index + 1]["role"] == "assistant":
+            return 0
+        if not self._endings.following:
+            return 0
+        token = self._tokens.match(text, end)
+        return len(token.group()) if token else 0
+
+    def _asked(self, index: int) -> Written | None:
+        """Return what asks for an answer; None where nothing can ask for it."""
+        if index > 0:
+            return self._render(index, ask=True)
+        if self._rendering.marked:
+            return Written("")
+        try:
+            return self._render(0, ask=True)
+        except TemplateError:
+            return None
+
+    def _header(self, text: Written) -> list[Span]:
+        """Return where in a prompt a marked block begins that holds the generation prompt too."""
+        if not self._rendering.marked:
+            return []
+        probe = [*self._messages, {"role": "assistant", "content": "a"}]
+        written = self._rendering.render(probe, self._tools)
+        if not written.text.startswith(text.text):
+            return []
+        asked = len(text.text)
+        return [(start, asked) for start, end in written.marks if start < asked < end]
+
+    def _segments(
+        self,
+        text: Written,
+        found: dict[int, list[Span] | None],
+        learned: set[int],
+        more: Sequence[Span] = (),
+    ) -> list[Segment]:
+        """Cut a text: the spans of some answers are learned, those of the others are seams only.
+
+        So a prompt is cut as every training text is that begins with it.
+        """
+        spans: list[Span] = []
+        for index, here in found.items():
+            if here is not None:
+                spans += here if index in learned else _edges(here)
+        return self._escape.segments(text.text, [*spans, *more])
+
+    def _render(self, length: int, *, ask: bool = False) -> Written:
+        if (length, ask) not in self._written:
+            try:
+                found = self._rendering.render(self._messages[:length], self._tools, ask=ask)
+            except TemplateError as error:
+                raise self._refusal(error, length, ask) from error
+            self._written[length, ask] = found
+        return self._written[length, ask]
+
+    def _refusal(self, error: TemplateError, length: int, ask: bool) -> TemplateError:
+        """Return an error that says so where it is the system message that a template refuses."""
+        if not self._messages or self._messages[0]["role"] not in SYSTEM_ROLES:
+            return error
+        try:
+            self._rendering.render(self._messages[1:length], self._tools, ask=ask)
+        except TemplateError:
+            return error
+        return TemplateError(
+            f"{error}; without the system message it does not: Chat(system_as='user') puts that in "
+            "front of the user's first message"
+        )
+
+    def _drift(self, index: int, text: Written) -> TemplateError:
+        asked = self._asked(index)
+        if asked is None:
+            return TemplateError(
+                f"turn {index} is the assistant's, and the chat template cannot ask for an answer to "
+                "nothing; let a user's or a system message stand before it"
+            )
+        at = _common_length(asked.text, text.text)
+        shown = slice(max(0, at - _SHOWN), at + _SHOWN)
+        return TemplateError(
+            f"the chat template asks for turn {index} (an assistant's) with a text that the training "
+            "text does not begin with, so what the model would learn is not what it will be asked; "
+            "give the template what makes them agree, as in "
+            "Chat(variables={'enable_thinking': False}), or another one, with Chat(template=...)\n"
+            f"  asked:   ...{asked.text[shown]!r}\n  trained: ...{text.text[shown]!r}"
+        )
+
+    @property
+    def _endings(self) -> Endings:
+        try:
+            return endings(self._rendering)
+        except TemplateError:  # of words that are not the record's
+            return Endings()
+
+    @property
+    def _tokens(self) -> re.Pattern[str]:
+        return _pattern(self._rendering.dialect.control_tokens)
+
+    @property
+    def _longest(self) -> int:
+        return max(map(len, self._rendering.dialect.control_tokens), default=0)
+
+
+@attrs.frozen
+class Endings:
+    """The control tokens with which a template lets an answer end.
+
+    Attributes:
+        final: the one at a conversation's end.
+        closing: the one behind every answer, whatever follows.
+        following: the one of the next turn, where no answer has an end of its own.
+    """
+
+    final: tuple[str, ...] = ()
+    closing: tuple[str, ...] = ()
+    following: tuple[str, ...] = ()
+
+
+@functools.lru_cache(maxsize=64)
+def endings(rendering: Rendering) -> Endings:
+    """Find out how a template ends answers, from two made-up exchanges.
+
+    Raises:
+        TemplateError: the template fails on them.
+    """
+    chat: list[Message] = [
+        {"role": role, "content": word}
+        for role, word in zip(("user", "assistant") * 2, "wxyz", strict=True)
+    ]
+    asked = rendering.render(chat[:1], ask=True).text
+    own, whole = rendering.render(chat[:2]).text, rendering.render(chat).text
+    if not own.startswith(asked):
+        return Endings(final=_last(own, rendering))
+    answer = own[len(asked) :]
+    final = _last(answer, rendering)
+    if not whole.startswith(asked):
+        return Endings(final=final)
+    said = asked + answer[: answer.find("x") + 1]
+    if not whole.startswith(said):
+        return Endings(final=final)
+    same = _common_length(own, whole)
+    closing = _last(own[len(said) : same], rendering)
+    behind = whole[len(said) :]
+    if final or closing:
+        return Endings(final=final, closing=closing)
+    following = _pattern(rendering.dialect.control_tokens).match(behind)
+    return Endings(following=(following.group(),) if following else ())
+
+
+def split_at(position: int, spans: Sequence[Span]) -> list[Span]:
+    """Make a seam at a position: cut the span that holds it, or put an empty one before the next.
+
+    >>> split_at(3, [(1, 5), (7, 9)]), split_at(6, [(1, 5), (7, 9)])
+    ([(1, 3), (3, 5), (7, 9)], [(1, 5), (6, 6), (7, 9)])
+    """
+    before = [(start, min(end, position)) for start, end in spans if start < position]
+    after = [(max(start, position), end) for start, end in spans if max(start, end - 1) >= position]
+    seam = [(position, position)] if not after or after[0][0] > position else []
+    return before + seam + after
+
+
+def _edges(spans: Sequence[Span]) -> list[Span]:
+    """Return seams where spans begin and end, in place of the spans.
+
+    >>> _edges([(1, 3), (3, 5)])
+    [(1, 1), (3, 3), (5, 5)]
+    """
+    return [(edge, edge) for edge in sorted({edge for span in spans for edge in span})]
+
+
+def _last(answer: str, rendering: Rendering) -> tuple[str, ...]:
+    body = answer.rstrip()
+    return tuple(token for token in _by_length(rendering) if body.endswith(token))[:1]
+
+
+def _by_length(rendering: Rendering) -> list[str]:
+    return sorted(rendering.dialect.control_tokens, key=len, reverse=True)
+
+
+def _common_length(one: str, other: str) -> int:
+    """Return how many characters two texts begin alike with.
+
+    >>> _common_length("abcd", "abxd")
+    2
+    """
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@functools.lru_cache(maxsize=32)
+def _pattern(control_tokens: tuple[str, ...]) -> re.Pattern[str]:
+    words = sorted(control_tokens, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, words)) or r"(?!)")
