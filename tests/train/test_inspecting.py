@@ -84,7 +84,7 @@ def test_the_first_row_and_each_finding_are_shown_on_standard_error(toy, capsys)
     shown = capsys.readouterr()
 
     assert shown.out == ""
-    assert "질문: 왜?⏎\n답변:« ⟦<|endoftext|>⟧»" in shown.err
+    assert "질문: 왜?↵\n답변:« ⟦<|endoftext|>⟧»" in shown.err
     assert "warning empty-answer (1 of 2)" in shown.err
     assert "그냥" not in shown.err
 
