@@ -29,10 +29,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class LmkitError(Exception):
     """The root: something the user can mend."""
+
+    def __reduce__(self) -> tuple[Any, ...]:  # what brings an error here from another process
+        return _remade, (type(self), self.args, self.__dict__)
+
+
+def _remade(kind: type[LmkitError], args: tuple[Any, ...], state: dict[str, Any]) -> LmkitError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class RecordError(LmkitError, ValueError):

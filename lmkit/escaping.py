@@ -2,6 +2,10 @@
 
 A template's own control tokens are trusted and those of a record are not. In the rendered text they
 look alike, so the record's are replaced by private characters before rendering, and put back behind.
+
+So are pieces of a control token at a text's edges, and names that are the inside of one: templates put
+texts side by side, trimmed or in brackets. Marks such as `<think>` are hidden too, but for an
+assistant's words: those a template takes apart, and a model learns to write.
 """
 
 from __future__ import annotations
@@ -10,6 +14,8 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import attrs
 
 from lmkit.formatting import Segment
 
@@ -21,10 +27,16 @@ _ESCAPES = range(0xF0100, 0xFFFFD)
 
 
 class Escape:
-    """Stands private characters in for control tokens while a template runs."""
+    """Stands private characters in for control tokens while a template runs.
 
-    def __init__(self, control_tokens: Sequence[str]) -> None:
-        self._pattern, self._heads = _hidden_words(tuple(control_tokens))
+    Args:
+        control_tokens: what nobody may write but the template.
+        marks: what an assistant may write, too.
+    """
+
+    def __init__(self, control_tokens: Sequence[str], marks: Sequence[str] = ()) -> None:
+        self._said = _hidden_words(tuple(control_tokens))
+        self._read = _hidden_words((*control_tokens, *marks))
         self._stand_in: dict[str, str] = {}
         self._meant: dict[str, str] = {}
 
@@ -35,37 +47,61 @@ class Escape:
             self._meant[character] = text
         return self._stand_in[text]
 
-    def _text(self, text: str) -> str:
-        text = self._pattern.sub(lambda match: self._hide(match.group()), text)
-        if not text.endswith(self._heads):
-            return text
-        head = next(head for head in self._heads if text.endswith(head))
-        return text[: -len(head)] + self._hide(head)
+    def _text(self, text: str, words: _HiddenWords) -> str:
+        text = words.anywhere.sub(lambda match: self._hide(match.group()), text)
+        body = text.rstrip()  # a template may trim it
+        if body.endswith(words.heads):
+            head = next(head for head in words.heads if body.endswith(head))
+            text = body[: -len(head)] + self._hide(head) + text[len(body) :]
+        body = text.lstrip()
+        if body.startswith(words.tails):
+            tail = next(tail for tail in words.tails if body.startswith(tail))
+            text = text[: -len(body)] + self._hide(tail) + body[len(tail) :]
+        return text
+
+    def _name(self, text: str, words: _HiddenWords) -> str:
+        if text and any(text in token for token in words.tokens):
+            return self._hide(text)
+        return self._text(text, words)
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
         """Return the messages with what the template must not take for its own hidden."""
-        return [
-            {
-                self.plain(key): str.__str__(part) if key == "role" else self.plain(part)
-                for key, part in message.items()
-            }
-            for message in messages
-        ]
+        return [self._message(message) for message in messages]
+
+    def _message(self, message: Message) -> Message:
+        words = self._said if message.get("role") == "assistant" else self._read
+        return {
+            self._plain(key, words): str.__str__(part)
+            if key == "role"
+            else self._field(key, part, words)
+            for key, part in message.items()
+        }
 
     def plain(self, part: Any) -> Any:
         """Return plain JSON with its words hidden; of anything else, a template sees the type only.
 
         Objects have methods, such as an array's `tofile`, that a sandbox does not know to be unsafe.
         """
+        return self._plain(part, self._read)
+
+    def _plain(self, part: Any, words: _HiddenWords) -> Any:
         if isinstance(part, str):
-            return self._text(str.__str__(part))
+            return self._text(str.__str__(part), words)
         if part is None or type(part) in (bool, int, float):
             return part
         if isinstance(part, Mapping):
-            return {self.plain(key): self.plain(inner) for key, inner in part.items()}
+            return {
+                self._plain(key, words): self._field(key, inner, words)
+                for key, inner in part.items()
+            }
         if isinstance(part, (list, tuple)):
-            return [self.plain(inner) for inner in part]
+            return [self._plain(inner, words) for inner in part]
         return f"<{type(part).__name__}>"
+
+    def _field(self, key: Any, part: Any, words: _HiddenWords) -> Any:
+        if key == "name" and isinstance(part, str):
+            return self._name(str.__str__(part), words)
+        return self._plain(part, words)
 
     def segments(self, text: str, spans: Sequence[Span]) -> list[Segment]:
         """Cut a rendered text at the spans' edges, and put the hidden words back, not trusted."""
@@ -76,6 +112,10 @@ class Escape:
             segments += self._restored(text[start:end], learn=True)
             position = end
         return segments + self._restored(text[position:], learn=False, seam=False)
+
+    def restored(self, text: str) -> str:
+        """Return a text with the hidden words put back."""
+        return "".join(self._meant.get(character, character) for character in text)
 
     def _restored(self, text: str, *, learn: bool, seam: bool = True) -> list[Segment]:
         if not text:
@@ -90,13 +130,30 @@ class Escape:
         ]
 
 
-@functools.lru_cache(maxsize=32)
-def _hidden_words(control_tokens: tuple[str, ...]) -> tuple[re.Pattern[str], tuple[str, ...]]:
-    """Return what is to be hidden: whole control tokens, and their beginnings at a text's end.
+@attrs.frozen
+class _HiddenWords:
+    """What is to be hidden: whole tokens anywhere, and pieces of them at a text's edges."""
 
-    A message that ends with half a control token could be completed by the one that follows it.
+    tokens: tuple[str, ...]
+    anywhere: re.Pattern[str]
+    heads: tuple[str, ...]
+    tails: tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=64)
+def _hidden_words(tokens: tuple[str, ...]) -> _HiddenWords:
+    """Return what is to be hidden of some tokens.
+
+    A text that ends with the beginning of a token could be completed by what follows, and one that
+    begins with the end of a token by what stands before.
     """
-    words = [re.escape(token) for token in sorted(control_tokens, key=len, reverse=True)]
+    words = [re.escape(token) for token in sorted(tokens, key=len, reverse=True)]
     private = f"[{chr(0xF0000)}-{chr(0xFFFFD)}]"
-    halves = {token[:n] for token in control_tokens for n in range(1, len(token))}
-    return re.compile("|".join([*words, private])), tuple(sorted(halves, key=len, reverse=True))
+    heads = {token[:n] for token in tokens for n in range(1, len(token))}
+    tails = {token[n:] for token in tokens for n in range(1, len(token))}
+    return _HiddenWords(
+        tokens,
+        re.compile("|".join([*words, private])),
+        tuple(sorted(heads, key=len, reverse=True)),
+        tuple(sorted(tails, key=len, reverse=True)),
+    )

@@ -13,7 +13,8 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from lmkit.errors import MissingExtra, RecordError, RecordErrors, UnknownName
 
 csv.field_size_limit(1 << 30)  # Python's own limit of 128 KiB is below a long document
 MOST_ERRORS = 10  # bad rows shown together before reading stops
+FIRST_SHOWN = 3  # bad rows that a warning names
 PARQUET_ROWS = 1024  # of a Parquet file, in memory at once
 STOP, SKIP = POLICIES = ("stop", "skip")  # what bad rows may do
 
@@ -182,6 +184,29 @@ class BadRows:
         raise self.errors[0] if len(self.errors) == 1 else RecordErrors(self.errors)
 
 
+class SkippedRows(UserWarning):
+    """Rows that could not be used were left out."""
+
+
+def warn_of_skipped(name: str, errors: Sequence[RecordError], *, listed: str = "") -> None:
+    """Say how many rows were left out, and which were the first; nothing if there were none.
+
+    Args:
+        name: what to call the data.
+        errors: the rows' errors.
+        listed: where they are all listed.
+    """
+    if not errors:
+        return
+    rows = "1 bad row is" if len(errors) == 1 else f"{len(errors)} bad rows are"
+    lines = [f"{name}: {rows} left out", *(f"  {error}" for error in errors[:FIRST_SHOWN])]
+    if len(errors) > FIRST_SHOWN:
+        lines.append(f"  and {len(errors) - FIRST_SHOWN} more")
+    if listed:
+        lines.append(f"  all are listed in {listed}")
+    warnings.warn("\n".join(lines), SkippedRows, stacklevel=3)
+
+
 def nothing_in(data: Data, bad: RecordError | None) -> RecordError:
     """Return the error for a source of which no row can be used.
 
@@ -211,6 +236,10 @@ def fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _row(record: Any, where: str) -> Row | RecordError:
+    if isinstance(record, RecordError):  # a bad row of what was read before
+        return record
+    if isinstance(record, Row):
+        where = record.where
     if not isinstance(record, Mapping):
         return RecordError(
             where, f"a record is a mapping from column to value, not {_kind(record)}"

@@ -20,14 +20,12 @@ import attrs
 
 from lmkit.errors import TemplateError
 from lmkit.escaping import Message, Span
-from lmkit.messages import as_text, in_parts
 from lmkit.tokenizing import Dialect
 
 if TYPE_CHECKING:
     import jinja2
 
 _OPEN, _CLOSE = chr(0xF0000), chr(0xF0001)  # where a {% generation %} block begins and ends
-_WORD = "lmkitword"  # what a probe says, to be found again in the rendered text
 
 _CLOCK: ContextVar[datetime | None] = ContextVar("clock", default=None)
 
@@ -101,7 +99,7 @@ class Rendering:
 
         try:
             text = _compiled(self.source)[0].render(
-                messages=self._in_its_form(messages),
+                messages=messages,
                 add_generation_prompt=ask,
                 tools=tools,
                 documents=None,
@@ -119,31 +117,6 @@ class Rendering:
     def _variables(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.variables)
         return found
-
-    def _in_its_form(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """Return messages with contents as text, or as lists of parts, whichever it reads."""
-        text, parts = _reads(self.source)
-        if parts and not text:
-            return in_parts(messages)
-        return messages if parts else as_text(messages)
-
-
-@functools.lru_cache(maxsize=32)
-def _reads(source: str) -> tuple[bool, bool]:
-    """Say whether a template reads contents that are text, and such that are lists of parts."""
-
-    def written(content: Any) -> str:
-        chat = [{"role": role, "content": content} for role in ("user", "assistant")]
-        try:
-            rendered: str = _compiled(source)[0].render(messages=chat, bos_token="", eos_token="")
-        except TemplateError:
-            raise
-        except Exception:  # it refuses such contents
-            return ""
-        return rendered
-
-    listed = written([{"type": "text", "text": _WORD}])
-    return _WORD in written(_WORD), _WORD in listed and not re.search("['\"]text['\"]", listed)
 
 
 def _without_marks(text: str) -> Written:
@@ -217,3 +190,22 @@ def _tojson(
     return json.dumps(
         data, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
+
+
+_PRINTED = re.compile(r"strftime_now\(\s*(?:'([^']*)'|\"([^\"]*)\")\s*\)")
+
+
+def printed_dates(source: str) -> tuple[str, ...]:
+    """Return the dates that a template prints at this moment, as far as its text tells their form.
+
+    A form that is not written out is taken for one to the second.
+
+    >>> with at_time("2026-01-02T03:04:05"):
+    ...     printed_dates("{{ strftime_now('%d %b %Y') }}")
+    ('02 Jan 2026',)
+    """
+    forms = [single or double for single, double in _PRINTED.findall(source)]
+    if "strftime_now" in re.sub(r"strftime_now\s+is\b", "", _PRINTED.sub("", source)):
+        forms.append("%Y-%m-%dT%H:%M:%S")
+    moment = _CLOCK.get() or datetime.now()
+    return tuple(dict.fromkeys(moment.strftime(form) for form in forms))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import attrs
@@ -137,6 +137,28 @@ def transformed(
         if not rows:
             raise RecordError(name, f"{transform} leaves out every record")
     return rows
+
+
+def transformed_row(
+    transforms: Sequence[Transform], row: Row, left: list[int] | None = None
+) -> Row | None:
+    """Return one record as transforms leave it, or None where one of them leaves it out.
+
+    Args:
+        transforms: applied one after another.
+        row: the record.
+        left: how many records each transform has left over so far, which is added to.
+    Raises:
+        RecordError: a function fails on it.
+    """
+    for index, transform in enumerate(transforms):
+        found = transform.apply(row)
+        if found is None:
+            return None
+        row = found
+        if left is not None:
+            left[index] += 1
+    return row
 
 
 def recorded(transforms: Iterable[Transform]) -> tuple[Transform, ...]:

@@ -17,6 +17,14 @@ from lmkit.tokenizing import Tokenizer
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what tests prepare out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def toy() -> Tokenizer:
     return Tokenizer(toy_backend().to_str(), special={"eos_token": "<|endoftext|>"})

@@ -68,11 +68,6 @@ def steering(of):
     return list(dict.fromkeys([*(t for t in named if t in tokens), *tokens[:MOST_TOKENS]]))
 
 
-def controlling(of):
-    marks = {token.text for token in of.tokenizer.marks}
-    return [token for token in steering(of) if token not in marks]
-
-
 def typed(of):
     """Yield what somebody may type, for each control token; those that cannot be encoded not."""
     for token in steering(of):
@@ -161,6 +156,11 @@ NAMED = (
     "{% for m in messages %}<|im_start|>{{ m.role }}{{ m.name }}{{ m.content | trim }}<|im_end|>"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
 )
+BRACKETED = (
+    "{% for t in tools or [] %}<{{ t.name }}></{{ t.name }}>{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n<{{ m.content }}><|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<{% endif %}"
+)
 JOINED = (
     "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>{{ m.content }}<|im_end|>"
     "{% else %}{{ m.content | trim }}{% endif %}{% endfor %}"
@@ -183,10 +183,8 @@ class TestAConversation:
 
     def test_keeps_its_turns_whatever_a_user_types(self, chatty):
         innocent = self.acting(chatty)
-        marks = {token.text for token in chatty.tokenizer.marks}
         for text in typed(chatty):
-            if not any(mark in text for mark in marks):
-                assert self.acting(chatty, text) == innocent, text
+            assert self.acting(chatty, text) == innocent, text
 
     def test_keeps_its_turns_whatever_an_answer_holds(self, chatty):
         innocent = self.acting(chatty)
@@ -197,20 +195,36 @@ class TestAConversation:
 
     def test_keeps_its_turns_whatever_its_system_prompt_holds(self, chatty):
         innocent = self.acting(chatty, system="film")
-        for token in controlling(chatty):
+        for token in steering(chatty):
             assert self.acting(chatty, system=f"{token} film {token}") == innocent, token
 
     def test_keeps_its_turns_whatever_a_name_holds(self, chatty):
         innocent = self.acting(chatty, template=NAMED, names=["n"])
-        for token in controlling(chatty):
+        for token in steering(chatty):
             for name in (token, *itertools.chain(*halves(token))):
                 assert self.acting(chatty, template=NAMED, names=[name]) == innocent, name
 
+    def test_keeps_its_turns_whatever_is_written_in_brackets(self, chatty):
+        chat = task(lk.Chat(template=BRACKETED))
+
+        def acting(name, content):
+            messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "a"}]
+            record = {"messages": messages, "tools": [{"name": name}]}
+            row = encode(chat, [record], chatty.tokenizer)[0]
+            return chatty.acting(row.input_ids), chatty.acting(
+                prompt_ids(chat, record, chatty.tokenizer)
+            )
+
+        innocent = acting(INNOCENT, INNOCENT)
+        for token in steering(chatty):
+            for name, content in ((token, token), (token[1:-1], token[1:]), (token[2:-1], "a")):
+                assert acting(name, content) == innocent, (name, content)
+
     def test_keeps_its_turns_whatever_two_messages_make_together(self, chatty):
         innocent = self.acting(chatty, template=JOINED, system=INNOCENT)
-        for token in controlling(chatty)[:4]:
+        for token in steering(chatty)[:4]:
             for left, right in halves(token):
-                for space in ("",):
+                for space in ("", " ", "\n "):
                     found = self.acting(chatty, space + right, template=JOINED, system=left + space)
 
                     assert found == innocent, (left, space, right)

@@ -19,13 +19,23 @@ from lmkit.errors import LmkitError, RecordError, RecordErrors, TaskError, Token
 from lmkit.files import write_atomically
 from lmkit.loss import Loss
 from lmkit.mixing import MixedFeed, Mixture, by_task, tasks_of
-from lmkit.reading import read_raw
-from lmkit.records import Row, fingerprint, name_of
+from lmkit.records import (
+    STOP,
+    BadRows,
+    Row,
+    fingerprint,
+    gather,
+    nothing_in,
+    warn_of_skipped,
+)
+from lmkit.rendering import now
+from lmkit.sources import Positions, Source, SourceRows
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
-from lmkit.transforms import transformed
+from lmkit.train.caching import Preparation, prepare
+from lmkit.train.prepared import ArrowRows, ChosenRows, HeldRows, counts_of, of_positions
 
-HELD_OUT_FILE = "eval.jsonl"
+HELD_OUT_FILE, SKIPPED_FILE = "eval.jsonl", "skipped.jsonl"
 
 
 class HeldOutWarning(UserWarning):
@@ -40,66 +50,103 @@ class Lesson:
         task: what is learned.
         name: what to call the data in a message.
         eval_name: what to call the records that are measured.
-        rows: the records to learn from, as they were read; later as the task's transforms leave them.
+        source: where the records are.
+        eval_source: where the records to measure are, if they are apart.
+        fraction: how much of the data is to be measured, where that is split off it; None where not.
+        seed: decides what is split off.
+        rows: the records to learn from, as the task's transforms leave them.
         eval_rows: the records to measure, likewise; perhaps none.
-        fraction: how much of the data those are, where they were split off it; None where not.
         held_out: what was split off, as it was read; of one text its tail.
         encoded: the rows' ids and labels.
         eval_encoded: the same for the records to measure.
+        skipped: the errors of records that were left out.
+        sha256: of the content and order of all that is read.
+        explained: whether the rows were in the cache, and if not why.
     """
 
     task: Task
     name: str
     eval_name: str
-    rows: Sequence[Row]
-    eval_rows: Sequence[Row] = ()
+    source: Source
+    eval_source: Source | None = None
     fraction: float | None = None
-    held_out: Sequence[Row] = ()
+    seed: int = 0
+    rows: Sequence[Row] = ()
+    eval_rows: Sequence[Row] = ()
+    held_out: SourceRows | None = None
     encoded: Sequence[Encoded] = ()
     eval_encoded: Sequence[Encoded] = ()
+    skipped: Sequence[RecordError] = ()
+    sha256: str = ""
+    explained: Sequence[str] = ()
 
 
-def read_lessons(
-    what: Task | Mixture, *, data: Any, eval_data: Any, eval_fraction: float | None, seed: int
+def open_lessons(
+    what: Task | Mixture,
+    *,
+    data: Any,
+    eval_data: Any,
+    eval_fraction: float | None,
+    seed: int,
+    on_bad_row: str = STOP,
 ) -> list[Lesson]:
-    """Read each task's records, and split some off if a fraction says so.
+    """Find each task's records; those of files are not read yet.
 
     Raises:
         RecordError: data is missing or is no data.
         TaskError: a mixture's data is not named by its tasks.
         LmkitError: there is both a fraction and data to measure on.
+        UnknownName: bad rows cannot be treated so.
     """
+    BadRows(on_bad_row)
     _check_fraction(eval_fraction, eval_data)
     measured: Iterator[Any] = iter([None] * len(tasks_of(what)))
     if eval_data is not None:
         measured = by_task(what, eval_data, option="eval_data", all_=False)
     lessons = []
-    for task, source, eval_source in zip(
+    for task, given, eval_given in zip(
         tasks_of(what), by_task(what, data, option="data"), measured, strict=True
     ):
-        name = name_of(source)
-        rows: Sequence[Row] = read_raw(task, source)
-        eval_rows: Sequence[Row] = read_raw(task, eval_source) if eval_source is not None else ()
-        if eval_fraction is not None and not isinstance(task.collator, Stream):
-            rows, eval_rows = split(rows, eval_fraction, seed, name=name)
+        source = _opened(task, given, on_bad_row)
+        eval_source = None if eval_given is None else _opened(task, eval_given, on_bad_row)
         lessons.append(
             Lesson(
                 task=task,
-                name=name,
-                eval_name=name if eval_source is None else name_of(eval_source),
-                rows=rows,
-                eval_rows=eval_rows,
+                name=source.name,
+                eval_name=source.name if eval_source is None else eval_source.name,
+                source=source,
+                eval_source=eval_source,
                 fraction=eval_fraction,
-                held_out=eval_rows if eval_fraction is not None else (),
+                seed=seed,
             )
         )
     return lessons
 
 
+def _opened(task: Task, data: Any, on_bad_row: str) -> Source:
+    """Return a source; what is in memory already is looked at before a model is loaded."""
+    source = Source.open(data, whole=isinstance(task.collator, Stream))
+    if source.in_memory:
+        bad = BadRows(on_bad_row)
+        if not gather(source.rows(), on_bad_row=bad):
+            bad.end()
+            raise nothing_in(data, bad.errors[0] if bad.errors else None)
+        bad.end()
+    return source
+
+
 def split(
     rows: Sequence[Row], fraction: float, seed: int, *, name: str
 ) -> tuple[Sequence[Row], Sequence[Row]]:
-    """Return records to learn from and records held out, the same for the same seed.
+    """Return records to learn from and records held out; see `split_places`."""
+    learn, held_out = split_places(len(rows), fraction, seed, name=name)
+    return [rows[at] for at in learn], [rows[at] for at in held_out]
+
+
+def split_places(
+    count: int, fraction: float, seed: int, *, name: str
+) -> tuple[Positions, Positions]:
+    """Return which records to learn from and which are held out, the same for the same seed.
 
     It is the split of `datasets`' `train_test_split`.
 
@@ -109,37 +156,62 @@ def split(
     Raises:
         RecordError: there would be nothing left to learn from.
     """
-    n_held_out = math.ceil(fraction * len(rows))
-    if n_held_out >= len(rows):
-        raise RecordError(name, f"{len(rows)} records are too few to hold out {fraction:g} of them")
-    order = np.random.default_rng(seed).permutation(len(rows)).tolist()
-    return [rows[at] for at in order[n_held_out:]], [rows[at] for at in order[:n_held_out]]
+    n_held_out = math.ceil(fraction * count)
+    if n_held_out >= count:
+        raise RecordError(name, f"{count} records are too few to hold out {fraction:g} of them")
+    order = np.random.default_rng(seed).permutation(count)
+    return order[n_held_out:], order[:n_held_out]
 
 
-def encoded(lesson: Lesson, task: Task, tokenizer: Tokenizer) -> Lesson:
+def encoded(
+    lesson: Lesson,
+    task: Task,
+    tokenizer: Tokenizer,
+    *,
+    moment: str | None = None,
+    how: Preparation | None = None,
+) -> Lesson:
     """Return a lesson with its records as its task's transforms leave them, and encoded.
 
     Args:
         lesson: the lesson.
         task: its task, fitted to the model.
         tokenizer: the model's.
+        moment: the date for templates that print one; the present if not given.
+        how: what becomes of bad rows, whether there is a cache, and the like.
     Raises:
         RecordError: records do not fit the task, or there is nothing to learn in them.
     """
-    rows = transformed(task.transforms, lesson.rows, name=lesson.name)
-    train_rows = list(encode_rows(task, rows, tokenizer))
+    moment, how = moment or now(), how or Preparation()
+    found = prepare(task, lesson.source, tokenizer, moment, how)
+    skipped, sha256, explained = list(found.account.bad), found.account.sha256, [found.explained]
+    train_rows: Sequence[Encoded] = found.rows
+    measured: Sequence[Encoded] = ()
+    held_out: SourceRows | None = None
     eval_rows: Sequence[Row] = ()
-    measured: list[Encoded] = []
-    held_out = lesson.held_out
-    if isinstance(task.collator, Stream) and lesson.fraction is not None:
+    rows = _records(lesson.source, task, found.rows)
+    if lesson.fraction is not None and isinstance(task.collator, Stream):
         train_rows, measured = task.collator.hold_out(train_rows, tokenizer, lesson.fraction)
-        held_out = _as_records(task, measured[0], tokenizer)
+        tail = Source(lesson.name, held=_as_records(task, measured[0], tokenizer))
+        held_out = SourceRows(tail, np.arange(len(tail)))
+    elif lesson.fraction is not None:
+        good = found.account.good
+        learn, held = split_places(len(good), lesson.fraction, lesson.seed, name=lesson.name)
+        train_rows = of_positions(found.rows, good[learn])
+        measured = of_positions(found.rows, good[held])
+        rows = _records(lesson.source, task, train_rows)
+        eval_rows = _records(lesson.source, task, measured)
+        held_out = SourceRows(lesson.source, good[held])
+        check_learnable(measured, lesson.name)
     check_learnable(train_rows, lesson.name)
     check_labels(task, rows[0], tokenizer)
-    if lesson.eval_rows:
-        eval_rows = transformed(task.transforms, lesson.eval_rows, name=lesson.eval_name)
-        measured = list(encode_rows(task, eval_rows, tokenizer))
+    if lesson.eval_source is not None:
+        apart = prepare(task, lesson.eval_source, tokenizer, moment, how)
+        measured, eval_rows = apart.rows, _records(lesson.eval_source, task, apart.rows)
         check_learnable(measured, lesson.eval_name)
+        skipped += apart.account.bad
+        explained.append(apart.explained)
+        sha256 = fingerprint([{"data": sha256, "eval_data": apart.account.sha256}])
     return attrs.evolve(
         lesson,
         task=task,
@@ -148,7 +220,17 @@ def encoded(lesson: Lesson, task: Task, tokenizer: Tokenizer) -> Lesson:
         held_out=held_out,
         encoded=train_rows,
         eval_encoded=measured,
+        skipped=[bad.error for bad in skipped],
+        sha256=sha256,
+        explained=explained,
     )
+
+
+def _records(source: Source, task: Task, rows: ArrowRows | HeldRows | ChosenRows) -> SourceRows:
+    """Return the records that rows were made of; neighbours may be of one record."""
+    positions = rows.counts("position")
+    first = np.diff(positions, prepend=-1) != 0
+    return SourceRows(source, positions[first], task.transforms)
 
 
 def _as_records(task: Task, tail: Encoded, tokenizer: Tokenizer) -> list[Row]:
@@ -185,7 +267,7 @@ def _differ(one: Encoded, other: Encoded) -> bool:
 
 def check_learnable(rows: Sequence[Encoded], name: str) -> None:
     """Refuse a set in which nothing can be learned."""
-    if not any(row.n_learned for row in rows):
+    if not counts_of(rows, "n_learned").any():
         raise RecordError(name, "no row has anything to learn")
 
 
@@ -203,7 +285,7 @@ def data_account(what: Task | Mixture, lessons: Sequence[Lesson]) -> dict[str, A
         lesson.task.name: {
             "name": lesson.name,
             "rows": len(lesson.rows),
-            "sha256": fingerprint([*lesson.rows, *lesson.eval_rows]),
+            "sha256": lesson.sha256,
         }
         for lesson in lessons
     }
@@ -221,9 +303,26 @@ def write_held_out(folder: Path, lessons: Sequence[Lesson]) -> None:
     """Write what was split off, as it was read, so that `evaluate` can have it."""
     for lesson in lessons:
         if lesson.held_out:
-            lines = (json.dumps(row, ensure_ascii=False, default=str) for row in lesson.held_out)
             name = HELD_OUT_FILE if len(lessons) == 1 else f"eval-{lesson.task.name}.jsonl"
-            write_atomically(folder / name, "".join(f"{line}\n" for line in lines))
+            write_atomically(folder / name, "".join(lesson.held_out.mapped(_line)))
+
+
+def write_skipped(folder: Path, lessons: Sequence[Lesson]) -> None:
+    """List the records that were left out, and warn of them."""
+    lines = []
+    for lesson in lessons:
+        task = {"task": lesson.task.name} if len(lessons) > 1 else {}
+        lines += [
+            _line({**task, "where": error.where, "problem": error.problem})
+            for error in lesson.skipped
+        ]
+        warn_of_skipped(lesson.name, lesson.skipped, listed=str(folder / SKIPPED_FILE))
+    if lines:
+        write_atomically(folder / SKIPPED_FILE, "".join(lines))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False, default=str) + "\n"
 
 
 def loss_figures(losses: Mapping[str, Loss]) -> dict[str, float]:

@@ -7,6 +7,7 @@ what it leaves behind.
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from lmkit.errors import LmkitError, OutputExists
 from lmkit.files import write_atomically
 from lmkit.jsonform import dump, from_json, to_json
 from lmkit.mixing import Mixture, tasks_of
-from lmkit.records import Data
+from lmkit.records import STOP, Data
 from lmkit.registry import get_task
 from lmkit.rendering import at_time, now
 from lmkit.task import Task
@@ -30,6 +31,7 @@ from lmkit.tokenizing import Tokenizer
 from lmkit.train import adapting
 from lmkit.train.arguments import checked_arguments
 from lmkit.train.batches import as_tensors
+from lmkit.train.caching import Preparation
 from lmkit.train.extra import datasets, torch, transformers
 from lmkit.train.folder import (
     METRICS_FILE,
@@ -47,11 +49,13 @@ from lmkit.train.lessons import (
     data_account,
     encoded,
     feed_of,
-    read_lessons,
+    open_lessons,
     write_held_out,
+    write_skipped,
 )
 from lmkit.train.models import load_model
 from lmkit.train.packing import check_packing, flat_batch, reads_flat
+from lmkit.train.prepared import counts_of
 from lmkit.train.quiet import quiet
 from lmkit.train.sessions import command, machine, session, settings, without_secrets
 from lmkit.train.special import align_all
@@ -70,6 +74,10 @@ def train(
     pad: str | None = None,
     adapter: Adapter | str | None = None,
     resume: bool = False,
+    on_bad_row: str = STOP,
+    cache: bool | str | Path = True,
+    explain_cache: bool = False,
+    num_proc: int = 1,
     **arguments: Any,
 ) -> Run:
     """Train a model on a task's records.
@@ -94,6 +102,13 @@ def train(
             whose own weights stay as they are and are not written again.
         resume: continue from the output's last checkpoint, as if there had been no interruption;
             a run that has finished is returned as it is.
+        on_bad_row: what a row does that cannot be read or does not fit the task: `stop` gathers up
+            to ten and raises them; `skip` leaves them out, with a warning, and lists them in the
+            run, as `skipped.jsonl`.
+        cache: whether the prepared rows of files are kept for the next time, or the folder to keep
+            them in; see `lmkit.train.caching`. Data in memory is never cached.
+        explain_cache: say on standard error whether they were there, and if not why.
+        num_proc: how many processes prepare the rows of a file.
         arguments: any of transformers' TrainingArguments.
     Returns:
         The run; `run.metrics` has the last figures.
@@ -117,6 +132,8 @@ def train(
         pad=pad,
         adapter=adapter,
         resume=resume or None,
+        on_bad_row=None if on_bad_row == STOP else on_bad_row,
+        num_proc=None if num_proc == 1 else num_proc,
         **arguments,
     )
     what = get_task(task)
@@ -129,8 +146,14 @@ def train(
     if folder.is_file() or (folder.is_dir() and not resume and any(folder.iterdir())):
         raise OutputExists(folder, remedy="choose another output, or continue it with --resume")
     seed = int(options.get("seed", 42))
-    lessons = read_lessons(
-        what, data=data, eval_data=eval_data, eval_fraction=eval_fraction, seed=seed
+    how = Preparation(cache=cache, on_bad_row=on_bad_row, processes=num_proc)
+    lessons = open_lessons(
+        what,
+        data=data,
+        eval_data=eval_data,
+        eval_fraction=eval_fraction,
+        seed=seed,
+        on_bad_row=on_bad_row,
     )
     loaded = load_model(
         model, family=what.family, tokenizer=tokenizer, pad=pad, seed=seed, grows=adapter is None
@@ -147,9 +170,15 @@ def train(
         what.loss.prepare(ready)  # a key token that is not there is told before any work
     started = read_about(folder).get("started", now()) if resume else now()
     with at_time(started):
-        lessons = [encoded(*pair, ready) for pair in zip(lessons, tasks, strict=True)]
+        lessons = [
+            encoded(*pair, ready, moment=started, how=how)
+            for pair in zip(lessons, tasks, strict=True)
+        ]
+    if explain_cache:
+        for line in (line for lesson in lessons for line in lesson.explained):
+            print(f"prepared rows of {line}", file=sys.stderr)
     about = {
-        **_account(what, [row for lesson in lessons for row in lesson.encoded], started),
+        **_account(what, lessons, started),
         "model": loaded.name,
         "tokenizer": ready.fingerprint,
         "eval_fraction": eval_fraction,
@@ -173,6 +202,7 @@ def train(
     about |= {"settings": settings(trainer.args, options), "machine": machine(trainer.args.device)}
     with session(folder, about, trainer, typed):
         write_held_out(folder, lessons)
+        write_skipped(folder, lessons)
         metrics = _run_trainer(trainer, folder, resume=resume)
         loaded.model.config.use_cache = caches  # Trainer turns it off for its own steps
         save_model(loaded.model, ready, folder)
@@ -180,18 +210,22 @@ def train(
     return Run(folder, what, metrics)
 
 
-def _account(what: Task | Mixture, rows: Sequence[Encoded], started: str) -> dict[str, Any]:
+def _account(what: Task | Mixture, lessons: Sequence[Lesson], started: str) -> dict[str, Any]:
     """Return when a run began, with which versions, and what of its rows is not learned."""
+    n_cut = np.concatenate([counts_of(lesson.encoded, "n_cut") for lesson in lessons])
+    n_learned = np.concatenate([counts_of(lesson.encoded, "n_learned") for lesson in lessons])
     return {
         "lmkit": lmkit.__version__,
         "versions": _versions(),
         "started": started,
         "cut": {
-            "rows": sum(row.n_cut > 0 for row in rows),
-            "ids": sum(row.n_cut for row in rows),
+            "rows": int((n_cut > 0).sum()),
+            "ids": int(n_cut.sum()),
             "max_length": what.collator.max_length,
         },
-        "empty": sum(not row.n_learned for row in rows),
+        "empty": int((n_learned == 0).sum()),
+        "skipped": sum(len(lesson.skipped) for lesson in lessons),
+        "prepared": [line for lesson in lessons for line in lesson.explained],
     }
 
 

@@ -13,7 +13,7 @@ import lmkit as lk
 from lmkit.answering import open_answerer
 from lmkit.errors import ModelError, RecordError, TaskError, UnknownName
 from lmkit.train import progress
-from lmkit.train.lessons import encoded, feed_of, read_lessons
+from lmkit.train.lessons import encoded, feed_of, open_lessons
 from lmkit.train.models import load_model
 from lmkit.train.special import align_all
 
@@ -115,7 +115,7 @@ class TestAMixedRun:
         assert bundle.manifest.precisions["fp32"]["parity"]["greedy_tokens_equal"] is True
 
     def test_each_record_is_what_its_own_task_would_learn(self, tokenizer):
-        lessons = read_lessons(MIXTURE, data=DATA, eval_data=None, eval_fraction=None, seed=0)
+        lessons = open_lessons(MIXTURE, data=DATA, eval_data=None, eval_fraction=None, seed=0)
         lessons = [encoded(lesson, lesson.task, tokenizer) for lesson in lessons]
         epoch = feed_of(MIXTURE, lessons, tokenizer).epoch(0)
         own = [
