@@ -132,13 +132,11 @@ class TestText:
     def test_continues_with_a_new_word_behind_what_parts_words(self, blank, load_shared):
         """T5's normalizer makes a space of each; the words' own spaces are made of where it cuts."""
         tokenizer = load_shared("t5")
-        whole = tokenizer.encode(f"one{blank}two")
+        rest = tokenizer.encode(f"one{blank}two")[len(tokenizer.encode("one")) :]
 
-        assert tokenizer.encode("A", opens=False) + tokenizer.encode(
-            f"one{blank}two", opens=False
-        ) == tokenizer.encode("A", opens=False) + [
+        assert tokenizer.encode(f"one{blank}two", opens=False) == [
             *tokenizer.encode("one", opens=False),
-            *whole[len(tokenizer.encode("one")) :],
+            *rest,
         ]
         assert tokenizer.reopens_after([Span(f"one{blank}")])
         assert not tokenizer.reopens_after([Span("one")])
