@@ -48,6 +48,8 @@ class Escape:
         return self._stand_in[text]
 
     def _text(self, text: str, words: _HiddenWords) -> str:
+        if words.edge.search(text) is None:
+            return text
         text = words.anywhere.sub(lambda match: self._hide(match.group()), text)
         body = text.rstrip()  # a template may trim it
         if body.endswith(words.heads):
@@ -135,6 +137,7 @@ class _HiddenWords:
     """What is to be hidden: whole tokens anywhere, and pieces of them at a text's edges."""
 
     tokens: tuple[str, ...]
+    edge: re.Pattern[str]  # a character that every text has in which something is to be hidden
     anywhere: re.Pattern[str]
     heads: tuple[str, ...]
     tails: tuple[str, ...]
@@ -151,8 +154,10 @@ def _hidden_words(tokens: tuple[str, ...]) -> _HiddenWords:
     private = f"[{chr(0xF0000)}-{chr(0xFFFFD)}]"
     heads = {token[:n] for token in tokens for n in range(1, len(token))}
     tails = {token[n:] for token in tokens for n in range(1, len(token))}
+    edges = "".join({re.escape(edge) for token in tokens for edge in (token[0], token[-1])})
     return _HiddenWords(
         tokens,
+        re.compile(f"[{edges}{private[1:]}"),
         re.compile("|".join([*words, private])),
         tuple(sorted(heads, key=len, reverse=True)),
         tuple(sorted(tails, key=len, reverse=True)),

@@ -17,6 +17,8 @@ unanswered. Then what was asked stands before what the template writes for the a
 from __future__ import annotations
 
 import functools
+import itertools
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -48,6 +50,11 @@ class Unroller:
         self._escape = Escape(rendering.dialect.control_tokens, rendering.dialect.marks)
         self._messages = self._escape.messages(in_form(messages, rendering))
         self._tools = self._escape.plain(tools)
+        shapes = [rendering.replays.shape(message) for message in self._messages]
+        self._shapes = tuple(number for number, _ in shapes)
+        self._words = [word for _, words in shapes for word in words]
+        self._n_words = [0, *itertools.accumulate(len(words) for _, words in shapes)]
+        self._tools_key = None if tools is None else json.dumps(self._tools)
         self._answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
         self._written: dict[tuple[int, bool], Written] = {}
         self._mended: dict[int, str | None] = {}
@@ -236,7 +243,13 @@ class Unroller:
     def _render(self, length: int, *, ask: bool = False) -> Written:
         if (length, ask) not in self._written:
             try:
-                found = self._rendering.render(self._messages[:length], self._tools, ask=ask)
+                found = self._rendering.again(
+                    self._messages[:length],
+                    self._tools,
+                    ask=ask,
+                    key=(self._shapes[:length], self._tools_key, ask),
+                    words=self._words[: self._n_words[length]],
+                )
             except TemplateError as error:
                 raise self._refusal(error, length, ask) from error
             self._written[length, ask] = found
