@@ -110,16 +110,23 @@ class Escape:
         segments = []
         position = 0
         for start, end in spans:
-            segments += self._restored(text[position:start], learn=False)
-            segments += self._restored(text[start:end], learn=True)
+            segments += self.restored_segments(text[position:start], learn=False)
+            segments += self.restored_segments(text[start:end], learn=True)
             position = end
-        return segments + self._restored(text[position:], learn=False, seam=False)
+        return segments + self.restored_segments(text[position:], learn=False, seam=False)
 
     def restored(self, text: str) -> str:
         """Return a text with the hidden words put back."""
         return "".join(self._meant.get(character, character) for character in text)
 
-    def _restored(self, text: str, *, learn: bool, seam: bool = True) -> list[Segment]:
+    def restored_segments(self, text: str, learn: bool, *, seam: bool = True) -> list[Segment]:
+        """Return a piece of a text as segments, the hidden words apart and not trusted.
+
+        Args:
+            text: what was rendered.
+            learn: whether it is learned.
+            seam: whether a piece without text is a segment too.
+        """
         if not text:
             return [Segment("", learn)] if seam else []
         if not self._meant:

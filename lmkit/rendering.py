@@ -96,7 +96,7 @@ class Rendering:
         Raises:
             TemplateError: the template refuses the messages or fails on them.
         """
-        return _without_marks(self._run(messages, tools, ask))
+        return without_marks(self._run(messages, tools, ask))
 
     def _run(self, messages: Sequence[Message], tools: Any, ask: bool) -> str:
         import jinja2
@@ -110,6 +110,11 @@ class Rendering:
             raise TemplateError(f"the chat template refuses the conversation: {error}") from error
         except Exception as error:  # a template may divide by zero, and so on
             raise TemplateError(f"the chat template fails on the conversation: {error}") from error
+
+    @functools.cached_property
+    def plans(self) -> dict[Any, Any]:
+        """How it was found to cut conversations, by their shape; see `lmkit.sketching`."""
+        return {}
 
     @functools.cached_property
     def replays(self) -> Replays:
@@ -138,7 +143,7 @@ class Rendering:
             text = self._run(messages, tools, ask)
             options = {"tools": tools, "add_generation_prompt": ask}
             self.replays.learn(key, messages, words, text, **options)
-        return _without_marks(text)
+        return without_marks(text)
 
     @functools.cached_property
     def _given(self) -> dict[str, Any]:
@@ -155,7 +160,7 @@ class Rendering:
         return found
 
 
-def _without_marks(text: str) -> Written:
+def without_marks(text: str) -> Written:
     """Take the `{% generation %}` marks out of a text."""
     if _OPEN not in text:
         return Written(text)

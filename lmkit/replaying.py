@@ -83,6 +83,15 @@ class Replays:
         shape, words = shape_of(message)
         return self._numbers.setdefault(shape, len(self._numbers)), words
 
+    def way(self, key: Any, words: Sequence[str]) -> Replay | None:
+        """Return what the template does for these words; None if it is not known."""
+        ways = self._known.get(key) or ()
+        return next((replay for replay in ways if self.fits(replay, words)), None)
+
+    def fits(self, replay: Replay, words: Sequence[str]) -> bool:
+        """Say whether the template does for these words what it did before."""
+        return replay.fits(words, self._clock)
+
     def text(self, key: Any, words: Sequence[str]) -> str | None:
         """Return the text for a key's shapes with these words; None if it is not known."""
         for replay in self._known.get(key) or ():

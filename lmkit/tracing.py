@@ -32,7 +32,8 @@ class Call:
 
 
 # A literal, the index of a word, or what was made of words.
-Part = str | int | Call
+Place = int | Call
+Part = str | Place
 
 
 @attrs.frozen
@@ -62,44 +63,46 @@ class Replay:
 
     def text(self, words: Sequence[str], clock: Callable[[str], str]) -> str | None:
         """Return the text with these words; None if the template would take another way."""
+        if not self.fits(words, clock):
+            return None
+        literals, places = self.template
+        pieces = [*literals]
         try:
-            if any(_called(guard.question, words) != guard.answer for guard in self.guards):
-                return None
-            if any(clock(form) != moment for form, moment in self.moments):
-                return None
-            return "".join(self._pieces(words))
+            pieces[1::2] = words[: len(places)] if self._in_order else put_in(places, words)
         except (IndexError, ValueError):  # which a method of `str` raises for these words
             return None
+        return "".join(pieces)
 
-    def _pieces(self, words: Sequence[str]) -> list[str]:
-        pieces, places = self._template
-        filled = [*pieces]
-        filled[1::2] = (
-            words[: len(places)]
-            if self._in_order
-            else [
-                words[place] if isinstance(place, int) else _called(place, words)
-                for place in places
-            ]
-        )
-        return filled
+    def fits(self, words: Sequence[str], clock: Callable[[str], str]) -> bool:
+        """Say whether the template gets the same answers from these words."""
+        try:
+            return all(
+                _called(guard.question, words) == guard.answer for guard in self.guards
+            ) and all(clock(form) == moment for form, moment in self.moments)
+        except (IndexError, ValueError):
+            return False
 
     @functools.cached_property
-    def _template(self) -> tuple[tuple[str, ...], tuple[int | Call, ...]]:
-        """The text with an empty piece where something is to be put in, and what that is."""
-        pieces, places = [""], []
+    def template(self) -> tuple[tuple[str, ...], tuple[Place, ...]]:
+        """The literals, an empty one in every second place, and what is to be put there."""
+        literals, places = [""], []
         for part in self.parts:
             if isinstance(part, str):
-                pieces[-1] += part
+                literals[-1] += part
             else:
-                pieces += ["", ""]
+                literals += ["", ""]
                 places.append(part)
-        return tuple(pieces), tuple(places)
+        return tuple(literals), tuple(places)
 
     @functools.cached_property
     def _in_order(self) -> bool:
         """Whether it is the words as they come that are put in."""
-        return self._template[1] == tuple(range(len(self._template[1])))
+        return self.template[1] == tuple(range(len(self.template[1])))
+
+
+def put_in(places: Iterable[Place], words: Sequence[str]) -> list[str]:
+    """Return what stands in some places for these words."""
+    return [words[place] if type(place) is int else _called(place, words) for place in places]  # type: ignore[arg-type]
 
 
 def _filled(parts: Iterable[Part], words: Sequence[str]) -> str:
