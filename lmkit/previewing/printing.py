@@ -85,7 +85,8 @@ def row(shown: Shown, *, coloured: bool, hides: bool = False, whole: bool = Fals
     if shown.target:
         text.append("\n→ ", "bold")
         text.append_text(tokens(shown.target, coloured=coloured, whole=whole))
-    text.rstrip()
+    if text.plain.endswith("\n"):
+        text.right_crop(1)
     return text
 
 
@@ -132,7 +133,7 @@ def visible(text: str) -> str:
     r"""Return a text with line ends marked, and what no one sees, or a terminal would obey, named.
 
     >>> visible("a\nb\u200d\x1b[0m")
-    'a↵\nb‹ZWJ›‹␛›[0m'
+    'a↵\nb‹ZWJ›‹ESC›[0m'
     """
     return "".join(
         piece if not name else _SPACES.get(piece, f"‹{name}›") for piece, name in parts(text)
