@@ -130,7 +130,8 @@ def row(
     if shown.target:
         text.append("\n→ ", "bold")
         text.append_text(tokens(shown.target, coloured=coloured, whole=whole))
-    text.rstrip()
+    if text.plain.endswith("\n"):
+        text.right_crop(1)
     return text
 
 
@@ -184,7 +185,7 @@ def visible(text: str) -> str:
     r"""Return a text with line ends marked, and what no one sees, or a terminal would obey, named.
 
     >>> visible("a\nb\u200d\x1b[0m")
-    'a↵\nb‹ZWJ›‹␛›[0m'
+    'a↵\nb‹ZWJ›‹ESC›[0m'
     """
     return "".join(
         piece if not name else _SPACES.get(piece, f"‹{name}›") for piece, name in parts(text)
