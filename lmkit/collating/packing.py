@@ -47,12 +47,13 @@ class PackedRows:
     """
 
     def __init__(self, rows: Sequence[Encoded], max_length: int) -> None:
-        self._rows = [row for row in rows if row.n_learned]
-        self._lengths = np.array([len(row) for row in self._rows], dtype=np.int64)
+        found = [(index, len(row)) for index, row in enumerate(rows) if row.n_learned]
+        self._rows = rows
+        self._learned, self._lengths = np.array(found, dtype=np.int64).reshape(-1, 2).T
         self._max_length = max_length
         self._tight = tight(np.sort(self._lengths), max_length)
         n_needed = 1 + int(self._tight.max(initial=-1))
-        self._n_sequences = min(n_needed + n_needed // SPARE, len(self._rows))
+        self._n_sequences = min(n_needed + n_needed // SPARE, len(found))
         self._epochs: dict[tuple[int, int], PackedEpoch] = {}
 
     def __len__(self) -> int:
@@ -62,7 +63,7 @@ class PackedRows:
     @property
     def n_rows(self) -> int:
         """How many rows an epoch has."""
-        return len(self._rows)
+        return len(self._learned)
 
     def epoch(self, number: int, seed: int = 0) -> PackedEpoch:
         """Return an epoch's sequences; the same for the same number and seed."""
@@ -70,7 +71,7 @@ class PackedRows:
             if len(self._epochs) == MOST_EPOCHS:
                 del self._epochs[next(iter(self._epochs))]
             which = self._arranged(np.random.default_rng([seed, number]))
-            self._epochs[number, seed] = PackedEpoch(self._rows, which)
+            self._epochs[number, seed] = PackedEpoch(self._rows, self._learned, which)
         return self._epochs[number, seed]
 
     def _arranged(self, rng: np.random.Generator) -> Ids:
@@ -93,13 +94,14 @@ class PackedEpoch:
 
     Args:
         rows: the rows.
-        which: int64 [N], the sequence that each is in.
+        used: int64 [N], the places of those that are in it.
+        which: int64 [N], the sequence that each of these is in.
     """
 
-    def __init__(self, rows: Sequence[Encoded], which: Ids) -> None:
+    def __init__(self, rows: Sequence[Encoded], used: Ids, which: Ids) -> None:
         self._rows = rows
         sizes = np.bincount(which)
-        members = np.argsort(which, kind="stable")
+        members = used[np.argsort(which, kind="stable")]
         self._members = [
             members[end - size : end] for end, size in zip(np.cumsum(sizes), sizes, strict=True)
         ]
