@@ -10,6 +10,7 @@ It wraps the `tokenizers` library and adds what a language-model task needs to b
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -20,8 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import numpy as np
+from numpy.typing import NDArray
 
 from lmkit.errors import RecordError, TokenizerError
+from lmkit.piecewise import Pieces
 from lmkit.tokenizer_json import (
     ROLES,
     adds_space_everywhere,
@@ -30,6 +34,7 @@ from lmkit.tokenizer_json import (
     byte_pieces,
     default_template,
     guessed_special,
+    has_opening_space,
     is_mark,
     only_where_cut_out,
     read_json,
@@ -89,6 +94,14 @@ class Span:
     learned: bool = False
 
 
+@attrs.frozen
+class Reading:
+    """What the library made of a part of a text, and at which of its characters that starts."""
+
+    encoding: tokenizers.Encoding
+    start: int
+
+
 class Tokenizer:
     """A tokenizer as data: a `tokenizer.json`, the names of its special tokens, a chat template.
 
@@ -120,12 +133,21 @@ class Tokenizer:
         self._steering_ids = {token.id: token.text for token in (*self.control, *self.marks)}
         data = only_where_cut_out(data, self._steering_ids)
         self._opening = backend(data)
-        self._continuing = backend(without_opening_space(data))
+        self._continuing = (
+            backend(without_opening_space(data)) if has_opening_space(data) else self._opening
+        )
         self._respaces_after_control = adds_space_everywhere(data)
         self._respaces_words = adds_space_to_words(data)
         self._unknown_id = self._id_of_unknown(data["model"])
         self._bytes = byte_pieces(data["model"])
         self._forgeable = {**self._bytes, **self._steering_ids}
+        self._ahead: dict[tuple[object, ...], list[int]] = {}
+        harmless = {*self._bytes, self._unknown_id}
+        opening = Pieces(self._opening, data, self._forgeable, harmless)
+        self._pieces = {True: opening, False: opening}
+        if self._continuing is not self._opening:
+            rest = without_opening_space(data)
+            self._pieces[False] = Pieces(self._continuing, rest, self._forgeable, harmless)
         for role, text in self.special.items():
             if self.token_to_id(text) is None:
                 raise TokenizerError(f"{role} is {text!r}, which the tokenizer does not contain")
@@ -326,9 +348,45 @@ class Tokenizer:
         Raises:
             RecordError: a character has no token, nor has the tokenizer one for the unknown.
         """
+        known = self._ahead.get((opens, *spans))
+        if known is not None:
+            return list(known)
+        return self._assembled(self._split_control(spans), opens=opens)
+
+    def read_ahead(self, texts: Iterable[tuple[Sequence[Span], bool]]) -> None:
+        """Encode at once what will be asked for one by one, in place of what was read ahead before.
+
+        Args:
+            texts: each text's spans, and whether they open it, as `encode_spans` will be given them.
+                What is wrong with one is said when it is asked for.
+        """
+        if all(pieces.ways for pieces in self._pieces.values()):
+            return  # by pieces, one text costs no more than its share of many
+        split = {(opens, *spans): self._split_control(spans) for spans, opens in texts}
+        plain: dict[bool, list[str]] = {True: [], False: []}
+        for (opens, *_), parts in split.items():
+            fresh = bool(opens)
+            for part in parts:
+                if isinstance(part, str) and part:
+                    plain[fresh].append(part)
+                    fresh = False
+                elif isinstance(part, ControlToken):
+                    fresh = self._respaces_after_control
+        if self._continuing is self._opening:
+            plain = {True: plain[True] + plain[False]}
+        for fresh, wanted in plain.items():
+            self._pieces[fresh].read_ahead(wanted)
+        self._ahead = {}
+        for key, parts in split.items():
+            with contextlib.suppress(RecordError):
+                self._ahead[key] = self._assembled(parts, opens=bool(key[0]))
+        for pieces in self._pieces.values():
+            pieces.read_ahead(())
+
+    def _assembled(self, parts: Sequence[str | ControlToken], *, opens: bool) -> list[int]:
         ids: list[int] = []
         after_control = False
-        for part in self._split_control(spans):
+        for part in parts:
             if isinstance(part, ControlToken):
                 ids.append(part.id)
             elif part:
@@ -336,6 +394,42 @@ class Tokenizer:
                 ids += self._encode_plain(part, opens=fresh)
             after_control = isinstance(part, ControlToken)
         return ids
+
+    def owners(self, spans: Sequence[Span], *, opens: bool) -> NDArray[np.int64]:
+        """Return which span each id of `encode_spans` is of: the one that it ends in, int64 [T].
+
+        A token that spells a part of a character, as of an emoji or a Hangul syllable, is of the
+        character's span.
+        """
+        text = "".join(span.text for span in spans)
+        last: list[int] = []  # of each id, its last character's place in the text
+        position = 0
+        after_control = False
+        for part in self._split_control(spans):
+            written = part.text if isinstance(part, ControlToken) else part
+            position = text.index(written, position)  # only white space is swallowed in between
+            if isinstance(part, ControlToken):
+                last.append(position + len(written) - 1)
+            elif part:
+                fresh = (opens and not last) or (after_control and self._respaces_after_control)
+                last += self._last_characters(part, position, opens=fresh)
+            position += len(written)
+            after_control = isinstance(part, ControlToken)
+        ends = np.cumsum([len(span.text) for span in spans])
+        return np.searchsorted(ends, np.asarray(last, dtype=np.int64), side="right")
+
+    def _last_characters(self, text: str, start: int, *, opens: bool) -> list[int]:
+        """Return where in a text the last character of each id stands, counted from a start.
+
+        What is normalized before it is cut has other places; they are taken to be in proportion.
+        """
+        parts = self._parts(text, opens=opens)
+        share = len(text) / max(1, sum(len(part) for part, _ in parts))
+        return [
+            start + min(len(text) - 1, int(share * (reading.start + max(begin, end - 1))))
+            for reading in self._readings(text, opens=opens)
+            for begin, end in reading.encoding.offsets
+        ]
 
     def reopens_after(self, spans: Sequence[Span]) -> bool:
         """Say whether text behind the spans gets an opening space.
@@ -433,20 +527,29 @@ class Tokenizer:
 
     def _encode_plain(self, text: str, *, opens: bool) -> list[int]:
         """Return the ids of text in which no control token acts."""
-        if not opens and self._respaces_words:
-            # Each word's space is made anew, so only the first word can lack one. What parts words
-            # may be made by the normalizer: T5's writes a space for a zero-width one.
-            text = self._normalized(text)
-            space = _SPACE.search(text)
-            end = len(text) if space is None else space.start()
-            rest = text[end:]
-            return self._unforged(text[:end], self._continuing) + (
-                self._unforged(rest, self._opening) if rest.strip() else []
-            )
-        return self._unforged(text, self._opening if opens else self._continuing)
+        ids: list[int] = []
+        for part, reader in self._parts(text, opens=opens):
+            known = self._pieces[reader is self._opening].ids(part)
+            if known is None:
+                readings = self._unforged(part, reader)
+                known = [token for reading in readings for token in reading.encoding.ids]
+            ids += known
+        return ids
 
-    def _unforged(self, text: str, backend: tokenizers.Tokenizer) -> list[int]:
-        """Return a text's ids without a control token or a byte that the text spells out.
+    def _parts(self, text: str, *, opens: bool) -> list[tuple[str, tokenizers.Tokenizer]]:
+        """Return the parts of a text that are read apart, each with what reads it."""
+        if opens or not self._respaces_words:
+            return [(text, self._opening if opens else self._continuing)]
+        # Each word's space is made anew, so only the first word can lack one. What parts words may
+        # be made by the normalizer: T5's writes a space for a zero-width one.
+        text = self._normalized(text)
+        space = _SPACE.search(text)
+        end = len(text) if space is None else space.start()
+        head = (text[:end], self._continuing)
+        return [head, (text[end:], self._opening)] if text[end:].strip() else [head]
+
+    def _unforged(self, text: str, backend: tokenizers.Tokenizer, start: int = 0) -> list[Reading]:
+        """Read a text without a control token or a byte that it spells out.
 
         A Unigram vocabulary holds "</s>" and "<0x41>" as pieces of its own, and a normalizer makes
         them of full width characters too, so text that gives one is cut before its last character.
@@ -455,20 +558,26 @@ class Tokenizer:
             encoding = backend.encode(text, add_special_tokens=False)
         except Exception as error:  # the library raises a bare Exception
             raise RecordError("", self._without_tokens(text, error)) from error
-        ids: list[int] = encoding.ids
-        if self._forgeable.keys().isdisjoint(ids):
-            return ids
+        if self._forgeable.keys().isdisjoint(encoding.ids):
+            return [Reading(encoding, start)]
         cuts = [
             end - 1
-            for token_id, (start, end) in zip(ids, encoding.offsets, strict=True)
-            if end - start > 1 and self._forges(token_id, text[start:end])
+            for token_id, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True)
+            if end - begin > 1 and self._forges(token_id, text[begin:end])
         ]
         if not cuts:
-            return ids
-        ids = self._unforged(text[: cuts[0]], backend)
-        for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True):
-            ids += self._encode_plain(text[start:end], opens=False)
-        return ids
+            return [Reading(encoding, start)]
+        readings = self._unforged(text[: cuts[0]], backend, start)
+        for begin, end in zip(cuts, [*cuts[1:], len(text)], strict=True):
+            readings += self._readings(text[begin:end], opens=False, start=start + begin)
+        return readings
+
+    def _readings(self, text: str, *, opens: bool, start: int = 0) -> list[Reading]:
+        readings = []
+        for part, reader in self._parts(text, opens=opens):
+            readings += self._unforged(part, reader, start)
+            start += len(part)
+        return readings
 
     def _knows(self, char: str) -> bool:
         try:
@@ -478,6 +587,8 @@ class Tokenizer:
         if self._unknown_id is not None:
             return self._unknown_id not in ids
         # A vocabulary may lack some bytes, as SmolLM2's does: they are left out without a word.
+        if not ids:
+            return not self._normalized(char)
         return self._opening.decode(ids).count(REPLACEMENT) == char.count(REPLACEMENT)
 
     def _without_tokens(self, text: str, error: Exception) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from lmkit.cli.options import rename_option, renamed_task, row_options, with_row_options
@@ -86,7 +87,7 @@ def preview(
     if there is a finding with which training would be refused.
     """
     from lmkit.cli.train import data_of
-    from lmkit.mixing import Mixture, by_task, tasks_of
+    from lmkit.mixing import by_task, tasks_of
     from lmkit.previewing.looking import ROWS, ROWS_OF_PAGE
     from lmkit.previewing.looking import preview as look
     from lmkit.registry import get_task
@@ -111,27 +112,25 @@ def preview(
             tasks_of(found), by_task(found, sources, option="--data"), evals, strict=True
         ):
             job = progress.add_task(one.name, total=None)
-            previews.append(
-                look(
-                    one,
-                    data=source,
-                    model=model,
-                    tokenizer=ready,
-                    eval_data=measured,
-                    rows=(ROWS_OF_PAGE if html else ROWS) if rows is None else rows,
-                    choose=choose,
-                    limit=limit,
-                    on_bad_row=on_bad_row,
-                    on_progress=_bar(progress, job),
-                )
+            seen = look(
+                one,
+                data=source,
+                model=model,
+                tokenizer=ready,
+                eval_data=measured,
+                rows=(ROWS_OF_PAGE if html else ROWS) if rows is None else rows,
+                choose=choose,
+                limit=limit,
+                on_bad_row=on_bad_row,
+                on_progress=_bar(progress, job),
             )
+            previews.append(attrs.evolve(seen, model=model or tokenizer or seen.model))
     if html:
         _write_pages(previews, Path(html))
     if as_json:
-        from lmkit.previewing.saving import as_json as form
+        from lmkit.previewing.saving import document
 
-        documents = [form(found) for found in previews]
-        print_json(documents if isinstance(found, Mixture) else documents[0])
+        print_json(document(previews))
     elif not html:
         _print(previews)
     else:
@@ -172,11 +171,9 @@ def _print_short(previews: Sequence[Preview]) -> None:
 
 def _write_pages(previews: Sequence[Preview], file: Path) -> None:
     """Write a page of each task; of a mixture's, each in a file of its own."""
-    import importlib
-
     from lmkit.files import write_atomically
+    from lmkit.previewing.page import page
 
-    page = importlib.import_module("lmkit.previewing.page").page
     for found in previews:
         own = file if len(previews) == 1 else file.with_stem(f"{file.stem}-{found.task}")
         write_atomically(own, page(found))

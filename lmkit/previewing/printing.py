@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from lmkit.previewing import Finding, Lengths, Preview, Shown, Token, Totals
+from lmkit.previewing.visible import parts
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MOST_TOKENS = 96  # of one kind in a stretch; of a longer one the middle is left out
 BAR = 24  # cells of a histogram's longest bar
+_SPACES = {"\n": "↵\n", "\t": "⇥\t", "\xa0": "\xa0"}
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 CONTROL = "control"
@@ -39,6 +40,32 @@ def print_preview(preview: Preview, console: Console) -> None:
         console.print(line)
     console.print()
     console.print(findings(preview.findings))
+
+
+def print_first(preview: Preview, console: Console) -> None:
+    """Print the first row, and a line for each finding."""
+    coloured = console.color_system is not None and not console.no_color
+    hides = preview.family == "masked"
+    for shown in preview.shown[:1]:
+        console.print(row(shown, coloured=coloured, hides=hides))
+        console.print(legend(coloured=coloured, hides=hides), style="dim")
+    for line in totals(preview.totals, hides=hides)[:1]:
+        console.print(line)
+    for finding in preview.findings:
+        console.print(short(finding))
+
+
+def short(finding: Finding) -> Text:
+    """Return a finding on one line."""
+    from rich.text import Text
+
+    text = Text()
+    text.append(finding.level, LEVEL_STYLES[finding.level])
+    text.append(f" {finding.name}", "bold")
+    count = f" ({finding.count:,} of {finding.of:,})" if finding.of else ""
+    place = f", such as {finding.where}" if finding.where else ""
+    text.append(f"{count}: {finding.text}{place}")
+    return text
 
 
 def legend(*, coloured: bool, hides: bool) -> Text:
@@ -84,6 +111,8 @@ def row(shown: Shown, *, coloured: bool, hides: bool = False, whole: bool = Fals
     if shown.target:
         text.append("\n→ ", "bold")
         text.append_text(tokens(shown.target, coloured=coloured, whole=whole))
+    if text.plain.endswith("\n"):
+        text.right_crop(1)
     return text
 
 
@@ -127,20 +156,14 @@ def _append(text: Text, found: Sequence[Token], *, coloured: bool) -> None:
 
 
 def visible(text: str) -> str:
-    r"""Return a text with line ends marked, and what a terminal would obey replaced.
+    r"""Return a text with line ends marked, and what no one sees, or a terminal would obey, named.
 
-    >>> visible("a\nb\x1b[0m")
-    'a⏎\nb�[0m'
+    >>> visible("a\nb\u200d\x1b[0m")
+    'a↵\nb‹ZWJ›‹ESC›[0m'
     """
-    marked = "".join(
-        mark if mark == "\n" or unicodedata.category(mark) not in ("Cc", "Cs") else _seen(mark)
-        for mark in text
+    return "".join(
+        piece if not name else _SPACES.get(piece, f"‹{name}›") for piece, name in parts(text)
     )
-    return marked.replace("\n", "⏎\n")
-
-
-def _seen(mark: str) -> str:
-    return {"\t": "⇥\t", "\r": "␍"}.get(mark, "\ufffd")
 
 
 def _print_lengths(lengths: Sequence[Lengths], console: Console) -> None:
@@ -218,7 +241,7 @@ def findings(found: Sequence[Finding]) -> Text:
 
     text = Text()
     if not found:
-        text.append("nothing found", "green")
+        text.append("nothing wrong was found", "green")
         return text
     for finding in found:
         text.append_text(_finding(finding))
@@ -237,7 +260,8 @@ def _finding(finding: Finding) -> Text:
     text.append(f"\n  {finding.text}\n")
     if finding.where or finding.excerpt:
         text.append("  such as ", "dim")
-        text.append(": ".join(part for part in (finding.where, finding.excerpt) if part) + "\n")
+        example = ": ".join(part for part in (finding.where, finding.excerpt) if part)
+        text.append(f"{visible(example)}\n")
     text.append("  remedy: ", "dim")
     text.append(f"{finding.remedy}\n")
     return text
