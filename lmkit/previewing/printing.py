@@ -45,6 +45,7 @@ def print_preview(preview: Preview, console: Console, *, whole: bool = False) ->
         console.print(row(shown, names, coloured=coloured, hides=hides, whole=whole))
     console.print()
     _print_lengths(preview.lengths, console, hides=hides)
+    console.print()
     for line in totals(preview.totals, hides=hides):
         console.print(line)
     console.print()
