@@ -12,6 +12,7 @@ Source: whole word masking in google-research/bert, create_pretraining_data.py, 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,19 +50,22 @@ class Words:
         if suffix:
             self._closes[ids] |= [tokenizer.id_to_token(token).endswith(suffix) for token in ids]
 
-    def number(self, ids: Ids, within: NDArray[np.bool_]) -> Ids:
+    def number(
+        self, ids: Ids, within: NDArray[np.bool_], starts: Sequence[int] | Ids = (0,)
+    ) -> Ids:
         """Return which word each token belongs to.
 
         Args:
             ids: int64 [T].
             within: bool [T], the tokens that are part of a word; the M others part words.
+            starts: where texts start, of which there may be several one behind the other.
         Returns:
             int64 [T - M], from 0, for the tokens that are within one.
         """
-        starts = self._opens[ids]
-        starts[1:] |= self._closes[ids[:-1]] | ~within[:-1]
-        starts[0] = True
-        return np.cumsum(starts[within]) - 1
+        opens = self._opens[ids]
+        opens[1:] |= self._closes[ids[:-1]] | ~within[:-1]
+        opens[np.asarray(starts)] = True
+        return np.cumsum(opens[within]) - 1
 
 
 def _anchor(tokenizer: Tokenizer, suffix: str | None) -> int:

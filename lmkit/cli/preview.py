@@ -172,11 +172,9 @@ def _print_short(previews: Sequence[Preview]) -> None:
 
 def _write_pages(previews: Sequence[Preview], file: Path) -> None:
     """Write a page of each task; of a mixture's, each in a file of its own."""
-    import importlib
-
     from lmkit.files import write_atomically
+    from lmkit.previewing.page import page
 
-    page = importlib.import_module("lmkit.previewing.page").page
     for found in previews:
         own = file if len(previews) == 1 else file.with_stem(f"{file.stem}-{found.task}")
         write_atomically(own, page(found))

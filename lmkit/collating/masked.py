@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmkit.collating import Batch, shorter, text_batch
+from lmkit.collating.chance import Keys, Uniforms, row_keys, uniforms
 from lmkit.encoding import IGNORE, Encoded, Ids, Whole, stretches
 from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
@@ -22,7 +23,7 @@ from lmkit.words import Words
 # stay as they are. Source: Devlin et al. 2019, BERT, section 3.1.
 MASKED, REPLACED = 0.8, 0.1
 
-Fate = NDArray[np.float64]
+FIRST_DIGITS = 2.0**26  # a float64's fraction has twice as many bits
 
 MEASURED = 0x1A5C  # the seed of the masks that a loss is measured with, whatever a run's seed is
 
@@ -113,7 +114,7 @@ class MaskedCollator:
     def measured(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> list[Encoded]:
         """Return the rows with tokens hidden, the same ones each time and one at least in each."""
         feed = self._feed(rows, tokenizer, some=True)
-        return [feed.draw(i, np.random.default_rng([MEASURED, i])) for i in range(len(feed))]
+        return feed.draw_all(range(len(feed)), row_keys(MEASURED, 0, range(len(feed))))
 
     def _feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer, *, some: bool) -> MaskedFeed:
         return MaskedFeed(
@@ -178,38 +179,54 @@ class MaskedFeed:
         DataCollatorForLanguageModeling, so of a short row there may be none.
         """
         row = self._rows[index]
-        chosen, fate = self._chosen(row, rng)
-        labels = np.full_like(row.labels, IGNORE)
-        labels[chosen] = row.labels[chosen]
-        ids = row.input_ids.copy()
+        return self._hidden([row], rng.random(len(row)))[0]
+
+    def draw_all(self, indices: Sequence[int], keys: Keys) -> list[Encoded]:
+        """Return some rows, each with tokens hidden as its key says; see `draw`."""
+        rows = [self._rows[index] for index in indices]
+        lengths = np.array([len(row.input_ids) for row in rows], dtype=np.int64)
+        return self._hidden(rows, uniforms(keys, lengths))
+
+    def _hidden(self, rows: Sequence[Encoded], drawn: Uniforms) -> list[Encoded]:
+        """Return B rows with tokens hidden, given a number for each of their tokens, float64 [T].
+
+        A number decides both: its first digits whether a token is chosen, its last what becomes of it.
+        """
+        if not rows:
+            return []
+        ids = np.concatenate([row.input_ids for row in rows])
+        learnable = np.concatenate([row.labels for row in rows])
+        ends = np.cumsum([len(row.input_ids) for row in rows])
+        starts = np.concatenate([[0], ends[:-1]])
+        chosen = self._chosen(ids, learnable != IGNORE, drawn, starts)
+        fate = drawn[chosen] * FIRST_DIGITS % 1
+        labels = np.full_like(learnable, IGNORE)
+        labels[chosen] = learnable[chosen]
         ids[chosen[fate < MASKED]] = self._mask_id
         replaced = fate >= 1 - REPLACED
         which = (fate[replaced] - (1 - REPLACED)) / REPLACED  # uniform again, in [0, 1)
         ids[chosen[replaced]] = self._others[(which * len(self._others)).astype(np.int64)]
-        return Encoded(ids, labels, row.n_cut, Family.MASKED)
+        return [
+            Encoded(ids[start:end], labels[start:end], row.n_cut, Family.MASKED)
+            for row, start, end in zip(rows, starts.tolist(), ends.tolist(), strict=True)
+        ]
 
-    def _chosen(self, row: Encoded, rng: np.random.Generator) -> tuple[Ids, Fate]:
-        """Return the places of the tokens that are chosen, int64 [M], and a fate in [0, 1) for each.
-
-        One draw decides both where tokens are chosen singly: a number below the share is, divided by
-        it, uniform in [0, 1).
-        """
-        may = row.labels != IGNORE
+    def _chosen(
+        self, ids: Ids, may: NDArray[np.bool_], drawn: Uniforms, starts: NDArray[np.int64]
+    ) -> Ids:
+        """Return the places of the tokens that are chosen, int64 [M], of rows that start at `starts`."""
         places = np.flatnonzero(may)
-        if self._words is None:
-            drawn = rng.random(len(places))
-            picked = drawn < self._share
-            chosen, fate = places[picked], drawn[picked] / self._share
-            return self._one_of(places, rng) if self._some and not len(chosen) else (chosen, fate)
-        word = self._words.number(row.input_ids, may)
-        picked = rng.random(int(word[-1]) + 1) < self._share
-        if self._some and not picked.any():
-            picked[rng.integers(len(picked))] = True
-        chosen = places[picked[word]]
-        return chosen, rng.random(len(chosen))
-
-    def _one_of(self, places: Ids, rng: np.random.Generator) -> tuple[Ids, Fate]:
-        return rng.choice(places, size=1), rng.random(1)
+        deciding = drawn[places]
+        if self._words is not None:  # a word's first token decides
+            word = self._words.number(ids, may, starts)
+            deciding = deciding[np.flatnonzero(np.diff(word, prepend=-1))][word]
+        picked = deciding < self._share
+        if self._some:
+            row = np.searchsorted(starts, places, side="right") - 1
+            least = np.full(len(starts), 1.0)
+            np.minimum.at(least, row, deciding)
+            picked |= deciding == least[row]
+        return places[picked]
 
 
 def mask_of(tokenizer: Tokenizer) -> int:

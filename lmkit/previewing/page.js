@@ -1,7 +1,7 @@
 "use strict";
 // Draws tokens where they come into sight, and answers search, filters, keys and choices.
 (() => {
-  const { rows, words, names, chunk } = choices.data;
+  const { rows, words, names, chunk, learned } = choices.data;
   const { say, speak } = choices;
   const find = (selector) => document.querySelector(selector);
   const each = (selector, act, within = document) => within.querySelectorAll(selector).forEach(act);
@@ -66,6 +66,7 @@
       token.dataset.id = ids[i];
       token.tabIndex = i ? -1 : 0;
       drawn.append(token);
+      if (texts[i].endsWith("\n")) drawn.append(element("br", "line"));
     }
     span.replaceChildren(drawn);
     span.dataset.drawn = "";
@@ -164,7 +165,7 @@
     const { ids, texts: pieces, kinds } = tokensOf(token.closest(".tokens"));
     const i = Number(token.dataset.i);
     const kind = kinds[i].toLowerCase();
-    const kindNames = [say(KINDS[kind])].concat(kind === kinds[i] ? [] : [say("control")]);
+    const kindNames = [say(kind === "l" ? learned : KINDS[kind])].concat(kind === kinds[i] ? [] : [say("control")]);
     const text = element("code", "");
     if (pieces[i]) write(text, pieces[i]);
     else text.textContent = say("token-part");
@@ -174,7 +175,7 @@
       element("span", "label", kindNames.join(" · ")),
       element("span", "label", say("token-place", { n: i + 1, of: ids.length })),
       text,
-      element("small", "label points", points.slice(0, 8).map(code).join(" ") + (points.length > 8 ? " …" : "")),
+      element("small", "points", points.slice(0, 8).map(code).join(" ") + (points.length > 8 ? " …" : "")),
     );
     inspector.hidden = false;
     const box = token.getClientRects()[0];
@@ -190,7 +191,7 @@
     const i = Math.max(0, Math.min(last, Number(token.dataset.i) + by));
     const span = block.children[Math.floor(i / chunk)];
     if (!("drawn" in span.dataset)) draw(span);
-    const next = span.children[i % chunk];
+    const next = span.querySelector(`[data-i="${i}"]`);
     token.tabIndex = -1;
     next.tabIndex = 0;
     next.focus();
@@ -210,7 +211,10 @@
     else hide();
   });
   document.addEventListener("focusout", hide);
-  document.addEventListener("scroll", () => { if (!document.activeElement.matches(".t")) hide(); }, { passive: true });
+  document.addEventListener("scroll", () => {
+    if (document.activeElement.matches(".t")) inspect(document.activeElement);
+    else hide();
+  }, { passive: true });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const token = event.target.closest?.(".t[data-i]");

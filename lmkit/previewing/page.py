@@ -23,7 +23,12 @@ def page(preview: Preview) -> str:
         styles=[HERE / "page.css"],
         scripts=[HERE / "choices.js", HERE / "page.js"],
         words=[HERE / "page.words.json"],
-        data={"rows": [_packed(shown) for shown in preview.shown], "names": NAMES, "chunk": CHUNK},
+        data={
+            "rows": [_packed(shown) for shown in preview.shown],
+            "names": NAMES,
+            "chunk": CHUNK,
+            "learned": "hidden" if preview.family == "masked" else "learned",
+        },
         preview=preview,
         levels=by_level(preview.findings),
         places={shown.where: f"row-{i}" for i, shown in reversed(list(enumerate(preview.shown)))},

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import groupby, pairwise
@@ -92,6 +93,7 @@ def _environment(folder: Path) -> jinja2.Environment:
     environment.filters |= {
         "visible": _visible,
         "plain": _plain,
+        "basename": _basename,
         "number": "{:,}".format,
         "share": _share,
         "chunks": _chunks,
@@ -138,6 +140,11 @@ def _visible(text: str) -> Markup:
 
 def _plain(text: str) -> str:
     return "".join(name or piece for piece, name in parts(text))
+
+
+def _basename(where: str) -> str:
+    """A place without its folders."""
+    return re.split(r"[/\\]", where)[-1]
 
 
 def _share(part: float, whole: float) -> str:

@@ -154,6 +154,13 @@ def embedded(text):
 # The file
 
 
+def test_what_a_masked_model_learns_may_be_hidden():
+    said = " ".join(Tags(page(attrs.evolve(PREVIEW, family="masked"))).text)
+
+    assert "4 may be hidden (50%)" in said
+    assert "4 learned" not in said
+
+
 def test_the_page_says_what_was_measured():
     said = " ".join(" ".join(Tags(page(PREVIEW)).text).split())
 
@@ -254,9 +261,27 @@ def test_both_languages_have_the_same_words():
     words = json.loads((FOLDER / "page.words.json").read_text(encoding="utf-8"))
 
     def blanks(language):
-        return {key: sorted(re.findall(r"{\w+}", said)) for key, said in words[language].items()}
+        return {
+            key: sorted(re.findall(r"{\w+}", said))
+            for key, said in words[language].items()
+            if not key.startswith(("finding-", "remedy-"))
+        }
 
     assert blanks("ko") == blanks("en")
+
+
+def test_every_finding_has_korean_words():
+    sources = [*FOLDER.glob("*.py"), *FOLDER.glob("checks/*.py")]
+    names = {
+        name
+        for source in sources
+        for name in re.findall(r'name="([a-z-]+)"', source.read_text(encoding="utf-8"))
+    }
+    korean = json.loads((FOLDER / "page.words.json").read_text(encoding="utf-8"))["ko"]
+
+    assert {"answer-cut", "double-bos"} <= names
+    assert {name for name in names if f"finding-{name}" not in korean} == set()
+    assert {name for name in names if f"remedy-{name}" not in korean} == set()
 
 
 def test_every_word_that_the_page_uses_is_known():
@@ -415,6 +440,8 @@ def test_the_interface_is_korean_for_a_korean_reader(browser, saved):  # noqa: F
         assert tab.locator("html").get_attribute("lang") == "ko"
         assert "발견한 점" in tab.locator("#findings").inner_text()
         assert "9행 중 1행 (11%)" in tab.locator(".finding").inner_text()
+        assert "답의 일부가" in tab.locator(".finding").inner_text()
+        assert "the answer's end" not in tab.locator(".finding").inner_text()
 
         tab.get_by_role("button", name="View in English").click()
         assert tab.locator("html").get_attribute("lang") == "en"
