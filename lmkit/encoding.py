@@ -7,7 +7,7 @@ The one label convention, for every family: a label stands at the position of it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import attrs
 import numpy as np
@@ -58,6 +58,39 @@ class Encoded:
     def n_learned(self) -> int:
         """The number of tokens that the loss sees; a causal row's first has nothing before it."""
         return int((self.labels[1 if self.family.shifts else 0 :] != IGNORE).sum())
+
+
+@runtime_checkable
+class StoredRows(Protocol):
+    """Rows that are not all in memory, and know what else would have to be read from each."""
+
+    @property
+    def lengths(self) -> Ids:
+        """Every row's length in tokens, as `lengths_of` has it."""
+
+    def learnable(self) -> Sequence[Encoded]:
+        """Return the rows in which something is learned."""
+
+
+def lengths_of(rows: Sequence[Encoded]) -> Ids:
+    """Return each row's length in tokens, of a seq2seq row its source's and its target's together.
+
+    Args:
+        rows: N rows.
+    Returns:
+        int64 [N].
+    """
+    if isinstance(rows, StoredRows):
+        return rows.lengths
+    found = [len(row) + len(row.labels) * (row.family is Family.SEQ2SEQ) for row in rows]
+    return np.array(found, dtype=np.int64)
+
+
+def learnable(rows: Sequence[Encoded]) -> Sequence[Encoded]:
+    """Return the rows in which something is learned."""
+    if isinstance(rows, StoredRows):
+        return rows.learnable()
+    return [row for row in rows if row.n_learned]
 
 
 @attrs.frozen(eq=False)

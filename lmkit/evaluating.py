@@ -12,6 +12,7 @@ from lmkit.collating import Stream
 from lmkit.collating.seq2seq import cutting
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import RecordError, TaskError
+from lmkit.family import Family
 from lmkit.loss import Loss
 from lmkit.metrics import check_ready
 from lmkit.mixing import Mixture, by_task
@@ -92,11 +93,15 @@ class _Measured:
     ) -> None:
         self._model, self._batch_size, self._on_progress = model, batch_size, on_progress
         self._one_text = isinstance(model.task.collator, Stream)
+        # What is hidden in a masked row depends on its place among all.
+        self._at_once = self._one_text or model.task.family is Family.MASKED
         self._source = Source.open(data, whole=self._one_text)
         self._total = len(self._source)
         self._bad = BadRows(on_bad_row)
         self._unfit: set[str] = set()
         self.loss, self.n_records = Loss(), 0
+        if not self._bad.skips and self._total > AT_ONCE_SCORED:
+            self._check()  # a bad row late in a file is told before the first is scored
         self._score()
         self._bad.end()
         warn_of_skipped(self._source.name, self._bad.errors)
@@ -111,14 +116,20 @@ class _Measured:
         """Return how many records were left out, where they may be."""
         return {"skipped": len(self._bad.errors)} if self._bad.skips else {}
 
+    def _check(self) -> None:
+        rows = stream_for(self._model.task, self._source, self._bad)
+        for _ in encode_rows(self._model.task, rows, self._model.tokenizer, on_bad_row=self._bad):
+            pass
+        self._bad.end()
+
     def _score(self) -> None:
         done = 0
-        for rows in self._parts(AT_ONCE_SCORED, self._tell):
+        for rows in self._parts(None if self._at_once else AT_ONCE_SCORED, self._tell):
             encoded = list(
                 encode_rows(self._model.task, rows, self._model.tokenizer, on_bad_row=self._tell)
             )
             self.n_records += sum(row.where not in self._unfit for row in rows)
-            if not encoded:
+            if not encoded or (self._bad.errors and not self._bad.skips):
                 continue
             measured = self._model.task.collator.measured(encoded, self._model.tokenizer)
             total = len(measured) if self._one_text else self._total
@@ -150,10 +161,10 @@ class _Measured:
             figures |= metric.score(answers, references)
         return figures
 
-    def _parts(self, size: int, tell: OnBadRow) -> Iterator[list[Row]]:
-        """Yield the records, so many at a time; all of one text together."""
+    def _parts(self, size: int | None, tell: OnBadRow) -> Iterator[list[Row]]:
+        """Yield the records, so many at a time, or all together."""
         rows = stream_for(self._model.task, self._source, tell)
-        while part := list(itertools.islice(rows, None if self._one_text else size)):
+        while part := list(itertools.islice(rows, size)):
             yield part
 
     def _tell(self, error: RecordError) -> None:
@@ -178,8 +189,8 @@ def measure(
     Raises:
         RecordError: they do not fit the task, or nothing in them is learned.
     """
-    encoded = list(encode_rows(model.task, rows, model.tokenizer))
-    encoded = model.task.collator.measured(encoded, model.tokenizer)
+    own = list(encode_rows(model.task, rows, model.tokenizer))
+    encoded = model.task.collator.measured(own, model.tokenizer)
     loss, done = Loss(), 0
     for batch in batches_by_length(encoded, batch_size):
         loss += model.score(batch)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lmkit.collating import Batch, shorter, text_batch
 from lmkit.collating.chance import Keys, Uniforms, row_keys, uniforms
-from lmkit.encoding import IGNORE, Encoded, Ids, Whole, stretches
+from lmkit.encoding import IGNORE, Encoded, Ids, Whole, learnable, stretches
 from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Segment
@@ -118,7 +118,7 @@ class MaskedCollator:
 
     def _feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer, *, some: bool) -> MaskedFeed:
         return MaskedFeed(
-            [row for row in rows if row.n_learned],
+            learnable(rows),
             mask_id=mask_of(tokenizer),
             others=np.asarray(tokenizer.plain_ids, dtype=np.int64),
             share=self.mlm_probability,

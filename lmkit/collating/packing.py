@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lmkit.collating import Batch, padded
 from lmkit.collating.chance import Keys
-from lmkit.encoding import IGNORE, Encoded, Ids
+from lmkit.encoding import IGNORE, Encoded, Ids, learnable, lengths_of
 
 Order = NDArray[np.intp]
 
@@ -46,8 +46,8 @@ class PackedRows:
     """
 
     def __init__(self, rows: Sequence[Encoded], max_length: int) -> None:
-        self._rows = [row for row in rows if row.n_learned]
-        self._lengths = np.array([len(row) for row in self._rows], dtype=np.int64)
+        self._rows = learnable(rows)
+        self._lengths = lengths_of(self._rows)
         self._max_length = max_length
         order = _longest_first(self._lengths)
         self._n_sequences = 1 + int(best_fit(self._lengths, max_length, order).max(initial=-1))
