@@ -6,6 +6,7 @@ The one label convention, for every family: a label stands at the position of it
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -28,6 +29,9 @@ IGNORE = -100  # Source: the index that torch's cross_entropy leaves out by defa
 
 Ids = NDArray[np.int64]
 Made = TypeVar("Made")
+Given = TypeVar("Given")
+
+AT_ONCE = 512  # records that are read ahead together
 
 
 @attrs.frozen(eq=False)
@@ -144,18 +148,40 @@ def stretches(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[Stretch
     A token never crosses such an edge, so the ids of a prompt are by construction the first ids of
     the training row, whatever the tokenizer would have merged.
     """
-    runs: list[tuple[bool, list[Span]]] = []
-    for segment in segments:
-        if not runs or runs[-1][0] != segment.learn:
-            runs.append((segment.learn, []))
-        runs[-1][1].append(Span(segment.text, segment.trusted, segment.learn))
     encoded: list[Stretch] = []
     opens = True
-    for learn, spans in runs:
+    for learn, spans in runs(segments):
         ids = tokenizer.encode_spans(spans, opens=opens)
         opens = tokenizer.reopens_after(spans) or (opens and not ids)
         encoded.append(Stretch(ids, learn))
     return encoded
+
+
+def runs(segments: Sequence[Segment]) -> list[tuple[bool, list[Span]]]:
+    """Return neighbours that are all learned or all read, as what a tokenizer encodes as one."""
+    found: list[tuple[bool, list[Span]]] = []
+    for segment in segments:
+        if not found or found[-1][0] != segment.learn:
+            found.append((segment.learn, []))
+        found[-1][1].append(Span(segment.text, segment.trusted, segment.learn))
+    return found
+
+
+def read_ahead(texts: Iterable[Sequence[Segment]], tokenizer: Tokenizer) -> None:
+    """Have the tokenizer encode the stretches of many texts at once; see `Tokenizer.read_ahead`."""
+    wanted: list[tuple[list[Span], bool]] = []
+    for segments in texts:
+        opens = True
+        for _, spans in runs(segments):
+            wanted.append((spans, opens))
+            written = any(span.text for span in spans)
+            opens = tokenizer.reopens_after(spans) or (opens and not written)
+    tokenizer.read_ahead(wanted)
+
+
+def joined(body: Iterable[Stretch]) -> list[int]:
+    """Return the ids of stretches, one after the other."""
+    return list(itertools.chain.from_iterable(stretch.ids for stretch in body))
 
 
 def texts_to_read(rows: Sequence[Encoded]) -> tuple[list[Ids], list[int]]:
@@ -229,50 +255,63 @@ def encode_rows(
     Raises:
         RecordError, RecordErrors, TemplateError: as for `encode`.
     """
-    delimited = task.formatter.delimited
     chooses = isinstance(task.decoder, Chooser)
 
-    def encoded(record: Record) -> list[Encoded]:
-        texts = training_texts(task.formatter, record, tokenizer.dialect)
+    def texts(record: Record) -> list[list[Segment]]:
+        found = training_texts(task.formatter, record, tokenizer.dialect)
         if chooses:
             task.reference(record, tokenizer.dialect)  # an answer that is no label is refused
-        return [task.collator.encode(text, tokenizer, delimited=delimited) for text in texts]
+        return found
 
-    for rows in each(records, encoded, on_bad_row=on_bad_row):
-        yield from rows
+    def encoded(found: list[list[Segment]]) -> list[Encoded]:
+        delimited = task.formatter.delimited
+        return [task.collator.encode(text, tokenizer, delimited=delimited) for text in found]
 
-
-def each(
-    records: Iterable[Record],
-    make: Callable[[Record], Made],
-    *,
-    on_bad_row: Callable[[RecordError], None] | None = None,
-) -> Iterator[Made]:
-    """Yield what is made of each record; errors name the record.
-
-    Args:
-        records: the records.
-        make: what is made of one.
-        on_bad_row: what is told of each unfit record, which is then left out. Without it, up to ten
-            are gathered and raised together, and nothing is yielded behind the first.
-    Raises:
-        RecordError: a record is unfit.
-        RecordErrors: several are.
-        TemplateError: the chat template refuses one.
-    """
     tell = on_bad_row or Gathered()
-    for index, record in enumerate(records):
-        try:
-            made = make(record)
-        except TemplateError as error:
-            raise TemplateError(f"{where_of(record, index)}: {error}") from error
-        except RecordError as error:
-            tell(error if error.where else _placed(error, record, index))
-        else:
-            if not (isinstance(tell, Gathered) and tell.errors):
-                yield made
+    places = ((where_of(record, index), record) for index, record in enumerate(records))
+    while some := list(itertools.islice(places, AT_ONCE)):
+        made = [(where, _attempted(texts, record, where)) for where, record in some]
+        fit = (found for _, found in made if not isinstance(found, RecordError))
+        read_ahead(itertools.chain.from_iterable(fit), tokenizer)
+        for where, found in made:
+            if isinstance(found, RecordError):
+                tell(found)
+                continue
+            rows = _attempted(encoded, found, where)
+            if isinstance(rows, RecordError):
+                tell(rows)
+            elif not (isinstance(tell, Gathered) and tell.errors):
+                yield from rows
     if isinstance(tell, Gathered):
         tell.end()
+
+
+def each(records: Iterable[Record], make: Callable[[Record], Made]) -> Iterator[Made]:
+    """Yield what is made of each record; errors name the record, and up to ten are raised together.
+
+    Raises:
+        RecordError: a record is unfit.
+        RecordErrors: several are; nothing is yielded behind the first.
+        TemplateError: the chat template refuses one.
+    """
+    tell = Gathered()
+    for index, record in enumerate(records):
+        made = _attempted(make, record, where_of(record, index))
+        if isinstance(made, RecordError):
+            tell(made)
+        elif not tell.errors:
+            yield made
+    tell.end()
+
+
+def _attempted(make: Callable[[Given], Made], given: Given, where: str) -> Made | RecordError:
+    """Return what is made of something, or the error that says why not, with its place."""
+    try:
+        return make(given)
+    except TemplateError as error:
+        raise TemplateError(f"{where}: {error}") from error
+    except RecordError as error:
+        return error if error.where else RecordError(where, error.problem)
 
 
 class Gathered:
@@ -289,7 +328,7 @@ class Gathered:
         """
         self.errors.append(error)
         if len(self.errors) >= MOST_ERRORS:
-            raise RecordErrors(self.errors, more=True) from error
+            raise RecordErrors(self.errors, more=True)
 
     def end(self) -> None:
         """Raise what was gathered, if anything was."""

@@ -113,6 +113,10 @@ class Escape:
             position = end
         return segments + self._restored(text[position:], learn=False, seam=False)
 
+    def restored(self, text: str) -> str:
+        """Return a text with the hidden words put back."""
+        return "".join(self._meant.get(character, character) for character in text)
+
     def _restored(self, text: str, *, learn: bool, seam: bool = True) -> list[Segment]:
         if not text:
             return [Segment("", learn)] if seam else []

@@ -20,14 +20,12 @@ import attrs
 
 from lmkit.errors import TemplateError
 from lmkit.escaping import Message, Span
-from lmkit.messages import as_text, in_parts
 from lmkit.tokenizing import Dialect
 
 if TYPE_CHECKING:
     import jinja2
 
 _OPEN, _CLOSE = chr(0xF0000), chr(0xF0001)  # where a {% generation %} block begins and ends
-_WORD = "lmkitword"  # what a probe says, to be found again in the rendered text
 
 _CLOCK: ContextVar[datetime | None] = ContextVar("clock", default=None)
 
@@ -101,7 +99,7 @@ class Rendering:
 
         try:
             text = _compiled(self.source)[0].render(
-                messages=self._in_its_form(messages),
+                messages=messages,
                 add_generation_prompt=ask,
                 tools=tools,
                 documents=None,
@@ -119,31 +117,6 @@ class Rendering:
     def _variables(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.variables)
         return found
-
-    def _in_its_form(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """Return messages with contents as text, or as lists of parts, whichever it reads."""
-        text, parts = _reads(self.source)
-        if parts and not text:
-            return in_parts(messages)
-        return messages if parts else as_text(messages)
-
-
-@functools.lru_cache(maxsize=32)
-def _reads(source: str) -> tuple[bool, bool]:
-    """Say whether a template reads contents that are text, and such that are lists of parts."""
-
-    def written(content: Any) -> str:
-        chat = [{"role": role, "content": content} for role in ("user", "assistant")]
-        try:
-            rendered: str = _compiled(source)[0].render(messages=chat, bos_token="", eos_token="")
-        except TemplateError:
-            raise
-        except Exception:  # it refuses such contents
-            return ""
-        return rendered
-
-    listed = written([{"type": "text", "text": _WORD}])
-    return _WORD in written(_WORD), _WORD in listed and not re.search("['\"]text['\"]", listed)
 
 
 def _without_marks(text: str) -> Written:

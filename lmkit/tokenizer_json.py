@@ -41,7 +41,7 @@ def backend(data: Mapping[str, Any]) -> tokenizers.Tokenizer:
     return backend
 
 
-def _stages(stage: Any, key: str) -> list[dict[str, Any]]:
+def stages(stage: Any, key: str) -> list[dict[str, Any]]:
     """Return a normalizer's or pre-tokenizer's steps, whether it is a sequence or a single one."""
     if stage is None:
         return []
@@ -51,10 +51,10 @@ def _stages(stage: Any, key: str) -> list[dict[str, Any]]:
 def without_opening_space(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the definition without its rule that text starts with a space."""
     normalizers = [
-        step for step in _stages(data.get("normalizer"), "normalizers") if step["type"] != "Prepend"
+        step for step in stages(data.get("normalizer"), "normalizers") if step["type"] != "Prepend"
     ]
     splitters = []
-    for step in _stages(data.get("pre_tokenizer"), "pretokenizers"):
+    for step in stages(data.get("pre_tokenizer"), "pretokenizers"):
         if step["type"] == "Metaspace":
             step = {**step, "prepend_scheme": "never"}
             step.pop("add_prefix_space", None)  # the older name of the same switch
@@ -69,11 +69,20 @@ def without_opening_space(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def has_opening_space(data: Mapping[str, Any]) -> bool:
+    """Say whether there is such a rule."""
+    rest = without_opening_space(data)
+    return any(
+        stages(data.get(stage), key) != stages(rest.get(stage), key)
+        for stage, key in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers"))
+    )
+
+
 def adds_space_everywhere(data: Mapping[str, Any]) -> bool:
     """Say whether text after a control token gets an opening space too."""
-    if any(s["type"] == "Prepend" for s in _stages(data.get("normalizer"), "normalizers")):
+    if any(s["type"] == "Prepend" for s in stages(data.get("normalizer"), "normalizers")):
         return True
-    for step in _stages(data.get("pre_tokenizer"), "pretokenizers"):
+    for step in stages(data.get("pre_tokenizer"), "pretokenizers"):
         if step["type"] == "Metaspace" and step.get("prepend_scheme", "always") == "always":
             return bool(step.get("add_prefix_space", True))
         if step["type"] == "ByteLevel" and step.get("add_prefix_space"):
@@ -83,7 +92,7 @@ def adds_space_everywhere(data: Mapping[str, Any]) -> bool:
 
 def adds_space_to_words(data: Mapping[str, Any]) -> bool:
     """Say whether a text is cut at white space before each word gets its opening space (T5)."""
-    kinds = [step["type"] for step in _stages(data.get("pre_tokenizer"), "pretokenizers")]
+    kinds = [step["type"] for step in stages(data.get("pre_tokenizer"), "pretokenizers")]
     return "Metaspace" in kinds and "WhitespaceSplit" in kinds[: kinds.index("Metaspace")]
 
 

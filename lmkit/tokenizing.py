@@ -10,6 +10,7 @@ It wraps the `tokenizers` library and adds what a language-model task needs to b
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from lmkit.errors import RecordError, TokenizerError
+from lmkit.piecewise import Pieces
 from lmkit.tokenizer_json import (
     ROLES,
     adds_space_everywhere,
@@ -30,6 +32,7 @@ from lmkit.tokenizer_json import (
     byte_pieces,
     default_template,
     guessed_special,
+    has_opening_space,
     is_mark,
     only_where_cut_out,
     read_json,
@@ -120,12 +123,21 @@ class Tokenizer:
         self._steering_ids = {token.id: token.text for token in (*self.control, *self.marks)}
         data = only_where_cut_out(data, self._steering_ids)
         self._opening = backend(data)
-        self._continuing = backend(without_opening_space(data))
+        self._continuing = (
+            backend(without_opening_space(data)) if has_opening_space(data) else self._opening
+        )
         self._respaces_after_control = adds_space_everywhere(data)
         self._respaces_words = adds_space_to_words(data)
         self._unknown_id = self._id_of_unknown(data["model"])
         self._bytes = byte_pieces(data["model"])
         self._forgeable = {**self._bytes, **self._steering_ids}
+        self._ahead: dict[tuple[object, ...], list[int]] = {}
+        harmless = {*self._bytes, self._unknown_id}
+        opening = Pieces(self._opening, data, self._forgeable, harmless)
+        self._pieces = {True: opening, False: opening}
+        if self._continuing is not self._opening:
+            rest = without_opening_space(data)
+            self._pieces[False] = Pieces(self._continuing, rest, self._forgeable, harmless)
         for role, text in self.special.items():
             if self.token_to_id(text) is None:
                 raise TokenizerError(f"{role} is {text!r}, which the tokenizer does not contain")
@@ -326,9 +338,45 @@ class Tokenizer:
         Raises:
             RecordError: a character has no token, nor has the tokenizer one for the unknown.
         """
+        known = self._ahead.get((opens, *spans))
+        if known is not None:
+            return list(known)
+        return self._assembled(self._split_control(spans), opens=opens)
+
+    def read_ahead(self, texts: Iterable[tuple[Sequence[Span], bool]]) -> None:
+        """Encode at once what will be asked for one by one, in place of what was read ahead before.
+
+        Args:
+            texts: each text's spans, and whether they open it, as `encode_spans` will be given them.
+                What is wrong with one is said when it is asked for.
+        """
+        if all(pieces.ways for pieces in self._pieces.values()):
+            return  # by pieces, one text costs no more than its share of many
+        split = {(opens, *spans): self._split_control(spans) for spans, opens in texts}
+        plain: dict[bool, list[str]] = {True: [], False: []}
+        for (opens, *_), parts in split.items():
+            fresh = bool(opens)
+            for part in parts:
+                if isinstance(part, str) and part:
+                    plain[fresh].append(part)
+                    fresh = False
+                elif isinstance(part, ControlToken):
+                    fresh = self._respaces_after_control
+        if self._continuing is self._opening:
+            plain = {True: plain[True] + plain[False]}
+        for fresh, wanted in plain.items():
+            self._pieces[fresh].read_ahead(wanted)
+        self._ahead = {}
+        for key, parts in split.items():
+            with contextlib.suppress(RecordError):
+                self._ahead[key] = self._assembled(parts, opens=bool(key[0]))
+        for pieces in self._pieces.values():
+            pieces.read_ahead(())
+
+    def _assembled(self, parts: Sequence[str | ControlToken], *, opens: bool) -> list[int]:
         ids: list[int] = []
         after_control = False
-        for part in self._split_control(spans):
+        for part in parts:
             if isinstance(part, ControlToken):
                 ids.append(part.id)
             elif part:
@@ -451,6 +499,9 @@ class Tokenizer:
         A Unigram vocabulary holds "</s>" and "<0x41>" as pieces of its own, and a normalizer makes
         them of full width characters too, so text that gives one is cut before its last character.
         """
+        known = self._pieces[backend is self._opening].ids(text)
+        if known is not None:
+            return known
         try:
             encoding = backend.encode(text, add_special_tokens=False)
         except Exception as error:  # the library raises a bare Exception

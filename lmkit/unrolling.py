@@ -8,6 +8,10 @@ the template has `{% generation %}` marks, they say what of it is learned.
 Many templates write an earlier answer otherwise than the last one, its reasoning left out, say. A
 text teaches only the answers that it writes just as they will be asked for; for the others the
 conversation up to there becomes a training text of its own.
+
+Some do not even begin an answer's own text as they ask for it: DeepSeek-R1's begins the reasoning, which it
+then leaves out, and Mistral's writes the system message into the last question only while that is
+unanswered. Then what was asked stands before what the template writes for the answer.
 """
 
 from __future__ import annotations
@@ -22,10 +26,12 @@ import attrs
 from lmkit.errors import TemplateError
 from lmkit.escaping import Escape, Message, Span
 from lmkit.formatting import Segment
-from lmkit.messages import SYSTEM_ROLES
+from lmkit.forms import in_form
+from lmkit.messages import SYSTEM_ROLES, said
 from lmkit.rendering import Rendering, Written
 
 _SHOWN = 60  # characters of a text, before and behind a difference, in an error
+_ANSWER = chr(0xF0002)  # stands in for an answer, to be found again; `Escape` hides it in records
 
 
 class Unroller:
@@ -40,10 +46,11 @@ class Unroller:
     def __init__(self, rendering: Rendering, messages: Sequence[Message], tools: Any) -> None:
         self._rendering = rendering
         self._escape = Escape(rendering.dialect.control_tokens, rendering.dialect.marks)
-        self._messages = self._escape.messages(messages)
+        self._messages = self._escape.messages(in_form(messages, rendering))
         self._tools = self._escape.plain(tools)
         self._answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
         self._written: dict[tuple[int, bool], Written] = {}
+        self._mended: dict[int, str | None] = {}
 
     def texts(self, learn: str) -> list[list[Segment]]:
         """Return the training texts; the last one is that of the whole conversation.
@@ -61,7 +68,7 @@ class Unroller:
         for length in [len(self._messages), *(index + 1 for index in reversed(wanted))]:
             if texts and length - 1 in taught:
                 continue
-            text = self._render(length)
+            text = self._trained(length)
             found = {i: self._spans(text, length, i) for i in wanted if i < length}
             fresh = {i for i, spans in found.items() if spans is not None} - taught
             if length - 1 in found and found[length - 1] is None:
@@ -86,7 +93,7 @@ class Unroller:
         index = self._answers[-1]
         asked = "" if index == 0 else self._render(index, ask=True).text
         for length in (len(self._messages), index + 1):
-            text = self._render(length)
+            text = self._trained(length)
             if text.text.startswith(asked):
                 spans = [(0, len(asked)), (len(asked), len(text.text))]
                 return self._escape.segments(text.text, spans)
@@ -100,7 +107,7 @@ class Unroller:
             length: how many those are.
             index: which message is the answer.
         """
-        asked, own = self._asked(index), self._render(index + 1)
+        asked, own = self._asked(index), self._trained(index + 1)
         if asked is None or not (
             own.text.startswith(asked.text) and text.text.startswith(asked.text)
         ):
@@ -109,7 +116,7 @@ class Unroller:
         if agreed < start:
             return None
         if self._rendering.marked:
-            marks = [span for span in own.marks[len(asked.marks) :] if span[1] <= agreed]
+            marks = [(a, b) for a, b in own.marks[len(asked.marks) :] if a < b <= agreed]
             return split_at(start, marks) if set(marks) <= set(text.marks) else None
         end = start + self._answer_length(own.text[start:agreed])
         return [(start, end + self._following_end(text.text, end, length, index))]
@@ -121,13 +128,8 @@ class Unroller:
         """
         if text.startswith(own):
             return len(own)
-        same = _common_length(own, text)
-        for token in self._tokens.finditer(own, max(0, same - self._longest)):
-            if token.start() >= same:
-                break
-            if token.end() > same:
-                same = token.start()
-        rest = self._tokens.sub("", own[same:])
+        same = _alike(own, text, self._rendering)
+        rest = _pattern(self._rendering.dialect.control_tokens).sub("", own[same:])
         ended = own[:same].rstrip().endswith(self._endings.closing)
         return same if ended and not rest.strip() else -1
 
@@ -150,7 +152,7 @@ class Unroller:
             return 0
         if not self._endings.following:
             return 0
-        token = self._tokens.match(text, end)
+        token = _pattern(self._rendering.dialect.control_tokens).match(text, end)
         return len(token.group()) if token else 0
 
     def _asked(self, index: int) -> Written | None:
@@ -164,12 +166,51 @@ class Unroller:
         except TemplateError:
             return None
 
+    def _trained(self, length: int) -> Written:
+        """Return the text of some messages; behind an answer, one that begins as it is asked for."""
+        own, index = self._render(length), length - 1
+        if self._rendering.marked or self._messages[index]["role"] != "assistant":
+            return own
+        asked = self._asked(index)
+        if asked is None or own.text.startswith(asked.text):
+            return own
+        if length not in self._mended:
+            self._mended[length] = self._behind_the_prompt(index, asked.text, own.text)
+        return Written(self._mended[length] or own.text)
+
+    def _behind_the_prompt(self, index: int, asked: str, own: str) -> str | None:
+        """Return what asks for an answer, and behind it what the template writes for the answer.
+
+        None if it cannot be told what that is.
+        """
+        answer, before = self._messages[index], self._messages[index - 1 : index]
+        probe = [*self._messages[:index], {**answer, "content": _ANSWER}]
+        try:
+            written = self._rendering.render(in_form(probe, self._rendering), self._tools).text
+        except TemplateError:
+            return None
+        if written.count(_ANSWER) != 1:
+            return None
+        head, tail = written.split(_ANSWER)
+        content, begun = said(answer), asked[len(head) :].strip()
+        if asked.startswith(head) and own.endswith(tail) and begun:
+            # The prompt begins the answer, and the answer begins so too.
+            if not content.lstrip().startswith(begun):
+                return None
+            return asked + content.lstrip()[len(begun) :].lstrip("\n") + tail
+        last = said(before[0]).strip() if before else ""
+        question = asked[asked.rfind(last) :] if last else ""
+        if not question.startswith(last) or not last or head.count(question) != 1:
+            return None
+        start = head.index(question) + len(question)
+        return asked + own[start:] if own.startswith(head[:start]) else None
+
     def _header(self, text: Written) -> list[Span]:
         """Return where in a prompt a marked block begins that holds the generation prompt too."""
         if not self._rendering.marked:
             return []
         probe = [*self._messages, {"role": "assistant", "content": "a"}]
-        written = self._rendering.render(probe, self._tools)
+        written = self._rendering.render(in_form(probe, self._rendering), self._tools)
         if not written.text.startswith(text.text):
             return []
         asked = len(text.text)
@@ -228,7 +269,8 @@ class Unroller:
             "text does not begin with, so what the model would learn is not what it will be asked; "
             "give the template what makes them agree, as in "
             "Chat(variables={'enable_thinking': False}), or another one, with Chat(template=...)\n"
-            f"  asked:   ...{asked.text[shown]!r}\n  trained: ...{text.text[shown]!r}"
+            f"  asked:   ...{self._escape.restored(asked.text[shown])!r}\n"
+            f"  trained: ...{self._escape.restored(text.text[shown])!r}"
         )
 
     @property
@@ -237,14 +279,6 @@ class Unroller:
             return endings(self._rendering)
         except TemplateError:  # of words that are not the record's
             return Endings()
-
-    @property
-    def _tokens(self) -> re.Pattern[str]:
-        return _pattern(self._rendering.dialect.control_tokens)
-
-    @property
-    def _longest(self) -> int:
-        return max(map(len, self._rendering.dialect.control_tokens), default=0)
 
 
 @attrs.frozen
@@ -273,6 +307,7 @@ def endings(rendering: Rendering) -> Endings:
         {"role": role, "content": word}
         for role, word in zip(("user", "assistant") * 2, "wxyz", strict=True)
     ]
+    chat = in_form(chat, rendering)
     asked = rendering.render(chat[:1], ask=True).text
     own, whole = rendering.render(chat[:2]).text, rendering.render(chat).text
     if not own.startswith(asked):
@@ -284,7 +319,7 @@ def endings(rendering: Rendering) -> Endings:
     said = asked + answer[: answer.find("x") + 1]
     if not whole.startswith(said):
         return Endings(final=final)
-    same = _common_length(own, whole)
+    same = _alike(own, whole, rendering)
     closing = _last(own[len(said) : same], rendering)
     behind = whole[len(said) :]
     if final or closing:
@@ -337,6 +372,19 @@ def _common_length(one: str, other: str) -> int:
         else:
             high = middle - 1
     return low
+
+
+def _alike(one: str, other: str, rendering: Rendering) -> int:
+    """Return how much two texts begin alike with, whole control tokens only."""
+    same = _common_length(one, other)
+    tokens = rendering.dialect.control_tokens
+    longest = max(map(len, tokens), default=0)
+    for text in (one, other):
+        for token in _pattern(tokens).finditer(text, max(0, same - longest)):
+            if token.start() < same < token.end():
+                same = token.start()
+                break
+    return same
 
 
 @functools.lru_cache(maxsize=32)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from lmkit.cli.options import rename_option, renamed_task, row_options, with_row_options
@@ -111,20 +112,19 @@ def preview(
             tasks_of(found), by_task(found, sources, option="--data"), evals, strict=True
         ):
             job = progress.add_task(one.name, total=None)
-            previews.append(
-                look(
-                    one,
-                    data=source,
-                    model=model,
-                    tokenizer=ready,
-                    eval_data=measured,
-                    rows=(ROWS_OF_PAGE if html else ROWS) if rows is None else rows,
-                    choose=choose,
-                    limit=limit,
-                    on_bad_row=on_bad_row,
-                    on_progress=_bar(progress, job),
-                )
+            seen = look(
+                one,
+                data=source,
+                model=model,
+                tokenizer=ready,
+                eval_data=measured,
+                rows=(ROWS_OF_PAGE if html else ROWS) if rows is None else rows,
+                choose=choose,
+                limit=limit,
+                on_bad_row=on_bad_row,
+                on_progress=_bar(progress, job),
             )
+            previews.append(attrs.evolve(seen, model=model or tokenizer or seen.model))
     if html:
         _write_pages(previews, Path(html))
     if as_json:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lmkit.collating import Batch
 from lmkit.collating.causal import CausalCollator
-from lmkit.encoding import IGNORE, Encoded, Ids, Whole, stretches
+from lmkit.encoding import IGNORE, Encoded, Ids, Whole, joined, stretches
 from lmkit.errors import RecordError, TaskError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Segment
@@ -75,7 +75,7 @@ class BlockCollator:
 
     def _whole(self, segments: Sequence[Segment], tokenizer: Tokenizer) -> Whole:
         body = stretches(segments, tokenizer)
-        ids = np.asarray([token for stretch in body for token in stretch.ids], dtype=np.int64)
+        ids = np.asarray(joined(body), dtype=np.int64)
         learned = np.repeat([s.learn for s in body], [len(s.ids) for s in body]).astype(np.bool_)
         if not learned.any():
             raise RecordError("", "nothing in it is learned: its text is empty")
@@ -88,7 +88,7 @@ class BlockCollator:
         which a line begins; or, for a tokenizer without line ends, its EOS, behind which a record
         begins.
         """
-        ids = [token for stretch in stretches(segments, tokenizer) for token in stretch.ids]
+        ids = joined(stretches(segments, tokenizer))
         return np.asarray(ids or _start(tokenizer), dtype=np.int64)
 
     def feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> Windows:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lmkit.collating import Batch, RowFeed, shorter, text_batch
 from lmkit.collating.packing import Packed, PackedRows, packed_batch
-from lmkit.encoding import IGNORE, Encoded, Ids, Stretch, Whole, stretches
+from lmkit.encoding import IGNORE, Encoded, Ids, Stretch, Whole, joined, stretches
 from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Segment
@@ -65,9 +65,7 @@ class CausalCollator:
         if not any(stretch.learn for stretch in body):
             raise RecordError("", "nothing in it is learned: it has no answer")
         _end_answer(body, tokenizer, delimited=delimited)
-        ids = np.asarray(
-            [*opening, *(token for stretch in body for token in stretch.ids)], np.int64
-        )
+        ids = np.asarray([*opening, *joined(body)], dtype=np.int64)
         learned = np.repeat(
             [False, *(stretch.learn for stretch in body)],
             [len(opening), *(len(stretch.ids) for stretch in body)],
@@ -83,7 +81,7 @@ class CausalCollator:
     def prompt(self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool) -> Ids:
         """Return the ids of a prompt, int64 [P]; it is never cut."""
         opening, body = self._framed(segments, tokenizer, delimited=delimited)
-        ids = [*opening, *(token for stretch in body for token in stretch.ids)]
+        ids = [*opening, *joined(body)]
         if not ids:
             raise RecordError("", "the prompt is empty, so there is nothing to continue")
         return np.asarray(ids, dtype=np.int64)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lmkit.collating import Batch, shorter, text_batch
 from lmkit.collating.chance import Keys, Uniforms, row_keys, uniforms
-from lmkit.encoding import IGNORE, Encoded, Ids, Whole, learnable, stretches
+from lmkit.encoding import IGNORE, Encoded, Ids, Whole, joined, learnable, stretches
 from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Segment
@@ -78,7 +78,7 @@ class MaskedCollator:
         self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool
     ) -> Whole:
         mask_of(tokenizer)
-        body = [token for stretch in stretches(segments, tokenizer) for token in stretch.ids]
+        body = joined(stretches(segments, tokenizer))
         opening, closing = _frame(body, tokenizer, delimited=delimited)
         ids = np.asarray([*opening, *body, *closing], dtype=np.int64)
         kept = np.ones(len(ids), dtype=np.bool_)

@@ -66,7 +66,7 @@
       token.dataset.id = ids[i];
       token.tabIndex = i ? -1 : 0;
       drawn.append(token);
-      if (texts[i].endsWith("\n")) drawn.append(element("br", "line"));
+      if (texts[i].includes("\n")) drawn.append(element("br", "line"));
     }
     span.replaceChildren(drawn);
     span.dataset.drawn = "";

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from lmkit.previewing import Finding, Lengths, Preview, Shown, Token, Totals
+from lmkit.previewing.visible import parts
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MOST_TOKENS = 96  # of one kind in a stretch; of a longer one the middle is left out
 BAR = 24  # cells of a histogram's longest bar
+_SPACES = {"\n": "↵\n", "\t": "⇥\t", "\xa0": "\xa0"}
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 CONTROL = "control"
@@ -84,6 +85,7 @@ def row(shown: Shown, *, coloured: bool, hides: bool = False, whole: bool = Fals
     if shown.target:
         text.append("\n→ ", "bold")
         text.append_text(tokens(shown.target, coloured=coloured, whole=whole))
+    text.rstrip()
     return text
 
 
@@ -127,20 +129,14 @@ def _append(text: Text, found: Sequence[Token], *, coloured: bool) -> None:
 
 
 def visible(text: str) -> str:
-    r"""Return a text with line ends marked, and what a terminal would obey replaced.
+    r"""Return a text with line ends marked, and what no one sees, or a terminal would obey, named.
 
-    >>> visible("a\nb\x1b[0m")
-    'a⏎\nb�[0m'
+    >>> visible("a\nb\u200d\x1b[0m")
+    'a↵\nb‹ZWJ›‹␛›[0m'
     """
-    marked = "".join(
-        mark if mark == "\n" or unicodedata.category(mark) not in ("Cc", "Cs") else _seen(mark)
-        for mark in text
+    return "".join(
+        piece if not name else _SPACES.get(piece, f"‹{name}›") for piece, name in parts(text)
     )
-    return marked.replace("\n", "⏎\n")
-
-
-def _seen(mark: str) -> str:
-    return {"\t": "⇥\t", "\r": "␍"}.get(mark, "\ufffd")
 
 
 def _print_lengths(lengths: Sequence[Lengths], console: Console) -> None:
@@ -218,7 +214,7 @@ def findings(found: Sequence[Finding]) -> Text:
 
     text = Text()
     if not found:
-        text.append("nothing found", "green")
+        text.append("nothing wrong was found", "green")
         return text
     for finding in found:
         text.append_text(_finding(finding))
@@ -237,7 +233,8 @@ def _finding(finding: Finding) -> Text:
     text.append(f"\n  {finding.text}\n")
     if finding.where or finding.excerpt:
         text.append("  such as ", "dim")
-        text.append(": ".join(part for part in (finding.where, finding.excerpt) if part) + "\n")
+        example = ": ".join(part for part in (finding.where, finding.excerpt) if part)
+        text.append(f"{visible(example)}\n")
     text.append("  remedy: ", "dim")
     text.append(f"{finding.remedy}\n")
     return text

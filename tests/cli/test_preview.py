@@ -19,7 +19,7 @@ def test_what_is_learned_stands_between_marks_where_there_is_no_colour(lmkit, js
     done = lmkit("preview", "qa", "--data", jsonl(QA), "--model", model)
 
     assert done.code == 0
-    assert "질문: 질문 0⏎\n답변:« 대답 0⟦<|endoftext|>⟧»" in done.out
+    assert "질문: 질문 0↵\n답변:« 대답 0⟦<|endoftext|>⟧»" in done.out
     assert "\x1b" not in done.out
 
 
@@ -56,3 +56,19 @@ def test_without_a_tokenizer_it_says_what_is_needed(lmkit, jsonl):
 
     assert done.code == 1
     assert "a preview needs a tokenizer" in done.err
+
+
+def test_a_tokenizer_alone_gives_the_preview_its_name(lmkit, jsonl, model):
+    done = lmkit("preview", "qa", "--data", jsonl(QA), "--tokenizer", model, "--json")
+
+    assert json.loads(done.out)["model"] == str(model)
+
+
+def test_a_page_is_written_over_the_last_one(lmkit, jsonl, model, tmp_path):
+    page = tmp_path / "preview.html"
+    for _ in range(2):
+        done = lmkit("preview", "qa", "--data", jsonl(QA), "--model", model, "--html", page)
+
+    assert done.code == 0
+    assert f"wrote {page}" in done.err
+    assert "질문 0" in page.read_text(encoding="utf-8")
