@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import browser  # noqa: F401  # one for all modules: a second would not start
 from tokenizers import processors
 from toys import toy_backend
 

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -40,6 +40,7 @@ def document(
     scripts: Sequence[Path],
     words: Sequence[Path],
     data: dict[str, Any],
+    filters: Mapping[str, Callable[..., Any]] | None = None,
     **values: Any,
 ) -> str:
     """One HTML document.
@@ -52,6 +53,7 @@ def document(
         scripts: what runs in it.
         words: JSON files of what it says in each language, by a short name for each phrase.
         data: what the scripts are given, beside the words.
+        filters: the page's own, beside those of all pages.
         values: what the template shows.
     """
     style = "".join(_read(file) for file in styles)
@@ -60,17 +62,15 @@ def document(
     for file in words:
         for language, phrases in json.loads(_read(file)).items():
             said.setdefault(language, {}).update(phrases)
-    return (
-        _environment(template.parent)
-        .get_template(template.name)
-        .render(
-            words=said,
-            data={**data, "words": said},
-            style=Markup(style),
-            script=Markup(script),
-            policy=_policy(style, script),
-            **values,
-        )
+    environment = _environment(template.parent)
+    environment.filters |= filters or {}
+    return environment.get_template(template.name).render(
+        words=said,
+        data={**data, "words": said},
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(style, script),
+        **values,
     )
 
 

@@ -23,12 +23,12 @@ class Saying:
 
     Attributes:
         level: `warning`, or `note`.
-        text: the sentence; `{name}` stands where a figure belongs.
+        word: the sentence's name in `report.words.json`, where `{name}` stands for a figure.
         figures: the figures, as they are shown.
     """
 
     level: str
-    text: str
+    word: str
     figures: Mapping[str, str] = attrs.field(factory=dict)
 
 
@@ -63,45 +63,24 @@ def sayings(steps: Steps, tasks: Sequence[str] = ()) -> list[Saying]:
         steps: its figures.
         tasks: of a mixture its tasks' names.
     """
-    said = [*_of_training(curve(steps, "loss")), *_of_gap(steps)]
+    said = [*_of_training(curve(steps, "loss")), *_of_evaluation(steps)]
     for task in tasks:
         said += [
             attrs.evolve(
-                saying, text=_OF_TASK[saying.text], figures={**saying.figures, "task": task}
+                saying, word=f"task-{saying.word}", figures={"task": task, **saying.figures}
             )
             for saying in _of_training(curve(steps, f"loss_{task}"))
-            if saying.text in _OF_TASK
+            if saying.level == "warning"
         ]
     return said
 
 
-_NOT_FALLEN = (
-    "The training loss did not fall: it was {first} at first and is {last} now. Try another learning "
-    "rate, or more steps, and look at what is learned below."
-)
-_OF_TASK = {
-    _NOT_FALLEN: "The training loss of {task} did not fall: it was {first} at first and is {last} now.",
-}
-
-
 def _of_training(losses: Curve) -> list[Saying]:
-    if any(not math.isfinite(loss) for _, loss in losses):
-        step = next(step for step, loss in losses if not math.isfinite(loss))
-        return [
-            Saying(
-                level="warning",
-                text="The training loss is no number from step {step} on. Try a lower learning rate.",
-                figures={"step": f"{step:,}"},
-            )
-        ]
+    broken = next((step for step, loss in losses if not math.isfinite(loss)), None)
+    if broken is not None:
+        return [Saying(level="warning", word="no-number", figures={"step": f"{broken:,}"})]
     if len(losses) < 2:
-        return [
-            Saying(
-                level="note",
-                text="The loss was logged too seldom to see whether it fell; --set logging_steps=1 "
-                "logs each step.",
-            )
-        ]
+        return [Saying(level="note", word="logged-once")]
     few = max(
         1, len(losses) // 4
     )  # one batch says little, so some first and some last are compared
@@ -109,51 +88,33 @@ def _of_training(losses: Curve) -> list[Saying]:
     last = sum(loss for _, loss in losses[-few:]) / few
     figures = {"first": f"{first:.3f}", "last": f"{last:.3f}"}
     if last >= first:
-        return [Saying(level="warning", text=_NOT_FALLEN, figures=figures)]
-    return [
-        Saying(level="note", text="The training loss fell from {first} to {last}.", figures=figures)
-    ]
+        return [Saying(level="warning", word="not-fallen", figures=figures)]
+    return [Saying(level="note", word="fallen", figures=figures)]
 
 
-def _of_gap(steps: Steps) -> list[Saying]:
+def _of_evaluation(steps: Steps) -> list[Saying]:
     """Compare what was measured on other records than those that are learned."""
     measured = [(step, loss) for step, loss in curve(steps, "eval_loss") if math.isfinite(loss)]
     if not measured:
-        return [
-            Saying(
-                level="note",
-                text="Nothing was measured on records that were not learned, so whether the model "
-                "learned more than these records cannot be seen; --eval-fraction 0.1 holds some out.",
-            )
-        ]
+        return [Saying(level="note", word="not-measured")]
+    if len(measured) < 2:
+        return []
+    first, (last_step, last) = measured[0][1], measured[-1]
     best_step, best = min(measured, key=lambda pair: pair[1])
-    last_step, last = measured[-1]
-    figures = {
-        "best": f"{best:.3f}",
-        "best_step": f"{best_step:,}",
-        "last": f"{last:.3f}",
-        "last_step": f"{last_step:,}",
-    }
-    if len(measured) > 1 and last > best * (1 + RISE):
-        then, end = _loss_near(steps, best_step), _loss_near(steps, last_step)
-        if end < then:
-            text = (
-                "The evaluation loss rises while the training loss falls: it was lowest, {best}, at "
-                "step {best_step} and is {last} at step {last_step}. The model begins to know these "
-                "records by heart; fewer steps or more records help, and "
-                "--set load_best_model_at_end=true keeps the best."
-            )
-        else:
-            text = (
-                "The evaluation loss was lowest, {best}, at step {best_step} and is {last} at step "
-                "{last_step}."
-            )
-        return [Saying(level="warning", text=text, figures=figures)]
-    if len(measured) > 1 and last < measured[0][1]:
-        figures["first"] = f"{measured[0][1]:.3f}"
-        text = "The evaluation loss fell from {first} to {last}."
-        return [Saying(level="note", text=text, figures=figures)]
-    return []
+    if last > best * (1 + RISE):
+        figures = {
+            "best": f"{best:.3f}",
+            "best_step": f"{best_step:,}",
+            "last": f"{last:.3f}",
+            "last_step": f"{last_step:,}",
+        }
+        falls = _loss_near(steps, last_step) < _loss_near(steps, best_step)
+        word = "by-heart" if falls else "eval-risen"
+        return [Saying(level="warning", word=word, figures=figures)]
+    figures = {"first": f"{first:.3f}", "last": f"{last:.3f}"}
+    if last < first:
+        return [Saying(level="note", word="eval-fallen", figures=figures)]
+    return [Saying(level="warning", word="eval-not-fallen", figures=figures)]
 
 
 def _loss_near(steps: Steps, step: int) -> float:

@@ -1,31 +1,33 @@
 """Report: a run's folder becomes one HTML file that says what was trained, how, and how it went.
 
 It is made from the folder's files alone, so it can be written anew at any time. It loads nothing
-from a network and runs no script.
+from a network.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import math
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lmkit.errors import LmkitError, MissingExtra, ModelError
 from lmkit.files import write_atomically
 from lmkit.previewing import Preview
+from lmkit.previewing.pieces import HERE as PREVIEW
+from lmkit.previewing.pieces import by_level, document
+from lmkit.previewing.saving import PREVIEW_FILE, from_json
 from lmkit.train.curves import Steps, curve, read_steps, sayings
 from lmkit.train.folder import TASK_FILE, read_about
 from lmkit.train.plots import DASHES, Line, draw
 
-if TYPE_CHECKING:
-    import jinja2
-
-REPORT_FILE, PREVIEW_FILE, SAMPLES_FILE = "report.html", "preview.json", "samples.jsonl"
+HERE = Path(__file__).parent
+REPORT_FILE, SAMPLES_FILE = "report.html", "samples.jsonl"
+WIDE = 30  # figures further apart than this are drawn on a logarithmic axis
 MOST_ROWS = 60  # of the table of figures; all of them are in metrics.jsonl
 
 
@@ -72,10 +74,24 @@ def page(folder: Path) -> str:
     except ModuleNotFoundError as error:
         raise MissingExtra("the report", "train", error.name) from error
     said = sayings(steps, names if len(names) > 1 else ())
-    return _template().render(
+    return document(
+        HERE / "report.html",
+        styles=[PREVIEW / "page.css", HERE / "report.css"],
+        scripts=[PREVIEW / "choices.js"],
+        words=[PREVIEW / "page.words.json", HERE / "report.words.json"],
+        data={},
+        filters={
+            "by_level": by_level,
+            "duration": _duration,
+            "figure": _figure,
+            "moment": lambda text: text.replace("T", " "),
+            "text": _text,
+            "words": _words,
+        },
         about=about,
         name="+".join(names),
         tasks=_tasks(task),
+        data_of=about["data"].get("tasks") or {names[0]: about["data"]},
         sessions=about.get("sessions", []),
         state=_state(about),
         figures=_last_figures(steps, names),
@@ -123,20 +139,15 @@ def _moment(text: str) -> datetime:
 
 def _last_figures(steps: Steps, tasks: Sequence[str]) -> list[dict[str, Any]]:
     """Return what a reader looks for first, each figure's last value, and its first one."""
-    names = {
-        "loss": "Training loss",
-        "eval_loss": "Evaluation loss",
-        "eval_perplexity": "Evaluation perplexity",
-        "eval_task_loss": "Evaluation loss of the task's own kind",
-    }
     found: list[dict[str, Any]] = []
-    for key, name in names.items():
+    for key in ("loss", "eval_loss", "eval_perplexity", "eval_task_loss"):
         if points := curve(steps, key):
-            found.append({"name": name, "task": "", "first": points[0], "last": points[-1]})
+            word = f"figure-{key}"
+            found.append({"word": word, "task": "", "first": points[0], "last": points[-1]})
     for task in tasks if len(tasks) > 1 else ():
         if points := curve(steps, f"eval_{task}_perplexity"):
             found.append(
-                {"name": "Perplexity", "task": task, "first": points[0], "last": points[-1]}
+                {"word": "task-perplexity", "task": task, "first": points[0], "last": points[-1]}
             )
     return found
 
@@ -144,65 +155,58 @@ def _last_figures(steps: Steps, tasks: Sequence[str]) -> list[dict[str, Any]]:
 def _plots(steps: Steps, tasks: Sequence[str]) -> list[dict[str, Any]]:
     """Return the figures over the steps, drawn, each with its lines' names."""
     several = tasks if len(tasks) > 1 else ()
-    wanted: list[tuple[str, str, list[tuple[str, str, bool]]]] = [
-        (
-            "loss",
-            "Loss",
-            [("loss", "training", False), ("eval_loss", "evaluation", True)],
-        ),
-        ("perplexity", "Evaluation perplexity", [("eval_perplexity", "evaluation", True)]),
-        ("rate", "Learning rate", [("learning_rate", "learning rate", False)]),
-        ("gradient", "Gradient norm", [("grad_norm", "gradient norm", False)]),
-    ]
-    if several:
-        by_task = [(f"loss_{task}", task, False) for task in several]
-        measured = [(f"eval_{task}_loss", task, True) for task in several]
-        wanted[1:1] = [
-            ("tasks", "Training loss by task", by_task),
-            ("measured", "Evaluation loss by task", measured),
-        ]
+    wanted: dict[str, list[tuple[str, str, bool]]] = {
+        "loss": [("loss", "training", False), ("eval_loss", "evaluation", True)],
+        "tasks": [(f"loss_{task}", task, False) for task in several],
+        "measured": [(f"eval_{task}_loss", task, True) for task in several],
+        "perplexity": [("eval_perplexity", "evaluation", True)],
+        "rate": [("learning_rate", "training", False)],
+        "gradient": [("grad_norm", "training", False)],
+    }
     plots = []
-    for key, title, parts in wanted:
+    for name, parts in wanted.items():
         lines = [
-            Line(name=name, steps=at, figures=figures, marked=marked, style=place % len(DASHES))
-            for place, (figure, name, marked) in enumerate(parts)
-            if (found := curve(steps, figure))
+            Line(name=called, steps=at, figures=figures, marked=marked, style=place % len(DASHES))
+            for place, (key, called, marked) in enumerate(parts)
+            if (found := curve(steps, key))
             for at, figures in [tuple(zip(*found, strict=True))]
         ]
         if lines:
-            spread = [figure for line in lines for figure in line.figures if math.isfinite(figure)]
-            wide = (
-                key != "rate"
-                and bool(spread)
-                and min(spread) > 0
-                and max(spread) > 30 * min(spread)
+            wide = name != "rate" and _is_wide([f for line in lines for f in line.figures])
+            plots.append(
+                {
+                    "name": name,
+                    "by_task": name in ("tasks", "measured"),
+                    "svg": draw(lines, name=f"plot-{name}", logarithmic=wide),
+                    "lines": lines,
+                    "logarithmic": wide,
+                }
             )
-            svg = draw(lines, name=f"plot-{key}", logarithmic=wide)
-            plots.append({"title": title, "svg": svg, "lines": lines, "logarithmic": wide})
     return plots
+
+
+def _is_wide(figures: Sequence[float]) -> bool:
+    """Say whether figures are so far apart that the small ones would lie on the axis."""
+    finite = [figure for figure in figures if math.isfinite(figure)]
+    return bool(finite) and min(finite) > 0 and max(finite) > WIDE * min(finite)
 
 
 def _table(steps: Steps, tasks: Sequence[str]) -> dict[str, Any]:
     """Return the logged figures as rows; of many, some from the first to the last."""
-    columns = {
-        "loss": "training loss",
-        "eval_loss": "evaluation loss",
-        "eval_perplexity": "evaluation perplexity",
-        "learning_rate": "learning rate",
-        "grad_norm": "gradient norm",
-    }
+    keys = ("loss", "eval_loss", "eval_perplexity", "learning_rate", "grad_norm")
+    columns = {key: (f"column-{key}", "") for key in keys}
     if len(tasks) > 1:
-        columns |= {f"loss_{task}": f"training loss: {task}" for task in tasks}
-        columns |= {f"eval_{task}_loss": f"evaluation loss: {task}" for task in tasks}
-    columns = {key: name for key, name in columns.items() if curve(steps, key)}
+        columns |= {f"loss_{task}": ("column-task-loss", task) for task in tasks}
+        columns |= {f"eval_{task}_loss": ("column-task-eval", task) for task in tasks}
+    columns = {key: column for key, column in columns.items() if curve(steps, key)}
     rows = [
         (step, [figures.get(key) for key in columns])
         for step, figures in steps.items()
         if any(key in figures for key in columns)
     ]
-    every = math.ceil(len(rows) / MOST_ROWS)
-    shown = rows[::every] if rows else []
-    if shown and shown[-1] is not rows[-1]:
+    every = math.ceil(len(rows) / MOST_ROWS) or 1
+    shown = rows[::every]
+    if rows and shown[-1] is not rows[-1]:
         shown.append(rows[-1])
     return {"columns": list(columns.values()), "rows": shown, "of": len(rows)}
 
@@ -229,40 +233,11 @@ def _samples(folder: Path) -> list[dict[str, Any]]:
 
 def _previews(folder: Path) -> list[Preview]:
     """Return what was found in the data before the training; of a mixture each task's."""
-    import cattrs
-
     file = folder / PREVIEW_FILE
     if not file.is_file():
         return []
     found = json.loads(file.read_text("utf-8"))
-    return [
-        cattrs.structure(one, Preview) for one in (found if isinstance(found, list) else [found])
-    ]
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lmkit.train", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {
-        "figure": _figure,
-        "whole": lambda number: f"{number:,}",
-        "duration": _duration,
-        "text": _text,
-        "t": _translated,
-    }
-    return environment.get_template("report.html.jinja")
-
-
-def _translated(text: str, **figures: Any) -> str:
-    return text.format(**figures) if figures else text
+    return [from_json(one) for one in (found if isinstance(found, list) else [found])]
 
 
 def _figure(number: float | None) -> str:
@@ -281,17 +256,23 @@ def _figure(number: float | None) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Return a number of seconds as it is said.
+    """Return a number of seconds as hours, minutes and seconds.
 
-    >>> [_duration(seconds) for seconds in (8, 75, 7322)]
-    ['8 s', '1 min 15 s', '2 h 2 min']
+    >>> _duration(8), _duration(7322)
+    ('0:00:08', '2:02:02')
     """
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _text(content: Any) -> str:
     """Return an answer as text: of what is no text, its JSON."""
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+
+
+def _words(command: str) -> list[str]:
+    """Return a command in pieces that a line should not break: a shell's words, quoted, or a call."""
+    return (
+        [shlex.quote(word) for word in shlex.split(command)]
+        if command.startswith("lmkit ")
+        else [command]
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from browser import browser, opened, sideways  # noqa: F401
+from browser import opened, sideways
 
 from lmkit.previewing import Finding, Histogram, Lengths, Preview, Shown, Token, Totals
 from lmkit.previewing.page import page
@@ -356,7 +356,7 @@ def visible_rows(tab):
     return tab.locator(".row:visible").evaluate_all("rows => rows.map(row => row.id)")
 
 
-def test_hover_shows_a_tokens_id(browser, saved):  # noqa: F811
+def test_hover_shows_a_tokens_id(browser, saved):
     with opened(browser, saved(), locale="en-US") as tab:
         token_at(tab, 1).hover()
 
@@ -368,7 +368,7 @@ def test_hover_shows_a_tokens_id(browser, saved):  # noqa: F811
         assert "U+C548" in said
 
 
-def test_keys_go_from_token_to_token(browser, saved):  # noqa: F811
+def test_keys_go_from_token_to_token(browser, saved):
     with opened(browser, saved(), locale="en-US") as tab:
         token_at(tab, 0).focus()
         tab.keyboard.press("End")
@@ -394,7 +394,7 @@ def test_keys_go_from_token_to_token(browser, saved):  # noqa: F811
         ("", ["row-0", "row-1"]),
     ],
 )
-def test_search_finds_text_place_and_id(browser, saved, wanted, rows):  # noqa: F811
+def test_search_finds_text_place_and_id(browser, saved, wanted, rows):
     with opened(browser, saved()) as tab:
         tab.keyboard.press("/")
         tab.keyboard.insert_text(wanted)
@@ -405,7 +405,7 @@ def test_search_finds_text_place_and_id(browser, saved, wanted, rows):  # noqa: 
         assert visible_rows(tab) == ["row-0", "row-1"]
 
 
-def test_search_marks_the_tokens_it_found(browser, saved):  # noqa: F811
+def test_search_marks_the_tokens_it_found(browser, saved):
     with opened(browser, saved()) as tab:
         tab.locator("#search").fill("녕하세")
 
@@ -413,7 +413,7 @@ def test_search_marks_the_tokens_it_found(browser, saved):  # noqa: F811
         assert tab.locator(".hit").all_inner_texts() == [" 안녕", "하세요"]
 
 
-def test_rows_are_chosen_by_why_they_are_shown(browser, saved):  # noqa: F811
+def test_rows_are_chosen_by_why_they_are_shown(browser, saved):
     with opened(browser, saved(), locale="en-US") as tab:
         tab.get_by_role("button", name="longest").click()
         assert visible_rows(tab) == ["row-1"]
@@ -424,7 +424,7 @@ def test_rows_are_chosen_by_why_they_are_shown(browser, saved):  # noqa: F811
         assert "row-1" in visible_rows(tab)
 
 
-def test_ids_and_line_breaks_can_be_switched(browser, saved):  # noqa: F811
+def test_ids_and_line_breaks_can_be_switched(browser, saved):
     with opened(browser, saved(), locale="en-US") as tab:
         token = token_at(tab, 1)
         tall = tab.locator("#row-0 .tokens").bounding_box()["height"]
@@ -435,7 +435,7 @@ def test_ids_and_line_breaks_can_be_switched(browser, saved):  # noqa: F811
         assert token.evaluate("token => getComputedStyle(token, '::after').content") == '"101"'
 
 
-def test_the_interface_is_korean_for_a_korean_reader(browser, saved):  # noqa: F811
+def test_the_interface_is_korean_for_a_korean_reader(browser, saved):
     with opened(browser, saved(), locale="ko-KR") as tab:
         assert tab.locator("html").get_attribute("lang") == "ko"
         assert "발견한 점" in tab.locator("#findings").inner_text()
@@ -448,7 +448,7 @@ def test_the_interface_is_korean_for_a_korean_reader(browser, saved):  # noqa: F
         assert "1 of 9 rows (11%)" in tab.locator(".finding").inner_text()
 
 
-def test_light_and_dark(browser, saved):  # noqa: F811
+def test_light_and_dark(browser, saved):
     def ground(tab):
         return tab.evaluate("getComputedStyle(document.body).backgroundColor")
 
@@ -470,7 +470,7 @@ def test_light_and_dark(browser, saved):  # noqa: F811
 
 @pytest.mark.parametrize("locale", ["en-US", "ko-KR"])
 @pytest.mark.parametrize("ids", [False, True])
-def test_a_phone_never_scrolls_sideways(browser, saved, locale, ids):  # noqa: F811
+def test_a_phone_never_scrolls_sideways(browser, saved, locale, ids):
     long = attrs.evolve(
         ENGLISH, where="a-folder/" * 20 + "train.jsonl:17", tokens=tokens("x" * 300, "가" * 300)
     )
@@ -484,7 +484,7 @@ def test_a_phone_never_scrolls_sideways(browser, saved, locale, ids):  # noqa: F
         assert sideways(tab) == 0
 
 
-def test_hangul_has_glyphs(browser, saved):  # noqa: F811
+def test_hangul_has_glyphs(browser, saved):
     with opened(browser, saved()) as tab:
         pictures = tab.evaluate("""() => {
             const font = getComputedStyle(document.querySelector(".tokens")).font;
@@ -502,7 +502,7 @@ def test_hangul_has_glyphs(browser, saved):  # noqa: F811
     assert last not in boxes
 
 
-def test_data_cannot_act_in_the_page(browser, saved):  # noqa: F811
+def test_data_cannot_act_in_the_page(browser, saved):
     with opened(browser, saved(with_text(EVIL))) as tab:
         token_at(tab, 0).hover()
 
@@ -511,7 +511,7 @@ def test_data_cannot_act_in_the_page(browser, saved):  # noqa: F811
         assert EVIL in tab.locator("#row-0 .tokens").first.inner_text()
 
 
-def test_invisible_characters_show_in_tokens(browser, saved):  # noqa: F811
+def test_invisible_characters_show_in_tokens(browser, saved):
     with opened(browser, saved(with_text(UNSEEN))) as tab:
         token_at(tab, 0).hover()
 
@@ -519,7 +519,7 @@ def test_invisible_characters_show_in_tokens(browser, saved):  # noqa: F811
         assert shown == "aRLObZWJc\u2400d\u241beBOMfU+D800g"
 
 
-def test_source_and_target_are_apart(browser, saved):  # noqa: F811
+def test_source_and_target_are_apart(browser, saved):
     pair = attrs.evolve(ENGLISH, target=tokens("The", " sea", kind="learned", first_id=900))
     with opened(browser, saved(attrs.evolve(PREVIEW, shown=(pair,))), locale="en-US") as tab:
         token_at(tab, 1, "#row-0 [data-side='1']").hover()
@@ -528,13 +528,13 @@ def test_source_and_target_are_apart(browser, saved):  # noqa: F811
         assert tab.locator("#row-0 .label").all_inner_texts() == ["Source", "Target"]
 
 
-def test_without_script_the_page_can_be_read(browser, saved):  # noqa: F811
+def test_without_script_the_page_can_be_read(browser, saved):
     with opened(browser, saved(), java_script_enabled=False) as tab:
         assert "반갑습니다" in tab.locator("#row-0").inner_text()
         assert tab.locator("#row-0 .learned").count() > 0
 
 
-def test_two_hundred_long_rows_are_drawn_as_they_come_into_sight(browser, saved):  # noqa: F811
+def test_two_hundred_long_rows_are_drawn_as_they_come_into_sight(browser, saved):
     row = tokens(*(f" word{i}" for i in range(1000)))
     many = tuple(
         attrs.evolve(ENGLISH, index=i, where=f"train.jsonl:{i + 1}", tokens=row) for i in range(200)

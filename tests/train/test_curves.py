@@ -1,7 +1,10 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 
+from lmkit.train import curves
 from lmkit.train.curves import curve, read_steps, sayings
 
 
@@ -16,12 +19,15 @@ def steps_of(losses=(), measured=(), **others):
     return dict(sorted(steps.items()))
 
 
+WORDS = json.loads((Path(curves.__file__).parent / "report.words.json").read_text("utf-8"))
+
+
+def read_out(said):
+    return [WORDS["en"][saying.word].format(**saying.figures) for saying in said]
+
+
 def warnings_of(steps, tasks=()):
-    return [
-        saying.text.format(**saying.figures)
-        for saying in sayings(steps, tasks)
-        if saying.level == "warning"
-    ]
+    return read_out(saying for saying in sayings(steps, tasks) if saying.level == "warning")
 
 
 class TestReading:
@@ -47,7 +53,7 @@ class TestWhatIsSaid:
     def test_a_run_that_learned_gets_no_warning(self):
         steps = steps_of([4, 3, 2, 1], [(2, 3.5), (4, 2.5)])
 
-        assert [saying.text.format(**saying.figures) for saying in sayings(steps)] == [
+        assert read_out(sayings(steps)) == [
             "The training loss fell from 4.000 to 1.000.",
             "The evaluation loss fell from 3.500 to 2.500.",
         ]
@@ -76,8 +82,13 @@ class TestWhatIsSaid:
 
         assert said == "The evaluation loss was lowest, 3.000, at step 2 and is 3.400 at step 4."
 
+    def test_an_evaluation_that_brought_nothing_is_told(self):
+        (said,) = warnings_of(steps_of([4, 3, 2, 1], [(1, 3.0), (4, 3.0)]))
+
+        assert said.startswith("The evaluation loss did not fall")
+
     def test_a_rise_of_less_than_one_in_a_hundred_is_none(self):
-        assert not warnings_of(steps_of([4, 3, 2, 1], [(2, 3.0), (4, 3.02)]))
+        assert not warnings_of(steps_of([4, 3, 2, 1], [(1, 3.5), (2, 3.0), (4, 3.02)]))
 
     def test_a_loss_that_is_no_number_is_told_with_its_step(self):
         (said,) = warnings_of(steps_of([4, float("nan"), 2], [(1, 2.0)]))
@@ -92,7 +103,15 @@ class TestWhatIsSaid:
         ]
 
     def test_what_was_not_measured_is_told_with_what_to_do(self):
-        notes = [saying.text for saying in sayings(steps_of([2]))]
+        notes = read_out(sayings(steps_of([2])))
 
         assert any("--set logging_steps=1" in note for note in notes)
         assert any("--eval-fraction" in note for note in notes)
+
+    def test_it_is_said_in_both_languages_with_the_same_figures(self):
+        places = {
+            language: {word: set(re.findall(r"{(\w+)}", text)) for word, text in said.items()}
+            for language, said in WORDS.items()
+        }
+
+        assert places["en"] == places["ko"]
