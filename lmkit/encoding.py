@@ -286,22 +286,32 @@ def encode_rows(
         tell.end()
 
 
-def each(records: Iterable[Record], make: Callable[[Record], Made]) -> Iterator[Made]:
+def each(
+    records: Iterable[Record],
+    make: Callable[[Record], Made],
+    *,
+    on_bad_row: Callable[[RecordError], None] | None = None,
+) -> Iterator[Made]:
     """Yield what is made of each record; errors name the record, and up to ten are raised together.
 
+    Args:
+        records: the records.
+        make: what is made of one.
+        on_bad_row: as for `encode_rows`.
     Raises:
         RecordError: a record is unfit.
         RecordErrors: several are; nothing is yielded behind the first.
         TemplateError: the chat template refuses one.
     """
-    tell = Gathered()
+    tell = on_bad_row or Gathered()
     for index, record in enumerate(records):
         made = _attempted(make, record, where_of(record, index))
         if isinstance(made, RecordError):
             tell(made)
-        elif not tell.errors:
+        elif not (isinstance(tell, Gathered) and tell.errors):
             yield made
-    tell.end()
+    if isinstance(tell, Gathered):
+        tell.end()
 
 
 def _attempted(make: Callable[[Given], Made], given: Given, where: str) -> Made | RecordError:
