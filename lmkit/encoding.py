@@ -157,6 +157,17 @@ def stretches(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[Stretch
     return encoded
 
 
+def owners(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[Ids]:
+    """Return of each stretch which segment each of its ids is of, int64 [T]: the one it ends in."""
+    found: list[Ids] = []
+    opens, first = True, 0
+    for _, spans in runs(segments):
+        found.append(first + tokenizer.owners(spans, opens=opens))
+        opens = tokenizer.reopens_after(spans) or (opens and not len(found[-1]))
+        first += len(spans)
+    return found
+
+
 def runs(segments: Sequence[Segment]) -> list[tuple[bool, list[Span]]]:
     """Return neighbours that are all learned or all read, as what a tokenizer encodes as one."""
     found: list[tuple[bool, list[Span]]] = []

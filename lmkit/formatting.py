@@ -23,6 +23,8 @@ Record = Mapping[str, Any]
 
 PLAIN = Dialect()
 
+FIRST = -1  # the order of what is said to be cut, before what says nothing of itself
+
 
 SIDES = ("left", "right", "whole", "never")
 
@@ -34,11 +36,21 @@ class Cut:
     Attributes:
         side: `left` or `right`, from which ids go one by one; `whole`, all of it or nothing; or
             `never`.
-        order: what is of a lower order goes first.
+        order: what is of a lower order goes first. What says nothing of itself is of order 0.
     """
 
-    side: str = attrs.field(default="left", validator=attrs.validators.in_(SIDES))
-    order: int = 0
+    side: str = attrs.field()
+    order: int = attrs.field(default=0)
+
+    @side.validator
+    def _check_side(self, attribute: object, side: str) -> None:
+        if side not in SIDES:
+            raise TemplateError(f"cut is {side!r}; expected one of {', '.join(SIDES)}")
+
+    @order.validator
+    def _check_order(self, attribute: object, order: int) -> None:
+        if isinstance(order, bool) or not isinstance(order, int):
+            raise TemplateError(f"cut order is {order!r}; expected a whole number")
 
 
 @value
@@ -51,13 +63,13 @@ class Segment:
         text: the piece itself.
         learn: whether the loss sees it.
         trusted: whether control tokens in it act as such; text from a record is not trusted.
-        cut: what of it goes where the row is too long.
+        cut: what of it goes where the row is too long; None leaves it to the collator.
     """
 
     text: str
     learn: bool = False
     trusted: bool = False
-    cut: Cut = Cut()
+    cut: Cut | None = None
 
 
 @runtime_checkable
@@ -184,11 +196,20 @@ def parse_template(template: str) -> tuple[Literal | Column, ...]:
 
 @value
 class Piece:
-    """One template with the choice whether it is learned, and the columns it depends on."""
+    """One template with the choice whether it is learned, and the columns it depends on.
+
+    Attributes:
+        template: text with `{column}` places.
+        learn: whether it is learned.
+        when: columns without which it is not written.
+        cut: what of it goes where a row is too long. From the left or the right, it is the columns'
+            text that goes, and what the template writes around them stays as if nothing was said.
+    """
 
     template: str = attrs.field()
     learn: bool = False
     when: tuple[str, ...] = ()
+    cut: Cut | None = None
 
     @template.validator
     def _check(self, attribute: object, template: str) -> None:
@@ -202,7 +223,7 @@ class Piece:
 
     def __str__(self) -> str:
         kind = "target" if self.learn else "context"
-        return f"{kind}({self.template!r}){_condition(self.when)}"
+        return f"{kind}({self.template!r}){_condition(self.when)}{_written_cut(self.cut)}"
 
     def applies(self, record: Record) -> bool:
         """Say whether every column it depends on is present and not blank."""
@@ -210,10 +231,11 @@ class Piece:
 
     def render(self, record: Record) -> list[Segment]:
         """Return the piece's text for a record; what comes from the record is not trusted."""
+        around = None if self.cut is None or self.cut.side in ("left", "right") else self.cut
         return [
-            Segment(part.text, self.learn, trusted=True)
+            Segment(part.text, self.learn, trusted=True, cut=around)
             if isinstance(part, Literal)
-            else Segment(column_text(record, part.name), self.learn)
+            else Segment(column_text(record, part.name), self.learn, cut=self.cut)
             for part in parse_template(self.template)
         ]
 
@@ -333,6 +355,22 @@ class Template:
         return Template(
             tuple(attrs.evolve(piece, when=(*piece.when, *columns)) for piece in self.pieces)
         )
+
+    def cut(self, side: str, *, order: int = FIRST) -> Template:
+        r"""Return these pieces, of which a row that is too long loses ids as is said here.
+
+        Args:
+            side: `left` or `right`, from which the columns' text goes token by token; `whole`, all or
+                nothing of it; or `never`.
+            order: what is of a lower order goes first. The default goes before all that says nothing
+                of itself, which is of order 0.
+
+        >>> template = context("Sum up:\n") + context("{document}\n").cut("right")
+        >>> print(template)
+        context('Sum up:\n') + context('{document}\n').cut('right')
+        """
+        chosen = Cut(side, order)
+        return Template(tuple(_cut(piece, chosen) for piece in self.pieces))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -472,6 +510,22 @@ def _written(pieces: Iterable[Part]) -> str:
 
 def _condition(columns: Sequence[str]) -> str:
     return f".when({', '.join(map(repr, columns))})" if columns else ""
+
+
+def _cut(part: Part, cut: Cut) -> Part:
+    if isinstance(part, Piece):
+        return attrs.evolve(part, cut=cut)
+    alternatives = (
+        tuple(attrs.evolve(piece, cut=cut) for piece in pieces) for pieces in part.alternatives
+    )
+    return attrs.evolve(part, alternatives=tuple(alternatives))
+
+
+def _written_cut(cut: Cut | None) -> str:
+    if cut is None:
+        return ""
+    order = "" if cut.order == FIRST else f", order={cut.order}"
+    return f".cut({cut.side!r}{order})"
 
 
 def _render(pieces: Iterable[Part], record: Record) -> list[Segment]:

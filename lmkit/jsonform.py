@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 import attrs
 import cattrs
-from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from lmkit.chat import Chat
 from lmkit.collating import Collator
@@ -181,6 +181,10 @@ def _converter(components: Mapping[str, type]) -> cattrs.Converter:
     converter.register_structure_hook(Part, functools.partial(_read_template_part, converter))
     converter.register_structure_hook(RecordFunction, lambda path, _: function_at(path))
     converter.register_unstructure_hook(RecordFunction, path_of)
+    write_piece: Any = make_dict_unstructure_fn(
+        Piece, converter, cut=override(omit_if_default=True)
+    )
+    converter.register_unstructure_hook(Piece, write_piece)
     for role in _ROLES:
         converter.register_structure_hook(
             role, functools.partial(_read_any, components, converter, role)

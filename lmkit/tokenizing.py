@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import numpy as np
+from numpy.typing import NDArray
 
 from lmkit.errors import RecordError, TokenizerError
 from lmkit.piecewise import Pieces
@@ -90,6 +92,14 @@ class Span:
     text: str
     trusted: bool = False
     learned: bool = False
+
+
+@attrs.frozen
+class Reading:
+    """What the library made of a part of a text, and at which of its characters that starts."""
+
+    encoding: tokenizers.Encoding
+    start: int
 
 
 class Tokenizer:
@@ -385,6 +395,42 @@ class Tokenizer:
             after_control = isinstance(part, ControlToken)
         return ids
 
+    def owners(self, spans: Sequence[Span], *, opens: bool) -> NDArray[np.int64]:
+        """Return which span each id of `encode_spans` is of: the one that it ends in, int64 [T].
+
+        A token that spells a part of a character, as of an emoji or a Hangul syllable, is of the
+        character's span.
+        """
+        text = "".join(span.text for span in spans)
+        last: list[int] = []  # of each id, its last character's place in the text
+        position = 0
+        after_control = False
+        for part in self._split_control(spans):
+            written = part.text if isinstance(part, ControlToken) else part
+            position = text.index(written, position)  # only white space is swallowed in between
+            if isinstance(part, ControlToken):
+                last.append(position + len(written) - 1)
+            elif part:
+                fresh = (opens and not last) or (after_control and self._respaces_after_control)
+                last += self._last_characters(part, position, opens=fresh)
+            position += len(written)
+            after_control = isinstance(part, ControlToken)
+        ends = np.cumsum([len(span.text) for span in spans])
+        return np.searchsorted(ends, np.asarray(last, dtype=np.int64), side="right")
+
+    def _last_characters(self, text: str, start: int, *, opens: bool) -> list[int]:
+        """Return where in a text the last character of each id stands, counted from a start.
+
+        What is normalized before it is cut has other places; they are taken to be in proportion.
+        """
+        parts = self._parts(text, opens=opens)
+        share = len(text) / max(1, sum(len(part) for part, _ in parts))
+        return [
+            start + min(len(text) - 1, int(share * (reading.start + max(begin, end - 1))))
+            for reading in self._readings(text, opens=opens)
+            for begin, end in reading.encoding.offsets
+        ]
+
     def reopens_after(self, spans: Sequence[Span]) -> bool:
         """Say whether text behind the spans gets an opening space.
 
@@ -481,45 +527,57 @@ class Tokenizer:
 
     def _encode_plain(self, text: str, *, opens: bool) -> list[int]:
         """Return the ids of text in which no control token acts."""
-        if not opens and self._respaces_words:
-            # Each word's space is made anew, so only the first word can lack one. What parts words
-            # may be made by the normalizer: T5's writes a space for a zero-width one.
-            text = self._normalized(text)
-            space = _SPACE.search(text)
-            end = len(text) if space is None else space.start()
-            rest = text[end:]
-            return self._unforged(text[:end], self._continuing) + (
-                self._unforged(rest, self._opening) if rest.strip() else []
-            )
-        return self._unforged(text, self._opening if opens else self._continuing)
+        ids: list[int] = []
+        for part, reader in self._parts(text, opens=opens):
+            known = self._pieces[reader is self._opening].ids(part)
+            if known is None:
+                readings = self._unforged(part, reader)
+                known = [token for reading in readings for token in reading.encoding.ids]
+            ids += known
+        return ids
 
-    def _unforged(self, text: str, backend: tokenizers.Tokenizer) -> list[int]:
-        """Return a text's ids without a control token or a byte that the text spells out.
+    def _parts(self, text: str, *, opens: bool) -> list[tuple[str, tokenizers.Tokenizer]]:
+        """Return the parts of a text that are read apart, each with what reads it."""
+        if opens or not self._respaces_words:
+            return [(text, self._opening if opens else self._continuing)]
+        # Each word's space is made anew, so only the first word can lack one. What parts words may
+        # be made by the normalizer: T5's writes a space for a zero-width one.
+        text = self._normalized(text)
+        space = _SPACE.search(text)
+        end = len(text) if space is None else space.start()
+        head = (text[:end], self._continuing)
+        return [head, (text[end:], self._opening)] if text[end:].strip() else [head]
+
+    def _unforged(self, text: str, backend: tokenizers.Tokenizer, start: int = 0) -> list[Reading]:
+        """Read a text without a control token or a byte that it spells out.
 
         A Unigram vocabulary holds "</s>" and "<0x41>" as pieces of its own, and a normalizer makes
         them of full width characters too, so text that gives one is cut before its last character.
         """
-        known = self._pieces[backend is self._opening].ids(text)
-        if known is not None:
-            return known
         try:
             encoding = backend.encode(text, add_special_tokens=False)
         except Exception as error:  # the library raises a bare Exception
             raise RecordError("", self._without_tokens(text, error)) from error
-        ids: list[int] = encoding.ids
-        if self._forgeable.keys().isdisjoint(ids):
-            return ids
+        if self._forgeable.keys().isdisjoint(encoding.ids):
+            return [Reading(encoding, start)]
         cuts = [
             end - 1
-            for token_id, (start, end) in zip(ids, encoding.offsets, strict=True)
-            if end - start > 1 and self._forges(token_id, text[start:end])
+            for token_id, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True)
+            if end - begin > 1 and self._forges(token_id, text[begin:end])
         ]
         if not cuts:
-            return ids
-        ids = self._unforged(text[: cuts[0]], backend)
-        for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True):
-            ids += self._encode_plain(text[start:end], opens=False)
-        return ids
+            return [Reading(encoding, start)]
+        readings = self._unforged(text[: cuts[0]], backend, start)
+        for begin, end in zip(cuts, [*cuts[1:], len(text)], strict=True):
+            readings += self._readings(text[begin:end], opens=False, start=start + begin)
+        return readings
+
+    def _readings(self, text: str, *, opens: bool, start: int = 0) -> list[Reading]:
+        readings = []
+        for part, reader in self._parts(text, opens=opens):
+            readings += self._unforged(part, reader, start)
+            start += len(part)
+        return readings
 
     def _knows(self, char: str) -> bool:
         try:

@@ -11,6 +11,7 @@ from lmkit.encoding import (
     Stretch,
     encode,
     encode_rows,
+    owners,
     prompt_ids,
     stretches,
     texts_to_read,
@@ -285,6 +286,67 @@ class TestTheWholeRow:
 
         assert whole.kept.all()
         assert whole.labels.tolist() == toy.encode("abcdef")
+
+
+class TestOwners:
+    """Which segment an id is of decides what may be cut."""
+
+    @pytest.mark.parametrize("name", SHARED_NAMES)
+    def test_are_as_many_as_ids_and_in_order(self, name, load_shared):
+        tokenizer = load_shared(name)
+        segments = [
+            Segment("Q: ", trusted=True),
+            Segment("한국어 질문 🙂 and words"),
+            Segment(""),
+            Segment("\nA:", trusted=True),
+            Segment(" 답변 🙂🙂 ", learn=True),
+            Segment("more words", learn=True),
+        ]
+        found = owners(segments, tokenizer)
+
+        assert [len(owner) for owner in found] == [
+            len(stretch.ids) for stretch in stretches(segments, tokenizer)
+        ]
+        assert (np.diff(np.concatenate(found)) >= 0).all()
+        assert set(np.concatenate(found).tolist()) == {0, 1, 3, 4, 5}
+
+    def test_of_a_token_over_an_edge_is_the_segment_that_it_ends_in(self, load_shared):
+        tokenizer = load_shared("gpt2")
+        segments = [Segment("hel"), Segment("lo wor"), Segment("ld")]
+
+        assert [tokenizer.decode([i]) for i in tokenizer.encode("hello world")] == [
+            "hello",
+            " world",
+        ]
+        assert owners(segments, tokenizer)[0].tolist() == [1, 2]
+
+    @pytest.mark.parametrize("text", ["뷁", "🙂"])
+    def test_of_a_characters_bytes_are_its_own_segments(self, text, load_shared):
+        tokenizer = load_shared("gpt2")
+        count = len(tokenizer.encode(text))
+        (found,) = owners([Segment("a"), Segment(text), Segment("b")], tokenizer)
+
+        assert count > 1
+        assert found.tolist() == [0, *[1] * count, 2]
+
+    def test_of_control_tokens_and_what_they_swallow(self, load_shared):
+        tokenizer = load_shared("smollm2")
+        segments = [
+            Segment("<|im_start|>user\n", trusted=True),
+            Segment("hi <|im_end|> there"),
+            Segment("<|im_end|>\n", trusted=True),
+        ]
+        (found,) = owners(segments, tokenizer)
+
+        assert found.tolist() == sorted(found.tolist())
+        assert (found == 2).sum() == 2
+
+    def test_of_a_text_that_spells_a_control_token(self, load_shared):
+        tokenizer = load_shared("t5")
+        (found,) = owners([Segment("a </s> b"), Segment(" c")], tokenizer)
+
+        assert len(found) == len(tokenizer.encode("a </s> b c"))
+        assert found.tolist()[-1] == 1
 
 
 class TestRecordsOfSeveralTexts:

@@ -4,7 +4,8 @@ import pytest
 
 import lmkit as lk
 from lmkit.errors import RecordError, TemplateError, UnknownOption
-from lmkit.formatting import Column, Literal, Piece, Segment, parse_template
+from lmkit.formatting import Column, Cut, Literal, Piece, Segment, Template, parse_template
+from lmkit.jsonform import from_json, to_json
 
 
 def text(segments):
@@ -337,3 +338,45 @@ def test_a_tables_empty_cell_is_blank():
     assert [s.text for s in template.segments({"o": "x", "input": float("nan")})] == ["x"]
     with pytest.raises(RecordError, match="'o' is empty"):
         template.segments({"o": float("nan")})
+
+
+class TestWhatMayBeCut:
+    def test_is_said_of_pieces_and_of_every_alternative_of_a_choice(self):
+        formatter = (lk.context("{a}!") | lk.context("-")).cut("right", order=2) + lk.target("{b}")
+        said, around, answer = formatter.segments({"a": "x", "b": "y"})
+
+        assert said.cut == Cut("right", 2)
+        assert around.cut is answer.cut is None
+        assert formatter.segments({"b": "y"})[0].cut is None
+
+    def test_holds_for_the_words_around_a_column_where_all_goes_or_nothing(self):
+        for side in ("whole", "never"):
+            segments = lk.context("a{b}c").cut(side).segments({"b": "x"})
+            assert {segment.cut for segment in segments} == {Cut(side, -1)}
+
+    def test_is_written_as_it_is_in_python(self):
+        formatter = lk.context("a{b}").when("b").cut("right") + lk.context("c").cut(
+            "never", order=3
+        )
+
+        assert str(formatter) == (
+            "context('a{b}').when('b').cut('right') + context('c').cut('never', order=3)"
+        )
+
+    def test_survives_json_and_leaves_no_trace_where_nothing_is_said(self):
+        said = lk.context("{a}").cut("right", order=2) + lk.target("{b}")
+
+        assert from_json(to_json(said), Template) == said
+        assert "cut" in str(to_json(said))
+        assert "cut" not in str(to_json(lk.context("{a}")))
+
+    @pytest.mark.parametrize(
+        ("options", "problem"),
+        [
+            ({"side": "top"}, "cut is 'top'; expected one of left, right, whole, never"),
+            ({"side": "left", "order": 0.5}, "cut order is 0.5; expected a whole number"),
+        ],
+    )
+    def test_is_checked(self, options, problem):
+        with pytest.raises(TemplateError, match=problem):
+            lk.context("{a}").cut(**options)

@@ -94,6 +94,11 @@ from lmkit.cli.printing import json_option, print_figures, print_json, progress_
     help="Continue an interrupted run in the output folder; the result "
     "is that of a run that was never interrupted.",
 )
+@click.option(
+    "--ignore-findings",
+    is_flag=True,
+    help="Train also on data in which 'lmkit preview' finds an error.",
+)
 @bad_row_option
 @cache_options
 @json_option
@@ -114,6 +119,7 @@ def train(
     pack: bool,
     sample: int,
     resume: bool,
+    ignore_findings: bool,
     on_bad_row: str,
     no_cache: bool,
     explain_cache: bool,
@@ -160,6 +166,7 @@ def train(
             adapter=adapter,
             sample=sample,
             resume=resume,
+            ignore_findings=ignore_findings,
             **arguments,
         )
     if as_json:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import attrs
 import numpy as np
 
 from lmkit.collating import Batch, RowFeed, shorter, text_batch
+from lmkit.collating.cutting import LEFT, Kept, fitted
 from lmkit.collating.packing import Packed, PackedRows, packed_batch
-from lmkit.encoding import IGNORE, Encoded, Ids, Stretch, Whole, joined, stretches
+from lmkit.encoding import IGNORE, Encoded, Ids, Stretch, Whole, joined, owners, stretches
 from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
-from lmkit.formatting import Segment
+from lmkit.formatting import Cut, Segment
 from lmkit.tokenizing import Tokenizer
 from lmkit.validators import FLAG, as_int, at_least
 from lmkit.values import value
@@ -24,7 +26,8 @@ class CausalCollator:
 
     A row starts with what the tokenizer puts before a text (a BOS, or nothing), at most once, and
     ends with its EOS, which is learned; a chat template brings both itself. A row that is too long
-    loses ids from the left of its context, so the end of the answer always survives.
+    loses what follows its answer, and then ids from its left, unless its segments say what of them may
+    go (`Template.cut`). The last id that is learned, the answer's end, always stays.
 
     Attributes:
         max_length: the most tokens in a row.
@@ -71,11 +74,9 @@ class CausalCollator:
             [len(opening), *(len(stretch.ids) for stretch in body)],
         )
         kept = np.ones(len(ids), dtype=np.bool_)
-        over = len(ids) - self.max_length
-        if over > 0:
-            behind = min(over, int(learned[::-1].argmax()))  # what follows the answer goes first
-            kept[len(ids) - behind :] = False
-            kept[len(opening) : len(opening) + over - behind] = False
+        if len(ids) > self.max_length:
+            room = self.max_length - len(opening)
+            kept[len(opening) :] = _fitted(segments, body, tokenizer, room)
         return Whole(ids, np.where(learned, ids, IGNORE), kept)
 
     def prompt(self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool) -> Ids:
@@ -130,6 +131,33 @@ class CausalCollator:
         if opening and first == opening[-1]:
             opening = opening[:-1]
         return opening, body
+
+
+# What follows the answer goes before all else, as nothing can be learned from it.
+BEHIND = Cut("right", order=-sys.maxsize)
+
+
+def _fitted(
+    segments: Sequence[Segment], body: Sequence[Stretch], tokenizer: Tokenizer, room: int
+) -> Kept:
+    """Return which ids of a row's stretches stay, bool [N], the end of the answer among them."""
+    last = max(index for index, segment in enumerate(segments) if segment.learn)
+    unsaid = [LEFT] * (last + 1) + [BEHIND] * (len(segments) - last - 1)
+    counts = [len(stretch.ids) for stretch in body]
+    answer = max(index for index, stretch in enumerate(body) if stretch.learn)
+
+    def owner() -> Ids:
+        if all(
+            segment.cut is None for segment in segments
+        ):  # then only what is behind is told apart
+            return np.repeat([0] * (answer + 1) + [last + 1] * (len(body) - answer - 1), counts)
+        found = owners(segments, tokenizer)
+        n_ended = counts[answer] - len(found[answer])  # an EOS that the text does not have
+        found[answer] = np.append(found[answer], np.full(n_ended, last))
+        return np.concatenate(found)
+
+    end = sum(counts[: answer + 1]) - 1
+    return fitted(segments, owner, sum(counts), room, unsaid=unsaid, end=end)
 
 
 def _end_answer(body: list[Stretch], tokenizer: Tokenizer, *, delimited: bool) -> None:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from lmkit.collating import Batch, shorter, text_batch
 from lmkit.collating.chance import Keys, Uniforms, row_keys, uniforms
-from lmkit.encoding import IGNORE, Encoded, Ids, Whole, joined, learnable, stretches
+from lmkit.collating.cutting import RIGHT, fitted
+from lmkit.encoding import IGNORE, Encoded, Ids, Whole, joined, learnable, owners, stretches
 from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Segment
@@ -33,8 +34,9 @@ class MaskedCollator:
     """Rows for a model that predicts hidden tokens.
 
     A row is framed as its tokenizer frames any text ([CLS] ... [SEP]), and loses ids from the right
-    where it is too long. Of its tokens a share is chosen, anew in every epoch; of those, 80% become
-    the mask token, 10% another token, and 10% stay. Control tokens are never chosen, nor put in.
+    where it is too long, unless its segments say what of them may go (`Template.cut`). Of its tokens
+    a share is chosen, anew in every epoch; of those, 80% become the mask token, 10% another token,
+    and 10% stay. Control tokens are never chosen, nor put in.
 
     Attributes:
         max_length: the most tokens in a row.
@@ -82,8 +84,13 @@ class MaskedCollator:
         opening, closing = _frame(body, tokenizer, delimited=delimited)
         ids = np.asarray([*opening, *body, *closing], dtype=np.int64)
         kept = np.ones(len(ids), dtype=np.bool_)
-        room = max(0, self.max_length - len(opening) - len(closing))
-        kept[len(opening) + room : len(ids) - len(closing)] = False
+        kept[len(opening) : len(ids) - len(closing)] = fitted(
+            segments,
+            lambda: np.concatenate(owners(segments, tokenizer)),
+            len(body),
+            max(0, self.max_length - len(opening) - len(closing)),
+            unsaid=[RIGHT] * len(segments),
+        )
         labels = np.where(np.isin(ids, tokenizer.control_ids), IGNORE, ids)
         return Whole(ids, labels, kept)
 

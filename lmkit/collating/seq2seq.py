@@ -9,6 +9,7 @@ import attrs
 import numpy as np
 
 from lmkit.collating import Batch, RowFeed, padded, shorter
+from lmkit.collating.cutting import RIGHT, fitted
 from lmkit.encoding import IGNORE, Encoded, Ids, Whole
 from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
@@ -27,7 +28,8 @@ class Seq2SeqCollator:
 
     Source and target are two texts, each framed as the tokenizer itself frames one: `[CLS] ... [SEP]`,
     `... </s>`, or `</s>` and a language behind it. A target whose frame lacks the EOS gets it. A source
-    that is too long loses ids from its right, a target too; what closes them always stays.
+    that is too long loses ids from its right, a target too, unless their segments say what of them may
+    go (`Template.cut`); what closes them always stays.
 
     Of a conversation the last answer is the target, and all that is said before it the source.
 
@@ -78,7 +80,7 @@ class Seq2SeqCollator:
         closed = _framed(target, tokenizer, delimited=delimited, ends=True)
         return [
             self._source(source, tokenizer, delimited=delimited),
-            _cut(closed, self.max_target_length, learn=True),
+            _cut(closed, target, tokenizer, self.max_target_length, learn=True),
         ]
 
     def prompt(self, segments: Sequence[Segment], tokenizer: Tokenizer, *, delimited: bool) -> Ids:
@@ -150,7 +152,7 @@ class Seq2SeqCollator:
         framed = _framed(segments, tokenizer, delimited=delimited)
         if not any(map(len, framed)):
             raise RecordError("", "its source is empty, so there is nothing to read")
-        return _cut(framed, self.max_source_length, learn=False)
+        return _cut(framed, segments, tokenizer, self.max_source_length, learn=False)
 
 
 def cutting(task: Task) -> Task:
@@ -191,8 +193,7 @@ def _framed(
         delimited: whether the text brings its own frame.
         ends: whether it must end in the EOS.
     """
-    spans = [Span(segment.text, segment.trusted, segment.learn) for segment in segments]
-    ids = tokenizer.encode_spans(spans, opens=True)
+    ids = tokenizer.encode_spans(_spans(segments), opens=True)
     opening = () if delimited else tokenizer.opening_ids
     closing = () if delimited else tokenizer.closing_ids
     if opening and ids[:1] == [opening[-1]]:
@@ -221,12 +222,22 @@ def _ended(
     return (ids[:-1] if ids[-1:] == [eos] else ids), (*closing, eos)
 
 
-def _cut(framed: _Framed, most: int, *, learn: bool) -> Whole:
-    """Return a text that is cut from the right of what is framed."""
+def _cut(
+    framed: _Framed, segments: Sequence[Segment], tokenizer: Tokenizer, most: int, *, learn: bool
+) -> Whole:
+    """Return a text that is cut within its frame, from its right where its segments do not say."""
     opening, body, closing = framed
     ids = np.asarray([*opening, *body, *closing], dtype=np.int64)
     kept = np.ones(len(ids), dtype=np.bool_)
-    kept[len(opening) + max(0, most - len(opening) - len(closing)) : len(ids) - len(closing)] = (
-        False
+    kept[len(opening) : len(ids) - len(closing)] = fitted(
+        segments,
+        lambda: tokenizer.owners(_spans(segments), opens=True)[: len(body)],
+        len(body),
+        max(0, most - len(opening) - len(closing)),
+        unsaid=[RIGHT] * len(segments),
     )
     return Whole(ids, ids if learn else np.full_like(ids, IGNORE), kept)
+
+
+def _spans(segments: Sequence[Segment]) -> list[Span]:
+    return [Span(segment.text, segment.trusted, segment.learn) for segment in segments]

@@ -25,12 +25,7 @@
     return "U+" + character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
   }
 
-  function name(character) {
-    const number = character.codePointAt(0);
-    if (names[character]) return names[character];
-    if (number < 0x20) return String.fromCodePoint(0x2400 + number);
-    return number === 0x7f ? "\u2421" : code(character);
-  }
+  const name = (character) => names[character] || code(character);
 
   function write(into, text) {
     let plain = 0;
