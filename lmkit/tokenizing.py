@@ -587,6 +587,8 @@ class Tokenizer:
         if self._unknown_id is not None:
             return self._unknown_id not in ids
         # A vocabulary may lack some bytes, as SmolLM2's does: they are left out without a word.
+        if not ids:
+            return not self._normalized(char)
         return self._opening.decode(ids).count(REPLACEMENT) == char.count(REPLACEMENT)
 
     def _without_tokens(self, text: str, error: Exception) -> str:

@@ -196,6 +196,7 @@ def train(
         )
     print_figures(dict(run.metrics))
     choose = f" --task {run.task.tasks[0].name}" if isinstance(run.task, Mixture) else ""
+    click.echo(f"report: {run.path / 'report.html'}")
     click.echo(f"next: lmkit export {run.path}{choose} --output bundles/{run.path.name}")
 
 
