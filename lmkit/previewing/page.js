@@ -242,13 +242,11 @@
     count();
     hide();
   });
-  window.addEventListener("hashchange", () => {
-    const target = document.getElementById(location.hash.slice(1));
-    if (target?.hidden) {
-      search.value = "";
-      filter(find('#filters button[data-why=""]'));
-      target.scrollIntoView();
-    }
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest('a[href^="#row-"]');
+    if (!link || !find(link.hash).hidden) return;
+    search.value = "";
+    filter(find('#filters button[data-why=""]'));
   });
 
   each(".tools, .scripted", (part) => { part.hidden = false; });
