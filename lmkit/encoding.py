@@ -147,14 +147,19 @@ def runs(segments: Sequence[Segment]) -> list[tuple[bool, list[Span]]]:
 
 def read_ahead(texts: Iterable[Sequence[Segment]], tokenizer: Tokenizer) -> None:
     """Have the tokenizer encode the stretches of many texts at once; see `Tokenizer.read_ahead`."""
-    wanted: list[tuple[list[Span], bool]] = []
+    tokenizer.read_ahead(_openings(texts, tokenizer))
+
+
+def _openings(
+    texts: Iterable[Sequence[Segment]], tokenizer: Tokenizer
+) -> Iterator[tuple[list[Span], bool]]:
+    """Yield the spans of each stretch and whether it opens its text, as its text lets expect."""
     for segments in texts:
         opens = True
         for _, spans in runs(segments):
-            wanted.append((spans, opens))
+            yield spans, opens
             written = any(span.text for span in spans)
             opens = tokenizer.reopens_after(spans) or (opens and not written)
-    tokenizer.read_ahead(wanted)
 
 
 def joined(body: Iterable[Stretch]) -> list[int]:
