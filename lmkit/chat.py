@@ -27,6 +27,7 @@ from lmkit.messages import (
     texts_of,
 )
 from lmkit.rendering import Rendering
+from lmkit.sketching import training_texts
 from lmkit.tokenizing import Dialect
 from lmkit.unrolling import Unroller, endings
 from lmkit.values import value
@@ -231,7 +232,7 @@ class Chat:
         messages = self._conversation(record)
         if not any(message["role"] == "assistant" for message in messages):
             raise RecordError("", f"column '{self.messages}' has no assistant turn to learn")
-        return self._unroller(messages, record, dialect).texts(self.learn)
+        return training_texts(self._unroller(messages, record, dialect), self.learn)
 
     def dropped(self, record: Record, dialect: Dialect = PLAIN) -> list[str]:
         """Return what the messages say and no training text has, such as earlier reasoning."""

@@ -141,7 +141,9 @@ def runs(segments: Sequence[Segment]) -> list[tuple[bool, list[Span]]]:
     for segment in segments:
         if not found or found[-1][0] != segment.learn:
             found.append((segment.learn, []))
-        found[-1][1].append(Span(segment.text, segment.trusted, segment.learn))
+        found[-1][1].append(
+            Span(segment.text, segment.trusted, segment.learn and not segment.quoted)
+        )
     return found
 
 

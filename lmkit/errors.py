@@ -3,6 +3,7 @@
     LmkitError                  catch this: the user's input, files or plugins are at fault
     ├── RecordError             a data file or a row in it (carries `where`, such as "train.jsonl:17")
     │   └── RecordErrors        several of them, gathered
+    ├── FindingsError           data that teaches something wrong (carries `names`)
     ├── TemplateError           a template that cannot be read or rendered
     ├── TaskError               parts of a task that do not fit together
     ├── UnknownName             a lookup that missed (carries `name` and `known`)
@@ -71,6 +72,18 @@ class RecordErrors(RecordError):
         lines = [f"{len(self.errors)}{' or more' if more else ''} bad rows"]
         lines += [f"  {error}" for error in self.errors]
         super().__init__("", "\n".join(lines))
+
+
+class FindingsError(LmkitError, ValueError):
+    """Data teaches something wrong, so nothing was trained on it.
+
+    Attributes:
+        names: what was found, such as `eos-never-learned`.
+    """
+
+    def __init__(self, problem: str, names: Sequence[str]) -> None:
+        super().__init__(problem)
+        self.names = tuple(names)
 
 
 class TemplateError(LmkitError, ValueError):

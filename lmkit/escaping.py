@@ -48,6 +48,8 @@ class Escape:
         return self._stand_in[text]
 
     def _text(self, text: str, words: _HiddenWords) -> str:
+        if words.edge.search(text) is None:
+            return text
         text = words.anywhere.sub(lambda match: self._hide(match.group()), text)
         body = text.rstrip()  # a template may trim it
         if body.endswith(words.heads):
@@ -108,23 +110,32 @@ class Escape:
         segments = []
         position = 0
         for start, end in spans:
-            segments += self._restored(text[position:start], learn=False)
-            segments += self._restored(text[start:end], learn=True)
+            segments += self.restored_segments(text[position:start], learn=False)
+            segments += self.restored_segments(text[start:end], learn=True)
             position = end
-        return segments + self._restored(text[position:], learn=False, seam=False)
+        return segments + self.restored_segments(text[position:], learn=False, seam=False)
 
     def restored(self, text: str) -> str:
         """Return a text with the hidden words put back."""
         return "".join(self._meant.get(character, character) for character in text)
 
-    def _restored(self, text: str, *, learn: bool, seam: bool = True) -> list[Segment]:
+    def restored_segments(self, text: str, learn: bool, *, seam: bool = True) -> list[Segment]:
+        """Return a piece of a text as segments, the hidden words apart and not trusted.
+
+        Args:
+            text: what was rendered.
+            learn: whether it is learned.
+            seam: whether a piece without text is a segment too.
+        """
         if not text:
             return [Segment("", learn)] if seam else []
         if not self._meant:
             return [Segment(text, learn, trusted=True)]
         pattern = f"([{''.join(self._meant)}])"
         return [
-            Segment(self._meant.get(part, part), learn, trusted=part not in self._meant)
+            Segment(self._meant[part], learn, quoted=True)
+            if part in self._meant
+            else Segment(part, learn, trusted=True)
             for part in re.split(pattern, text)
             if part
         ]
@@ -135,6 +146,7 @@ class _HiddenWords:
     """What is to be hidden: whole tokens anywhere, and pieces of them at a text's edges."""
 
     tokens: tuple[str, ...]
+    edge: re.Pattern[str]  # a character that every text has in which something is to be hidden
     anywhere: re.Pattern[str]
     heads: tuple[str, ...]
     tails: tuple[str, ...]
@@ -151,8 +163,10 @@ def _hidden_words(tokens: tuple[str, ...]) -> _HiddenWords:
     private = f"[{chr(0xF0000)}-{chr(0xFFFFD)}]"
     heads = {token[:n] for token in tokens for n in range(1, len(token))}
     tails = {token[n:] for token in tokens for n in range(1, len(token))}
+    edges = "".join({re.escape(edge) for token in tokens for edge in (token[0], token[-1])})
     return _HiddenWords(
         tokens,
+        re.compile(f"[{edges}{private[1:]}"),
         re.compile("|".join([*words, private])),
         tuple(sorted(heads, key=len, reverse=True)),
         tuple(sorted(tails, key=len, reverse=True)),

@@ -187,7 +187,7 @@ class MixedFeed:
         sizes = [feed.n_rows if isinstance(feed, PackedRows) else len(feed) for feed in feeds]
         n_rows = counts(mixture.weights, sum(sizes))
         self.counts = [
-            -(-count * len(feed) // size) if count else 0
+            max(1, round(count * len(feed) / size)) if count else 0
             for count, feed, size in zip(n_rows, feeds, sizes, strict=True)
         ]
         for task, count in zip(mixture.tasks, self.counts, strict=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -20,6 +20,7 @@ import attrs
 
 from lmkit.errors import TemplateError
 from lmkit.escaping import Message, Span
+from lmkit.replaying import Replays, follow_joins, following_environment, note_moment, on_plain
 from lmkit.tokenizing import Dialect
 
 if TYPE_CHECKING:
@@ -95,23 +96,63 @@ class Rendering:
         Raises:
             TemplateError: the template refuses the messages or fails on them.
         """
+        return without_marks(self._run(messages, tools, ask))
+
+    def _run(self, messages: Sequence[Message], tools: Any, ask: bool) -> str:
         import jinja2
 
         try:
-            text = _compiled(self.source)[0].render(
-                messages=messages,
-                add_generation_prompt=ask,
-                tools=tools,
-                documents=None,
-                bos_token=self.dialect.bos_token or "",
-                eos_token=self.dialect.eos_token or "",
-                **self._variables,
+            text: str = _compiled(self.source)[0].render(
+                messages=messages, **self._given, tools=tools, add_generation_prompt=ask
             )
+            return text
         except jinja2.TemplateError as error:
             raise TemplateError(f"the chat template refuses the conversation: {error}") from error
         except Exception as error:  # a template may divide by zero, and so on
             raise TemplateError(f"the chat template fails on the conversation: {error}") from error
-        return _without_marks(text)
+
+    @functools.cached_property
+    def plans(self) -> dict[Any, Any]:
+        """How it was found to cut conversations, by their shape; see `lmkit.sketching`."""
+        return {}
+
+    @functools.cached_property
+    def replays(self) -> Replays:
+        """What it wrote before, to be written again with other words."""
+
+        def run(**given: Any) -> str:
+            template = follow_joins(_compiled(self.source, traced=True)[0])
+            return template.render(**given, **self._given)
+
+        return Replays(run, _clock)
+
+    def again(
+        self, messages: Sequence[Message], tools: Any, *, ask: bool, key: Any, words: Sequence[str]
+    ) -> Written:
+        """Return what `render` does, without running the template if it ran on such messages before.
+
+        Args:
+            messages: as for `render`.
+            tools: likewise.
+            ask: likewise.
+            key: what is the same in all messages and tools of this shape.
+            words: what is not.
+        """
+        text = self.replays.text(key, words)
+        if text is None:
+            text = self._run(messages, tools, ask)
+            options = {"tools": tools, "add_generation_prompt": ask}
+            self.replays.learn(key, messages, words, text, **options)
+        return without_marks(text)
+
+    @functools.cached_property
+    def _given(self) -> dict[str, Any]:
+        return {
+            "documents": None,
+            "bos_token": self.dialect.bos_token or "",
+            "eos_token": self.dialect.eos_token or "",
+            **self._variables,
+        }
 
     @functools.cached_property
     def _variables(self) -> dict[str, Any]:
@@ -119,7 +160,7 @@ class Rendering:
         return found
 
 
-def _without_marks(text: str) -> Written:
+def without_marks(text: str) -> Written:
     """Take the `{% generation %}` marks out of a text."""
     if _OPEN not in text:
         return Written(text)
@@ -133,12 +174,17 @@ def _without_marks(text: str) -> Written:
     return Written(plain, tuple(spans))
 
 
-@functools.lru_cache(maxsize=32)
-def _compiled(source: str) -> tuple[jinja2.Template, bool]:
-    """Return a template, and whether it has `{% generation %}` marks."""
+@functools.lru_cache(maxsize=64)
+def _compiled(source: str, *, traced: bool = False) -> tuple[jinja2.Template, bool]:
+    """Return a template, and whether it has `{% generation %}` marks.
+
+    Args:
+        source: the template.
+        traced: whether texts are to be followed; see `lmkit.replaying`.
+    """
     import jinja2
     from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.sandbox import ImmutableSandboxedEnvironment as Sandbox
 
     marked = False
 
@@ -155,23 +201,34 @@ def _compiled(source: str) -> tuple[jinja2.Template, bool]:
             call = jinja2.nodes.CallBlock(self.call_method("_mark"), [], [], body)
             return call.set_lineno(line)
 
-        def _mark(self, caller: Any) -> str:
-            return f"{_OPEN}{caller()}{_CLOSE}"
+        def _mark(self, caller: Callable[[], str]) -> str:
+            return _OPEN + caller() + _CLOSE
 
     # Source: transformers/utils/chat_template_utils.py, _compile_jinja_template: the same switches
     # and helpers, so that a template renders here as it does there.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
+    options: dict[str, Any] = {
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+        "extensions": [Generation, loopcontrols],
+    }
+    environment = following_environment(**options) if traced else Sandbox(**options)
+    environment.filters["tojson"] = on_plain(_tojson) if traced else _tojson
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: (_CLOCK.get() or datetime.now()).strftime(
-        form
-    )
+    environment.globals["strftime_now"] = _strftime_now
     try:
         return environment.from_string(source), marked
     except jinja2.TemplateError as error:
         raise TemplateError(f"the chat template is not valid jinja: {error}") from error
+
+
+def _clock(form: str) -> str:
+    return (_CLOCK.get() or datetime.now()).strftime(form)
+
+
+def _strftime_now(form: str) -> str:
+    moment = _clock(form)
+    note_moment(form, moment)
+    return moment
 
 
 def _raise_exception(message: str) -> None:

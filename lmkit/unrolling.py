@@ -17,6 +17,8 @@ unanswered. Then what was asked stands before what the template writes for the a
 from __future__ import annotations
 
 import functools
+import itertools
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +31,7 @@ from lmkit.formatting import Segment
 from lmkit.forms import in_form
 from lmkit.messages import SYSTEM_ROLES, said
 from lmkit.rendering import Rendering, Written
+from lmkit.tracing import Replay
 
 _SHOWN = 60  # characters of a text, before and behind a difference, in an error
 _ANSWER = chr(0xF0002)  # stands in for an answer, to be found again; `Escape` hides it in records
@@ -44,13 +47,36 @@ class Unroller:
     """
 
     def __init__(self, rendering: Rendering, messages: Sequence[Message], tools: Any) -> None:
-        self._rendering = rendering
-        self._escape = Escape(rendering.dialect.control_tokens, rendering.dialect.marks)
-        self._messages = self._escape.messages(in_form(messages, rendering))
-        self._tools = self._escape.plain(tools)
+        self.rendering = rendering
+        self.escape = Escape(rendering.dialect.control_tokens, rendering.dialect.marks)
+        self._messages = self.escape.messages(in_form(messages, rendering))
+        self._tools = self.escape.plain(tools)
+        shapes = [rendering.replays.shape(message) for message in self._messages]
+        self._shapes = tuple(number for number, _ in shapes)
+        self.words = [word for _, words in shapes for word in words]
+        self._n_words = [0, *itertools.accumulate(len(words) for _, words in shapes)]
+        self._tools_key = None if tools is None else json.dumps(self._tools)
         self._answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
         self._written: dict[tuple[int, bool], Written] = {}
         self._mended: dict[int, str | None] = {}
+
+    def key(self, learn: str) -> Any:
+        """Return what the cuts depend on besides the words."""
+        return self._shapes, self._tools_key, learn
+
+    def _render_key(self, length: int, ask: bool) -> Any:
+        return self._shapes[:length], self._tools_key, ask
+
+    def replays(self) -> dict[tuple[int, bool], Replay] | None:
+        """Return what was replayed; None if something had to be rendered anew and still has."""
+        found = {}
+        for length, ask in self._written:
+            words = self.words[: self._n_words[length]]
+            replay = self.rendering.replays.way(self._render_key(length, ask), words)
+            if replay is None:
+                return None
+            found[length, ask] = replay
+        return found
 
     def texts(self, learn: str) -> list[list[Segment]]:
         """Return the training texts; the last one is that of the whole conversation.
@@ -83,7 +109,7 @@ class Unroller:
         length = len(self._messages)
         text = self._render(length, ask=True)
         if learn == "all":
-            return self._escape.segments(text.text, [(0, len(text.text))])
+            return self.escape.segments(text.text, [(0, len(text.text))])
         earlier = self._answers if learn == "assistant" else []
         found = {i: self._spans(text, length, i) for i in earlier}
         return self._segments(text, found, set(earlier), self._header(text))
@@ -96,7 +122,7 @@ class Unroller:
             text = self._trained(length)
             if text.text.startswith(asked):
                 spans = [(0, len(asked)), (len(asked), len(text.text))]
-                return self._escape.segments(text.text, spans)
+                return self.escape.segments(text.text, spans)
         raise self._drift(index, text)
 
     def _spans(self, text: Written, length: int, index: int) -> list[Span] | None:
@@ -115,7 +141,7 @@ class Unroller:
         start, agreed = len(asked.text), self._agreed(own.text, text.text)
         if agreed < start:
             return None
-        if self._rendering.marked:
+        if self.rendering.marked:
             marks = [(a, b) for a, b in own.marks[len(asked.marks) :] if a < b <= agreed]
             return split_at(start, marks) if set(marks) <= set(text.marks) else None
         end = start + self._answer_length(own.text[start:agreed])
@@ -128,8 +154,8 @@ class Unroller:
         """
         if text.startswith(own):
             return len(own)
-        same = _alike(own, text, self._rendering)
-        rest = _pattern(self._rendering.dialect.control_tokens).sub("", own[same:])
+        same = _alike(own, text, self.rendering)
+        rest = _pattern(self.rendering.dialect.control_tokens).sub("", own[same:])
         ended = own[:same].rstrip().endswith(self._endings.closing)
         return same if ended and not rest.strip() else -1
 
@@ -140,7 +166,7 @@ class Unroller:
         behind it belongs to the next turn.
         """
         body = written.rstrip()
-        closed = body.endswith(self._rendering.dialect.control_tokens)
+        closed = body.endswith(self.rendering.dialect.control_tokens)
         return len(body) if closed else len(written)
 
     def _following_end(self, text: str, end: int, length: int, index: int) -> int:
@@ -152,14 +178,14 @@ class Unroller:
             return 0
         if not self._endings.following:
             return 0
-        token = _pattern(self._rendering.dialect.control_tokens).match(text, end)
+        token = _pattern(self.rendering.dialect.control_tokens).match(text, end)
         return len(token.group()) if token else 0
 
     def _asked(self, index: int) -> Written | None:
         """Return what asks for an answer; None where nothing can ask for it."""
         if index > 0:
             return self._render(index, ask=True)
-        if self._rendering.marked:
+        if self.rendering.marked:
             return Written("")
         try:
             return self._render(0, ask=True)
@@ -169,7 +195,7 @@ class Unroller:
     def _trained(self, length: int) -> Written:
         """Return the text of some messages; behind an answer, one that begins as it is asked for."""
         own, index = self._render(length), length - 1
-        if self._rendering.marked or self._messages[index]["role"] != "assistant":
+        if self.rendering.marked or self._messages[index]["role"] != "assistant":
             return own
         asked = self._asked(index)
         if asked is None or own.text.startswith(asked.text):
@@ -186,7 +212,7 @@ class Unroller:
         answer, before = self._messages[index], self._messages[index - 1 : index]
         probe = [*self._messages[:index], {**answer, "content": _ANSWER}]
         try:
-            written = self._rendering.render(in_form(probe, self._rendering), self._tools).text
+            written = self.rendering.render(in_form(probe, self.rendering), self._tools).text
         except TemplateError:
             return None
         if written.count(_ANSWER) != 1:
@@ -207,10 +233,10 @@ class Unroller:
 
     def _header(self, text: Written) -> list[Span]:
         """Return where in a prompt a marked block begins that holds the generation prompt too."""
-        if not self._rendering.marked:
+        if not self.rendering.marked:
             return []
         probe = [*self._messages, {"role": "assistant", "content": "a"}]
-        written = self._rendering.render(in_form(probe, self._rendering), self._tools)
+        written = self.rendering.render(in_form(probe, self.rendering), self._tools)
         if not written.text.startswith(text.text):
             return []
         asked = len(text.text)
@@ -231,12 +257,18 @@ class Unroller:
         for index, here in found.items():
             if here is not None:
                 spans += here if index in learned else _edges(here)
-        return self._escape.segments(text.text, [*spans, *more])
+        return self.escape.segments(text.text, [*spans, *more])
 
     def _render(self, length: int, *, ask: bool = False) -> Written:
         if (length, ask) not in self._written:
             try:
-                found = self._rendering.render(self._messages[:length], self._tools, ask=ask)
+                found = self.rendering.again(
+                    self._messages[:length],
+                    self._tools,
+                    ask=ask,
+                    key=self._render_key(length, ask),
+                    words=self.words[: self._n_words[length]],
+                )
             except TemplateError as error:
                 raise self._refusal(error, length, ask) from error
             self._written[length, ask] = found
@@ -247,7 +279,7 @@ class Unroller:
         if not self._messages or self._messages[0]["role"] not in SYSTEM_ROLES:
             return error
         try:
-            self._rendering.render(self._messages[1:length], self._tools, ask=ask)
+            self.rendering.render(self._messages[1:length], self._tools, ask=ask)
         except TemplateError:
             return error
         return TemplateError(
@@ -269,14 +301,14 @@ class Unroller:
             "text does not begin with, so what the model would learn is not what it will be asked; "
             "give the template what makes them agree, as in "
             "Chat(variables={'enable_thinking': False}), or another one, with Chat(template=...)\n"
-            f"  asked:   ...{self._escape.restored(asked.text[shown])!r}\n"
-            f"  trained: ...{self._escape.restored(text.text[shown])!r}"
+            f"  asked:   ...{self.escape.restored(asked.text[shown])!r}\n"
+            f"  trained: ...{self.escape.restored(text.text[shown])!r}"
         )
 
     @property
     def _endings(self) -> Endings:
         try:
-            return endings(self._rendering)
+            return endings(self.rendering)
         except TemplateError:  # of words that are not the record's
             return Endings()
 

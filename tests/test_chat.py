@@ -1,8 +1,10 @@
 import enum
 import itertools
+import json
 import unicodedata
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ import lmkit as lk
 from lmkit.chat import CHATML, Chat, Turn
 from lmkit.encoding import encode, prompt_ids
 from lmkit.errors import RecordError, TaskError, TemplateError, UnknownOption
+from lmkit.jsonform import from_json, to_json
 from lmkit.rendering import at_time
 from lmkit.tokenizing import Dialect
 
@@ -445,6 +448,197 @@ class TestASystemMessage:
         dialect = load_shared("qwen2").dialect
 
         assert "You are a helpful assistant" in text(Chat().prompt({"messages": HI}, dialect))
+
+
+SHOWS_TOOLS = "{% for tool in tools or [] %}{{ tool.name + ' ' }}{% endfor %}" + CHATML
+SHOWS_CALLS = CHATML.replace(
+    "message['content'] +",
+    "(message.content or '') + (message.tool_calls[0].function | tojson if message.tool_calls else '') +",
+)
+
+
+def calling(content=None, arguments=None, **more):
+    function = {"name": "look", "arguments": {"city": "서울"} if arguments is None else arguments}
+    return {"role": "assistant", "content": content, "tool_calls": [{"function": function}], **more}
+
+
+TOOLS = [{"name": "look"}, {"name": "find"}]
+
+
+class TestTools:
+    @pytest.mark.parametrize("written", [list, tuple, json.dumps])
+    def test_are_read_from_their_column(self, written):
+        record = {"messages": HI, "tools": written(TOOLS)}
+        chat = Chat(template=SHOWS_TOOLS)
+
+        assert text(chat.prompt(record, CHATML_DIALECT)).startswith("look find <|im_start|>")
+        assert text(chat.segments(record, CHATML_DIALECT)).startswith("look find <|im_start|>")
+
+    @pytest.mark.parametrize("found", [None, [], "", "[]"])
+    def test_may_be_none(self, found):
+        chat = Chat(template="{{ tools is none }}" + CHATML)
+        segments = chat.segments({"messages": HI, "tools": found}, CHATML_DIALECT)
+
+        assert text(segments).startswith("True<|im_start|>")
+
+    def test_stand_in_the_column_that_is_named(self):
+        record = {"messages": HI, "functions": TOOLS}
+
+        for column, shown in (("functions", True), ("tools", False), (None, False)):
+            chat = Chat(template=SHOWS_TOOLS, tools=column)
+            assert text(chat.segments(record, CHATML_DIALECT)).startswith("look") == shown
+
+    @pytest.mark.parametrize(
+        ("found", "problem"),
+        [
+            ("{", "is text, but no JSON"),
+            (["look"], "is a list, expected"),
+            (7, "is a int, expected"),
+        ],
+    )
+    def test_that_are_something_else_are_refused(self, found, problem):
+        with pytest.raises(RecordError, match=f"column 'tools' {problem}"):
+            Chat().segments({"messages": HI, "tools": found}, CHATML_DIALECT)
+
+    def test_cannot_forge_a_turn(self, toy):
+        record = {"messages": HI, "tools": [{"name": FORGED}]}
+        ids = encode(chat_task(template=SHOWS_TOOLS), [record], toy)[0].input_ids
+
+        assert (ids == toy.token_to_id("<|im_start|>")).sum() == 2
+
+    def test_are_columns_that_it_reads(self):
+        assert Chat().columns == Chat().prompt_columns == ("messages", "tools")
+        assert Chat(tools=None).columns == ("messages",)
+
+
+class TestACallOfATool:
+    @pytest.mark.parametrize("arguments", [{"city": "서울"}, '{"city": "서울"}'])
+    def test_gives_the_template_its_arguments_as_it_reads_them(self, arguments):
+        """`tojson` would put a JSON text in quotes once more."""
+        record = {"messages": [HI[0], calling(arguments=arguments)]}
+        segments = Chat(template=SHOWS_CALLS).segments(record, CHATML_DIALECT)
+
+        assert learned(segments) == ['{"name": "look", "arguments": {"city": "서울"}}<|im_end|>']
+
+    @pytest.mark.parametrize("arguments", [{"city": "서울"}, '{"city": "서울"}'])
+    def test_gives_them_as_text_to_a_template_that_adds_text(self, arguments):
+        adds = SHOWS_CALLS.replace("function | tojson", "function.arguments")
+        record = {"messages": [HI[0], calling(arguments=arguments)]}
+
+        assert learned(Chat(template=adds).segments(record, CHATML_DIALECT)) == [
+            '{"city": "서울"}<|im_end|>'
+        ]
+
+    def test_needs_no_content(self):
+        """Most templates would write `None`."""
+        shows_both = SHOWS_CALLS.replace("(message.content or '')", "(message.content | string)")
+        for template in (SHOWS_CALLS, shows_both):
+            segments = Chat(template=template).segments(
+                {"messages": [HI[0], calling()]}, CHATML_DIALECT
+            )
+
+            assert learned(segments) == [
+                '{"name": "look", "arguments": {"city": "서울"}}<|im_end|>'
+            ]
+
+    def test_is_dropped_by_a_template_that_knows_none(self):
+        record = {"messages": [HI[0], calling("hm")]}
+
+        assert Chat().dropped(record, CHATML_DIALECT) == ["look", "서울"]
+        assert Chat(template=SHOWS_CALLS).dropped(record, CHATML_DIALECT) == []
+
+
+PARTS = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in HI]
+
+
+class TestAContentOfParts:
+    joins = CHATML.replace("message['content'] +", "message['content'][0]['text'] +")
+
+    def test_is_text_to_a_template_that_reads_text(self):
+        assert Chat().segments({"messages": PARTS}, CHATML_DIALECT) == Chat().segments(
+            {"messages": HI}, CHATML_DIALECT
+        )
+
+    def test_is_made_of_text_for_a_template_that_reads_parts(self):
+        chat = Chat(template=self.joins)
+
+        assert learned(chat.segments({"messages": HI}, CHATML_DIALECT)) == ["yo<|im_end|>"]
+        assert learned(chat.segments({"messages": PARTS}, CHATML_DIALECT)) == ["yo<|im_end|>"]
+
+    def test_that_is_no_text_is_refused(self):
+        image = [{"role": "user", "content": [{"type": "image"}]}, HI[1]]
+
+        with pytest.raises(
+            RecordError, match=r"content\[0\] is of type 'image', expected a part with"
+        ):
+            Chat().segments({"messages": image}, CHATML_DIALECT)
+
+
+@pytest.mark.parametrize("given", ["reasoning_content", "thinking", "reasoning"])
+@pytest.mark.parametrize("read", ["reasoning_content", "thinking"])
+def test_reasoning_goes_by_the_names_that_templates_read(given, read):
+    template = CHATML.replace(
+        "message['content'] +",
+        f"(message.{read} + ': ' if message.{read} else '') + message.content +",
+    )
+    record = {"messages": [HI[0], {**HI[1], given: "hmm"}]}
+
+    assert learned(Chat(template=template).segments(record, CHATML_DIALECT)) == [
+        "hmm: yo<|im_end|>"
+    ]
+    assert Chat().dropped(record, CHATML_DIALECT) == ["hmm"]
+
+
+class TestVariables:
+    thinks = CHATML.replace(
+        "assistant\\n' }}{% endif %}",
+        "assistant\\n' }}{% if think is false %}{{ '<no>' }}{% endif %}{% endif %}",
+    ).replace(
+        "message['content'] +",
+        "('<no>' if message.role == 'assistant' else '') + message.content +",
+    )
+
+    def test_are_given_to_the_template(self):
+        chat = Chat(template=self.thinks, variables={"think": False})
+
+        assert text(chat.prompt({"messages": HI}, CHATML_DIALECT)).endswith("assistant\n<no>")
+        assert learned(chat.segments({"messages": HI}, CHATML_DIALECT)) == ["yo<|im_end|>"]
+        assert learned(Chat(template=self.thinks).segments({"messages": HI}, CHATML_DIALECT)) == [
+            "<no>yo<|im_end|>"
+        ]
+
+    @pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt", "no name", 3])
+    def test_have_names_of_their_own(self, name):
+        with pytest.raises(TaskError, match="names of a template's own variables"):
+            Chat(variables={name: 1})
+
+    @pytest.mark.parametrize("content", [object(), {1, 2}, float("nan")])
+    def test_are_json(self, content):
+        with pytest.raises(TaskError, match="cannot become JSON"):
+            Chat(variables={"x": content})
+
+
+def test_every_option_survives_the_trip_through_json():
+    chat = Chat(
+        tools="functions", variables={"enable_thinking": False, "x": [1, None]}, system_as="user"
+    )
+    task = chat_task().evolve(formatter=chat)
+
+    assert from_json(json.loads(json.dumps(to_json(task))), lk.Task) == task
+    assert hash(chat) == hash(attrs.evolve(chat))
+
+
+def test_a_system_message_can_be_put_nowhere_else():
+    with pytest.raises(TaskError, match="expected one of system, user"):
+        Chat(system_as="developer")
+
+
+def test_a_conversation_that_the_assistant_begins_is_refused_if_nothing_asks_for_it():
+    """This template looks at its first message."""
+    looks = "{% if messages[0].role == 'x' %}{% endif %}" + CHATML
+
+    with pytest.raises(TemplateError, match="turn 0 is the assistant's"):
+        Chat(template=looks).segments({"messages": HI[1:]}, CHATML_DIALECT)
 
 
 class TestAChatOfColumns:

@@ -7,6 +7,7 @@ import pytest
 
 import lmkit as lk
 from lmkit.collating import RowFeed
+from lmkit.collating.chance import row_keys
 from lmkit.encoding import Encoded
 from lmkit.errors import TaskError, UnknownName, UnknownTask
 from lmkit.family import Family
@@ -213,3 +214,42 @@ class TestLookingOneUp:
         assert task_in(tmp_path, CHAT) == CHAT
         with pytest.raises(TaskError, match=r"choose one with task= \(--task\): ko-qa, alpaca"):
             task_in(tmp_path)
+
+
+class TestPackedRows:
+    TASKS = tuple(
+        QA.evolve(name=name, collator=lk.CausalCollator(max_length=32, pack=True))
+        for name in ("short", "long")
+    )
+
+    def epochs(self, weights, count=1):
+        """Return how many rows of each task some epochs have, and the task of each sequence."""
+        sizes = {"short": (4, 90), "long": (15, 40)}
+        feeds = []
+        for task in self.TASKS:
+            length, n_rows = sizes[task.name]
+            ids = np.arange(length)
+            feeds.append(task.collator.feed([Encoded(ids, ids)] * n_rows, None))
+        mixed = MixedFeed(lk.mix(dict(zip(self.TASKS, weights, strict=True))), feeds)
+        n_rows = [0, 0]
+        for number in range(count):
+            epoch = mixed.epoch(number, 1)
+            for one in epoch.draw_all(range(len(epoch)), row_keys(0, 0, range(len(epoch)))):
+                n_rows[one.group] += len(one.lengths)
+                assert set(one.lengths.tolist()) == {4 if one.group == 0 else 15}
+        return n_rows
+
+    def test_are_shared_out_by_rows_though_sequences_hold_unlike_numbers(self):
+        one = self.epochs((3, 1), count=10)
+
+        assert one[0] / one[1] == pytest.approx(3, rel=0.05)
+        assert sum(one) == pytest.approx(1_300, rel=0.05)
+
+    def test_are_all_there_once_where_weights_are_the_sizes(self):
+        assert self.epochs((90, 40)) == [90, 40]
+
+    def test_do_not_mix_with_padded_ones(self):
+        padded = self.TASKS[1].evolve(collator=lk.CausalCollator(max_length=32))
+
+        with pytest.raises(TaskError, match="one packs its rows and the other does not"):
+            lk.mix({self.TASKS[0]: 1, padded: 1})

@@ -4,6 +4,7 @@
 few are looked at, the same each time.
 """
 
+import functools
 import itertools
 import os
 
@@ -11,6 +12,7 @@ import numpy as np
 from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
 from kinds import KINDS, Kind, kind
+from tokenizers import Tokenizer as Backend
 
 import lmkit as lk
 from lmkit.encoding import IGNORE, encode, prompt_ids
@@ -18,6 +20,7 @@ from lmkit.errors import RecordError
 from lmkit.formatting import SIDES, Cut, Segment
 from lmkit.jsonform import from_json, to_json
 from lmkit.task import Task
+from lmkit.tokenizing import Span
 
 THOROUGH = int(os.environ.get("LMKIT_THOROUGH", "0"))
 FEW = 100
@@ -123,6 +126,16 @@ def segments(draw, of: Kind):
     return found
 
 
+@functools.cache
+def library(definition: str) -> Backend:
+    """Return a tokenizer of the library's own, which takes control tokens in a text for text."""
+    found = Backend.from_str(definition)
+    found.no_truncation()
+    found.no_padding()
+    found.encode_special_tokens = True
+    return found
+
+
 def learned(row):
     return row.labels[row.labels != IGNORE]
 
@@ -146,6 +159,27 @@ def the_prompt(made, record, tokenizer):
         if "empty" not in error.problem:
             raise
         return np.empty(0, np.int64)
+
+
+class TestAText:
+    @holds
+    @given(kinds, texts)
+    def test_gets_the_ids_that_the_library_gives_it(self, of, text):
+        text = readable(of, text)
+        assume(not any(mark.text in text for mark in of.tokenizer.marks))
+        expected = library(of.tokenizer.definition).encode(text, add_special_tokens=False).ids
+        assume(not of.acting(expected) and "<0x" not in text)
+
+        assert of.tokenizer.encode(text) == expected
+        assert of.tokenizer.encode(text) == expected  # of what is remembered now
+
+    @holds
+    @given(kinds, st.lists(texts, min_size=1, max_size=4))
+    def test_is_one_text_however_it_is_cut_into_spans(self, of, parts):
+        parts = [readable(of, part) for part in parts]
+        spans = [Span(part) for part in parts]
+
+        assert of.tokenizer.encode_spans(spans, opens=True) == of.tokenizer.encode("".join(parts))
 
 
 class TestARowOfATemplate:

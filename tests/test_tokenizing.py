@@ -122,6 +122,25 @@ class TestText:
         for text in self.TEXTS:
             assert tokenizer.encode(text) == backend.encode(text, add_special_tokens=False).ids
 
+    @pytest.mark.parametrize("lost", ["\x16", "\U00040000"])
+    def test_of_bytes_that_a_vocabulary_lacks_is_unknown(self, lost, load_shared):
+        """SmolLM2's lacks those of some control characters and of planes that hold no characters."""
+        assert load_shared("smollm2").unknown_in(f"a{lost}\x00\ufffd한") == [lost]
+        assert load_shared("gpt2").unknown_in(f"a{lost}\x00\ufffd한") == []
+
+    @pytest.mark.parametrize("blank", [" ", "\u200b", "\u3000", "\n"])
+    def test_continues_with_a_new_word_behind_what_parts_words(self, blank, load_shared):
+        """T5's normalizer makes a space of each; the words' own spaces are made of where it cuts."""
+        tokenizer = load_shared("t5")
+        rest = tokenizer.encode(f"one{blank}two")[len(tokenizer.encode("one")) :]
+
+        assert tokenizer.encode(f"one{blank}two", opens=False) == [
+            *tokenizer.encode("one", opens=False),
+            *rest,
+        ]
+        assert tokenizer.reopens_after([Span(f"one{blank}")])
+        assert not tokenizer.reopens_after([Span("one")])
+
     def test_of_no_characters_has_no_ids(self, toy):
         assert toy.encode("") == []
 

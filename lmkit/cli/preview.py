@@ -87,7 +87,7 @@ def preview(
     if there is a finding with which training would be refused.
     """
     from lmkit.cli.train import data_of
-    from lmkit.mixing import Mixture, by_task, tasks_of
+    from lmkit.mixing import by_task, tasks_of
     from lmkit.previewing.looking import ROWS, ROWS_OF_PAGE
     from lmkit.previewing.looking import preview as look
     from lmkit.registry import get_task
@@ -128,10 +128,9 @@ def preview(
     if html:
         _write_pages(previews, Path(html))
     if as_json:
-        from lmkit.previewing.saving import as_json as form
+        from lmkit.previewing.saving import document
 
-        documents = [form(found) for found in previews]
-        print_json(documents if isinstance(found, Mixture) else documents[0])
+        print_json(document(previews))
     elif not html:
         _print(previews)
     else:

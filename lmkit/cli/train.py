@@ -92,6 +92,11 @@ from lmkit.cli.printing import json_option, print_figures, print_json, progress_
     help="Continue an interrupted run in the output folder; the result "
     "is that of a run that was never interrupted.",
 )
+@click.option(
+    "--ignore-findings",
+    is_flag=True,
+    help="Train also on data in which 'lmkit preview' finds an error.",
+)
 @json_option
 def train(
     task: str,
@@ -110,6 +115,7 @@ def train(
     pack: bool,
     sample: int,
     resume: bool,
+    ignore_findings: bool,
     as_json: bool,
 ) -> None:
     """Train a model on TASK and write a run.
@@ -149,6 +155,7 @@ def train(
             adapter=adapter,
             sample=sample,
             resume=resume,
+            ignore_findings=ignore_findings,
             **arguments,
         )
     if as_json:
@@ -178,6 +185,7 @@ def train(
         )
     print_figures(dict(run.metrics))
     choose = f" --task {run.task.tasks[0].name}" if isinstance(run.task, Mixture) else ""
+    click.echo(f"report: {run.path / 'report.html'}")
     click.echo(f"next: lmkit export {run.path}{choose} --output bundles/{run.path.name}")
 
 

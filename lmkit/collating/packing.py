@@ -1,12 +1,14 @@
 """Pack: several rows fill one sequence, so that hardly a place in a batch is padding.
 
-Rows are put best-fit: each into the sequence in which the fewest places stay empty, longer ones
-first. What is packed together differs from epoch to epoch.
+Each sequence is opened by the longest row that is left and filled to its last place by rows whose
+lengths add up to it, where there are any; else by what fits best. Where that would need more
+sequences, rows are put best-fit instead, longest first: each where the fewest places stay empty.
+What is packed together differs from epoch to epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 import numpy as np
@@ -18,9 +20,8 @@ from lmkit.encoding import IGNORE, Encoded, Ids
 
 Order = NDArray[np.intp]
 
-# How far the order in which rows are put may stray from the longest first: so much of a length. The
-# first of these that needs no more sequences than the strict order does is taken.
-SPREADS = (0.2, 0.05, 0.0)
+SPARE = 200  # of so many sequences one is spare, so that rows may be arranged anew in every epoch
+TRIES = 3  # arrangements that are drawn before equally long rows change places in a known one
 MOST_EPOCHS = 8  # arrangements that are kept; a mixture goes through its tasks at unlike paces
 
 
@@ -46,11 +47,13 @@ class PackedRows:
     """
 
     def __init__(self, rows: Sequence[Encoded], max_length: int) -> None:
-        self._rows = [row for row in rows if row.n_learned]
-        self._lengths = np.array([len(row) for row in self._rows], dtype=np.int64)
+        found = [(index, len(row)) for index, row in enumerate(rows) if row.n_learned]
+        self._rows = rows
+        self._learned, self._lengths = np.array(found, dtype=np.int64).reshape(-1, 2).T
         self._max_length = max_length
-        order = _longest_first(self._lengths)
-        self._n_sequences = 1 + int(best_fit(self._lengths, max_length, order).max(initial=-1))
+        self._tight = tight(np.sort(self._lengths), max_length)
+        n_needed = 1 + int(self._tight.max(initial=-1))
+        self._n_sequences = min(n_needed + n_needed // SPARE, len(found))
         self._epochs: dict[tuple[int, int], PackedEpoch] = {}
 
     def __len__(self) -> int:
@@ -60,7 +63,7 @@ class PackedRows:
     @property
     def n_rows(self) -> int:
         """How many rows an epoch has."""
-        return len(self._rows)
+        return len(self._learned)
 
     def epoch(self, number: int, seed: int = 0) -> PackedEpoch:
         """Return an epoch's sequences; the same for the same number and seed."""
@@ -68,19 +71,22 @@ class PackedRows:
             if len(self._epochs) == MOST_EPOCHS:
                 del self._epochs[next(iter(self._epochs))]
             which = self._arranged(np.random.default_rng([seed, number]))
-            self._epochs[number, seed] = PackedEpoch(self._rows, which)
+            self._epochs[number, seed] = PackedEpoch(self._rows, self._learned, which)
         return self._epochs[number, seed]
 
     def _arranged(self, rng: np.random.Generator) -> Ids:
         """Return which sequence each row is in, int64 [N]."""
-        which = np.zeros(0, dtype=np.int64)
-        for spread in SPREADS:
-            shuffled = rng.permutation(self.n_rows)
-            sizes = self._lengths[shuffled] * rng.uniform(1 - spread, 1, self.n_rows)
-            which = best_fit(self._lengths, self._max_length, shuffled[_longest_first(sizes)])
-            if which.max(initial=-1) < len(self):
+        shuffled = rng.permutation(self.n_rows)
+        order = shuffled[np.argsort(self._lengths[shuffled], kind="stable")]
+        found = self._tight
+        for _ in range(TRIES):
+            drawn = fill_exactly(self._lengths[order], self._max_length, rng)
+            if drawn.max(initial=-1) < len(self):
+                found = drawn
                 break
-        return _spread_over(which, len(self))
+        which = np.empty(self.n_rows, dtype=np.int64)
+        which[order] = _spread_over(found, len(self))
+        return which
 
 
 class PackedEpoch:
@@ -88,13 +94,14 @@ class PackedEpoch:
 
     Args:
         rows: the rows.
-        which: int64 [N], the sequence that each is in.
+        used: int64 [N], the places of those that are in it.
+        which: int64 [N], the sequence that each of these is in.
     """
 
-    def __init__(self, rows: Sequence[Encoded], which: Ids) -> None:
+    def __init__(self, rows: Sequence[Encoded], used: Ids, which: Ids) -> None:
         self._rows = rows
         sizes = np.bincount(which)
-        members = np.argsort(which, kind="stable")
+        members = used[np.argsort(which, kind="stable")]
         self._members = [
             members[end - size : end] for end, size in zip(np.cumsum(sizes), sizes, strict=True)
         ]
@@ -184,11 +191,100 @@ def packing_fill(lengths: Sequence[int] | Ids, max_length: int) -> float:
     >>> packing_fill([6, 6], 10)
     0.6
     """
-    found = np.asarray(lengths, dtype=np.int64)
-    if not len(found):
+    sizes = np.sort(np.asarray(lengths, dtype=np.int64))
+    if not len(sizes):
         return 1.0
-    n_sequences = int(best_fit(found, max_length, _longest_first(found)).max()) + 1
-    return float(found.sum() / (n_sequences * max_length))
+    n_sequences = int(tight(sizes, max_length).max()) + 1
+    return float(sizes.sum() / (n_sequences * max_length))
+
+
+def tight(sizes: Ids, max_length: int) -> Ids:
+    """Return which sequence each row is put into, by what needs the fewest; see `best_fit`.
+
+    Args:
+        sizes: int64 [N], lengths in ascending order.
+        max_length: the places in a sequence.
+    """
+    ways = (
+        fill_exactly(sizes, max_length, np.random.default_rng(0)),
+        best_fit(sizes, max_length, np.arange(len(sizes))[::-1]),
+    )
+    return min(ways, key=lambda which: int(which.max(initial=-1)))
+
+
+def fill_exactly(sizes: Ids, max_length: int, rng: np.random.Generator) -> Ids:
+    """Return which sequence each row is put into, int64 [N], filling one after the other.
+
+    A sequence is opened by the longest row that is left, and goes on with rows that are drawn, short
+    or long, so that short ones are left for the last sequences as well. Its end is one row or two of
+    exactly the room that is left, or else the longest that fits.
+
+    Args:
+        sizes: int64 [N], lengths in ascending order, each from 1 to `max_length`.
+        max_length: the places in a sequence.
+        rng: what rows are drawn with.
+
+    >>> fill_exactly(np.array([2, 3, 4, 5, 6]), 10, np.random.default_rng(0)).tolist()
+    [1, 1, 0, 1, 0]
+    """
+    stock = _Stock(sizes, max_length)
+    drawn = iter(sizes[rng.permutation(len(sizes))].tolist())
+    which, n_sequences = [0] * len(sizes), 0
+    while length := stock.longest:
+        room = max_length
+        while length:
+            which[stock.take(length)] = n_sequences
+            room -= length
+            length = stock.choose(room, drawn)
+        n_sequences += 1
+    return np.array(which, dtype=np.int64)
+
+
+class _Stock:
+    """Rows that are not yet in a sequence, by their lengths.
+
+    Args:
+        sizes: int64 [N], lengths in ascending order.
+        max_length: the most that a length may be.
+    """
+
+    def __init__(self, sizes: Ids, max_length: int) -> None:
+        counts = np.bincount(sizes, minlength=max_length + 1)
+        self._counts: list[int] = counts.tolist()
+        self._starts: list[int] = (np.cumsum(counts) - counts).tolist()
+        self._most = max_length
+        self._there = sum(1 << length for length in np.flatnonzero(counts).tolist())
+        self._mirrored = sum(1 << max_length - n for n in np.flatnonzero(counts).tolist())
+
+    @property
+    def longest(self) -> int:
+        """The length of the longest row, 0 where there is none."""
+        return max(0, self._there.bit_length() - 1)
+
+    def take(self, length: int) -> int:
+        """Return the place of a row of that length, which is taken away."""
+        self._counts[length] -= 1
+        if not self._counts[length]:
+            self._there ^= 1 << length
+            self._mirrored ^= 1 << self._most - length
+        return self._starts[length] + self._counts[length]
+
+    def choose(self, room: int, drawn: Iterator[int]) -> int:
+        """Return the length of a row to go on with, 0 where none fits; see `fill_exactly`."""
+        if room == 0 or self._there >> room & 1:
+            return room
+        if pair := self._half_of(room):
+            return pair
+        if room > 2 * self.longest:
+            return next((length for length in drawn if self._counts[length]), self.longest)
+        return max(0, (self._there & (2 << room) - 1).bit_length() - 1)
+
+    def _half_of(self, room: int) -> int:
+        """Return the longer of two lengths that fill the room together, 0 where there are none."""
+        pairs = self._there & self._mirrored >> self._most - room
+        if room % 2 == 0 and self._counts[room // 2] == 1:
+            pairs &= ~(1 << room // 2)
+        return max(0, pairs.bit_length() - 1)
 
 
 def best_fit(lengths: Ids, max_length: int, order: Order) -> Ids:
@@ -225,10 +321,6 @@ def best_fit(lengths: Ids, max_length: int, order: Order) -> Ids:
     found = np.empty(len(which), dtype=np.int64)
     found[order] = which
     return found
-
-
-def _longest_first(sizes: NDArray[np.int64] | NDArray[np.float64]) -> Order:
-    return np.argsort(-sizes, kind="stable")
 
 
 def _spread_over(which: Ids, n_sequences: int) -> Ids:

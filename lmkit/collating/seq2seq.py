@@ -240,4 +240,7 @@ def _cut(
 
 
 def _spans(segments: Sequence[Segment]) -> list[Span]:
-    return [Span(segment.text, segment.trusted, segment.learn) for segment in segments]
+    return [
+        Span(segment.text, segment.trusted, segment.learn and not segment.quoted)
+        for segment in segments
+    ]

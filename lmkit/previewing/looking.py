@@ -10,8 +10,9 @@ import attrs
 import numpy as np
 
 import lmkit
+from lmkit.collating import Stream
 from lmkit.collating.causal import CausalCollator
-from lmkit.encoding import Encoded, Whole
+from lmkit.encoding import Encoded, Ids, Whole
 from lmkit.errors import LmkitError, RecordError
 from lmkit.family import Family
 from lmkit.formatting import Record, training_texts
@@ -20,10 +21,11 @@ from lmkit.previewing.checks import Seen, Setting, checks
 from lmkit.previewing.checks.repeats import Repeats, rows_in_eval
 from lmkit.previewing.measuring import BATCH, Measures
 from lmkit.previewing.models import reading
-from lmkit.previewing.pairing import encoded_pairs, known_pairs
+from lmkit.previewing.pairing import Records, encoded_pairs, known_pairs
 from lmkit.previewing.spelling import spelled
-from lmkit.reading import read_for
-from lmkit.records import STOP, BadRows, Data, name_of, where_of
+from lmkit.records import STOP, BadRows, Data, OnBadRow, name_of, where_of
+from lmkit.rendering import at_time, now
+from lmkit.sources import Source
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 
@@ -77,30 +79,31 @@ def preview(
     bad = BadRows(on_bad_row)
     read = reading(model, tokenizer, [task])
     (fitted,) = read.tasks
-    records = read_for(task, data, on_bad_row=bad)[:limit]
-    measured = () if eval_data is None else read_for(task, eval_data, on_bad_row=_not_told)
-    found = look(
-        fitted,
-        records,
-        read.tokenizer,
-        eval_records=measured,
-        rows=rows,
-        choose=choose,
-        bad=bad,
-        on_progress=on_progress,
-        data=name_of(data),
-        model=read.name,
-    )
+    records = _records(task, data, bad, limit)
+    measured = () if eval_data is None else _records(task, eval_data, _not_told)
+    with at_time(now()):  # a template that prints the time prints one
+        found = look(
+            fitted,
+            records,
+            read.tokenizer,
+            measured=_rows_of(fitted, measured, read.tokenizer),
+            rows=rows,
+            choose=choose,
+            bad=bad,
+            on_progress=on_progress,
+            data=name_of(data),
+            model=read.name,
+        )
     return attrs.evolve(found, findings=ordered([*found.findings, *shortened_rows(task, fitted)]))
 
 
 def look(
     task: Task,
-    records: Sequence[Record],
+    records: Sequence[Record] | Records,
     tokenizer: Tokenizer,
     *,
-    encoded: Sequence[Encoded] | None = None,
-    eval_records: Sequence[Record] = (),
+    encoded: tuple[Sequence[Encoded], Ids] | None = None,
+    measured: Iterable[tuple[str, Encoded]] = (),
     rows: int = ROWS,
     choose: Iterable[int] = (),
     bad: BadRows | None = None,
@@ -115,8 +118,9 @@ def look(
         task: the task.
         records: as the task's transforms leave them.
         tokenizer: the model's, ready for training.
-        encoded: the records' rows, where they are encoded already.
-        eval_records: the records that are measured on.
+        encoded: the records' rows, where they are encoded already, and for each the position of its
+            record; see `known_pairs`.
+        measured: the rows that are measured on, each with its record's place.
         rows: as for `preview`.
         choose: as for `preview`.
         bad: what gathers the records that do not fit, and did so where they were read.
@@ -126,11 +130,11 @@ def look(
         model: what the model is called.
     """
     bad = bad or BadRows()
-    n_records = len(records) + len(bad.errors)
     if encoded is None:
         pairs = encoded_pairs(task, records, tokenizer, bad)
     else:
-        pairs = known_pairs(task, records, encoded, tokenizer)
+        assert not isinstance(records, Records)
+        pairs = known_pairs(task, records, *encoded)
     survey = Survey(Setting(task, tokenizer, stride))
     for done, pair in enumerate(pairs, start=1):
         survey.see(*pair)
@@ -138,6 +142,7 @@ def look(
             on_progress(done, len(records))
     bad.end()
     survey.end()
+    n_records = records.n_read if isinstance(records, Records) else len(records)
     if not len(survey.measures):
         raise RecordError(data, "no record became a row")
     totals = survey.measures.totals(
@@ -148,8 +153,7 @@ def look(
     )
     findings = survey.findings(records)
     findings += rows_dropped(bad.errors, n_records)
-    if eval_records:
-        findings += survey.leaked(_rows_of(task, eval_records, tokenizer))
+    findings += survey.leaked(measured)
     findings += padding(totals, task)
     shown = [
         shown_row(survey, records, place, why, data=data)
@@ -233,7 +237,7 @@ class Survey:
             for window in self.windows:
                 self.measures.add(window, 0)
 
-    def findings(self, records: Sequence[Record]) -> list[Finding]:
+    def findings(self, records: Sequence[Record] | Records) -> list[Finding]:
         """Return what the checks found, each with an example's place."""
         found = []
         for check in self._checks:
@@ -275,7 +279,7 @@ class Survey:
 
 
 def shown_row(
-    survey: Survey, records: Sequence[Record], place: int, why: str, *, data: str
+    survey: Survey, records: Sequence[Record] | Records, place: int, why: str, *, data: str
 ) -> Shown:
     """Return one row token by token."""
     task, tokenizer = survey.setting.task, survey.setting.tokenizer
@@ -341,8 +345,13 @@ def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level)))
 
 
+def _records(task: Task, data: Data, on_bad_row: OnBadRow, limit: int | None = None) -> Records:
+    source = Source.open(data, whole=isinstance(task.collator, Stream))
+    return Records(task, source, on_bad_row, limit)
+
+
 def _rows_of(
-    task: Task, records: Sequence[Record], tokenizer: Tokenizer
+    task: Task, records: Iterable[Record], tokenizer: Tokenizer
 ) -> Iterator[tuple[str, Encoded]]:
     """Yield the rows of records that are measured on; unfit ones are not looked at."""
     for index, record, rows in encoded_pairs(task, records, tokenizer, _not_told):

@@ -25,12 +25,7 @@
     return "U+" + character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
   }
 
-  function name(character) {
-    const number = character.codePointAt(0);
-    if (names[character]) return names[character];
-    if (number < 0x20) return String.fromCodePoint(0x2400 + number);
-    return number === 0x7f ? "\u2421" : code(character);
-  }
+  const name = (character) => names[character] || code(character);
 
   function write(into, text) {
     let plain = 0;
@@ -247,13 +242,11 @@
     count();
     hide();
   });
-  window.addEventListener("hashchange", () => {
-    const target = document.getElementById(location.hash.slice(1));
-    if (target?.hidden) {
-      search.value = "";
-      filter(find('#filters button[data-why=""]'));
-      target.scrollIntoView();
-    }
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest('a[href^="#row-"]');
+    if (!link || !find(link.hash).hidden) return;
+    search.value = "";
+    filter(find('#filters button[data-why=""]'));
   });
 
   each(".tools, .scripted", (part) => { part.hidden = false; });

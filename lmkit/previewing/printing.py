@@ -42,6 +42,32 @@ def print_preview(preview: Preview, console: Console) -> None:
     console.print(findings(preview.findings))
 
 
+def print_first(preview: Preview, console: Console) -> None:
+    """Print the first row, and a line for each finding."""
+    coloured = console.color_system is not None and not console.no_color
+    hides = preview.family == "masked"
+    for shown in preview.shown[:1]:
+        console.print(row(shown, coloured=coloured, hides=hides))
+        console.print(legend(coloured=coloured, hides=hides), style="dim")
+    for line in totals(preview.totals, hides=hides)[:1]:
+        console.print(line)
+    for finding in preview.findings:
+        console.print(short(finding))
+
+
+def short(finding: Finding) -> Text:
+    """Return a finding on one line."""
+    from rich.text import Text
+
+    text = Text()
+    text.append(finding.level, LEVEL_STYLES[finding.level])
+    text.append(f" {finding.name}", "bold")
+    count = f" ({finding.count:,} of {finding.of:,})" if finding.of else ""
+    place = f", such as {finding.where}" if finding.where else ""
+    text.append(f"{count}: {finding.text}{place}")
+    return text
+
+
 def legend(*, coloured: bool, hides: bool) -> Text:
     """Return what the colours, or the marks, mean."""
     from rich.text import Text
@@ -85,7 +111,8 @@ def row(shown: Shown, *, coloured: bool, hides: bool = False, whole: bool = Fals
     if shown.target:
         text.append("\n→ ", "bold")
         text.append_text(tokens(shown.target, coloured=coloured, whole=whole))
-    text.rstrip()
+    if text.plain.endswith("\n"):
+        text.right_crop(1)
     return text
 
 
@@ -132,7 +159,7 @@ def visible(text: str) -> str:
     r"""Return a text with line ends marked, and what no one sees, or a terminal would obey, named.
 
     >>> visible("a\nb\u200d\x1b[0m")
-    'a↵\nb‹ZWJ›‹␛›[0m'
+    'a↵\nb‹ZWJ›‹ESC›[0m'
     """
     return "".join(
         piece if not name else _SPACES.get(piece, f"‹{name}›") for piece, name in parts(text)

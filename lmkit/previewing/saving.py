@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,25 @@ def from_json(data: Mapping[str, Any]) -> Preview:
         raise SerialError(f"this is no preview: {error}") from error
 
 
-def save(preview: Preview, file: Path) -> None:
-    """Write a preview into a file."""
-    write_atomically(file, dump(as_json(preview)))
+def document(previews: Sequence[Preview]) -> Any:
+    """Return a task's preview as JSON; of a mixture's tasks a list."""
+    found = [as_json(preview) for preview in previews]
+    return found if len(found) > 1 else found[0]
 
 
-def read(file: Path) -> Preview:
-    """Return the preview in a file.
+def save(previews: Sequence[Preview], file: Path) -> None:
+    """Write a task's preview, or those of a mixture's tasks, into a file."""
+    write_atomically(file, dump(document(previews)))
+
+
+def read(file: Path) -> list[Preview]:
+    """Return the previews in a file.
 
     Raises:
         SerialError: there is none in it.
     """
     try:
-        return from_json(json.loads(file.read_text("utf-8")))
-    except (OSError, ValueError) as error:
+        data = json.loads(file.read_text("utf-8"))
+        return [from_json(one) for one in (data if isinstance(data, list) else [data])]
+    except (OSError, json.JSONDecodeError) as error:
         raise SerialError(f"'{file}' is no preview: {error}") from error

@@ -11,10 +11,46 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
+_CONTROLS = [
+    "NUL",
+    "SOH",
+    "STX",
+    "ETX",
+    "EOT",
+    "ENQ",
+    "ACK",
+    "BEL",
+    "BS",
+    "HT",
+    "LF",
+    "VT",
+    "FF",
+    "CR",
+    "SO",
+    "SI",
+    "DLE",
+    "DC1",
+    "DC2",
+    "DC3",
+    "DC4",
+    "NAK",
+    "SYN",
+    "ETB",
+    "CAN",
+    "EM",
+    "SUB",
+    "ESC",
+    "FS",
+    "GS",
+    "RS",
+    "US",
+]
+
 NAMES = {
+    **{chr(code): name for code, name in enumerate(_CONTROLS)},
     "\n": "↵",
-    "\r": "␍",
     "\t": "⇥",
+    "\x7f": "DEL",
     "\u00a0": "NBSP",
     "\u00ad": "SHY",
     "\u034f": "CGJ",
@@ -73,7 +109,5 @@ def parts(text: str) -> Iterator[tuple[str, str]]:
 def _name(character: str) -> str:
     if character in NAMES:
         return NAMES[character]
-    code = ord(character)
-    if code < 0x20 or code == 0x7F:
-        return chr(0x2421 if code == 0x7F else 0x2400 + code)
-    return f"U+{code:04X}" if unicodedata.category(character) in _UNSEEN else ""
+    unseen = unicodedata.category(character) in _UNSEEN
+    return f"U+{ord(character):04X}" if unseen else ""

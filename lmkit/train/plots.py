@@ -82,7 +82,7 @@ def draw(lines: Sequence[Line], *, name: str, logarithmic: bool = False) -> str:
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.spines["bottom"].set_color(_FAINT)
-        axes.tick_params(length=0, pad=4)
+        axes.tick_params(which="both", length=0, pad=4)
         drawn = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)

@@ -84,6 +84,7 @@ def page(folder: Path) -> str:
             "by_level": by_level,
             "duration": _duration,
             "figure": _figure,
+            "part": _part,
             "moment": lambda text: text.replace("T", " "),
             "text": _text,
             "words": _words,
@@ -127,6 +128,7 @@ def _state(about: Mapping[str, Any]) -> dict[str, Any]:
         "running": bool(sessions) and "ended" not in last,
         "step": last.get("step"),
         "steps": last.get("steps"),
+        "kept": last.get("kept") if about.get("finished") else None,
         "started": about.get("started", ""),
         "ended": last.get("ended", ""),
         "seconds": seconds if ended else None,
@@ -200,15 +202,24 @@ def _table(steps: Steps, tasks: Sequence[str]) -> dict[str, Any]:
         columns |= {f"eval_{task}_loss": ("column-task-eval", task) for task in tasks}
     columns = {key: column for key, column in columns.items() if curve(steps, key)}
     rows = [
-        (step, [figures.get(key) for key in columns])
+        (step, {key: figures.get(key) for key in columns})
         for step, figures in steps.items()
         if any(key in figures for key in columns)
     ]
-    every = math.ceil(len(rows) / MOST_ROWS) or 1
-    shown = rows[::every]
-    if rows and shown[-1] is not rows[-1]:
-        shown.append(rows[-1])
-    return {"columns": list(columns.values()), "rows": shown, "of": len(rows)}
+    return {"columns": list(columns.values()), "rows": _thinned(rows), "of": len(rows)}
+
+
+def _thinned(rows: Sequence[Any]) -> list[Any]:
+    """Return rows, of many some from the first to the last; evaluations do not give way to others."""
+    evaluated = [row for row in rows if row[1].get("eval_loss") is not None]
+    others = [row for row in rows if row[1].get("eval_loss") is None]
+    chosen = [
+        row
+        for some in (evaluated, others)
+        for at, row in enumerate(some)
+        if at % math.ceil(len(some) / MOST_ROWS) == 0 or at == len(some) - 1
+    ]
+    return sorted(chosen, key=lambda row: row[0])
 
 
 def _samples(folder: Path) -> list[dict[str, Any]]:
@@ -267,6 +278,16 @@ def _duration(seconds: float) -> str:
 def _text(content: Any) -> str:
     """Return an answer as text: of what is no text, its JSON."""
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    """Return a task's part as it is written in Python, without what is nothing.
+
+    >>> _part({"type": "CausalCollator", "max_length": 256, "pack": False})
+    'CausalCollator(max_length=256)'
+    """
+    options = (f"{name}={one!r}" for name, one in part.items() if name != "type" and one)
+    return f"{part['type']}({', '.join(options)})"
 
 
 def _words(command: str) -> list[str]:

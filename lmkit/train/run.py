@@ -23,6 +23,7 @@ from lmkit.errors import LmkitError, OutputExists
 from lmkit.files import write_atomically
 from lmkit.jsonform import dump, from_json, to_json
 from lmkit.mixing import Mixture, tasks_of
+from lmkit.previewing.saving import PREVIEW_FILE, save
 from lmkit.records import STOP, Data
 from lmkit.registry import get_task
 from lmkit.rendering import at_time, now
@@ -43,6 +44,7 @@ from lmkit.train.folder import (
     recorded_task,
     save_model,
 )
+from lmkit.train.inspecting import check_findings, inspected, show
 from lmkit.train.lengths import fitted
 from lmkit.train.lessons import (
     Lesson,
@@ -74,6 +76,7 @@ def train(
     pad: str | None = None,
     adapter: Adapter | str | None = None,
     resume: bool = False,
+    ignore_findings: bool = False,
     on_bad_row: str = STOP,
     cache: bool | str | Path = True,
     explain_cache: bool = False,
@@ -102,6 +105,8 @@ def train(
             whose own weights stay as they are and are not written again.
         resume: continue from the output's last checkpoint, as if there had been no interruption;
             a run that has finished is returned as it is.
+        ignore_findings: train also on data in which something is wrong; see `preview`. What was
+            found is kept in the run, as `preview.json`.
         on_bad_row: what a row does that cannot be read or does not fit the task: `stop` gathers up
             to ten and raises them; `skip` leaves them out, with a warning, and lists them in the
             run, as `skipped.jsonl`.
@@ -116,6 +121,7 @@ def train(
         UnknownOption: an argument that TrainingArguments does not have; near names are listed.
         OutputExists: the output is there and `resume` was not asked for.
         RecordError: the data does not fit the task.
+        FindingsError: the data would teach something wrong, such as never to stop.
         ModelError: the model cannot be loaded, does not take the adapter, or the run to resume is
             another one.
         MissingExtra: an adapter is asked for, and peft is not installed.
@@ -132,6 +138,7 @@ def train(
         pad=pad,
         adapter=adapter,
         resume=resume or None,
+        ignore_findings=ignore_findings or None,
         on_bad_row=None if on_bad_row == STOP else on_bad_row,
         num_proc=None if num_proc == 1 else num_proc,
         **arguments,
@@ -193,11 +200,17 @@ def train(
         check_same(folder, what, about)
         if read_about(folder).get("finished"):
             return Run(folder, what, read_about(folder)["metrics"])
+    with at_time(started):
+        previews = inspected(lessons, ready, model=loaded.name)
+    show(previews)
+    if not ignore_findings:
+        check_findings(previews)
     caches = getattr(loaded.model.config, "use_cache", True)  # a pair's config does not say
     trainer = _trainer(what, loaded.model, ready, folder, options, lessons)
     if sample:
         trainer.add_callback(_sampler(loaded.model, ready, folder, lessons, sample, seed))
     folder.mkdir(parents=True, exist_ok=True)
+    save(previews, folder / PREVIEW_FILE)
     write_atomically(folder / TASK_FILE, dump(recorded_task(what)))
     about |= {"settings": settings(trainer.args, options), "machine": machine(trainer.args.device)}
     with session(folder, about, trainer, typed):

@@ -33,6 +33,7 @@ DECISIVE = (
     "lr_scheduler_type",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
+    "train_sampling_strategy",
     "num_train_epochs",
     "max_steps",
     "optim",
@@ -120,7 +121,10 @@ def session(
     try:
         yield about
     finally:
-        own |= {"ended": now(), "step": trainer.state.global_step, "steps": trainer.state.max_steps}
+        state = trainer.state
+        own |= {"ended": now(), "step": state.global_step, "steps": state.max_steps}
+        if trainer.args.load_best_model_at_end and state.best_global_step:
+            own["kept"] = state.best_global_step
         write_atomically(folder / RUN_FILE, dump(about))
         write_or_warn(folder)
 

@@ -1,6 +1,6 @@
 """Encoding speed: lmkit's rows against TRL's dataset preparation, in turn, in one process.
 
-    python tests/benchmarks/encoding.py SHARED [--rounds 5] [--parallel] [--json]
+    python tests/benchmarks/encoding.py SHARED [--rounds 5] [--rows N] [--parallel] [--json]
 
 SHARED is the folder `shared`, with `data/{alpaca_en,chat_messages_en}.jsonl` and `tokenizers/`. Each
 round times one and then the other (A B A B ...) on the same records; medians and their ratio are
@@ -44,13 +44,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shared", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=int, help="so many of each file; all without")
     parser.add_argument("--parallel", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = str(options.parallel).lower()
     tokenizers = options.shared / "tokenizers"
-    alpaca = list(read(options.shared / "data" / "alpaca_en.jsonl"))
-    chat = list(read(options.shared / "data" / "chat_messages_en.jsonl"))
+    alpaca = list(read(options.shared / "data" / "alpaca_en.jsonl"))[: options.rows]
+    chat = list(read(options.shared / "data" / "chat_messages_en.jsonl"))[: options.rows]
     task = lk.get_task("alpaca").evolve(collator=lk.CausalCollator(max_length=LONG))
     talk = lk.get_task("chat").evolve(
         formatter=lk.Chat(template=MARKED), collator=lk.CausalCollator(max_length=LONG)

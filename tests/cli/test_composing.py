@@ -182,6 +182,26 @@ def test_rows_are_padded_to_a_length_of_the_users(lmkit, jsonl, tmp_path):
 
 
 @pytest.mark.slow
+def test_rows_are_packed_where_the_user_says_so(lmkit, jsonl, tmp_path):
+    done = lmkit(
+        *("train", "qa", "--model", MODEL, "--tokenizer", "char", "--data", jsonl(ROWS), *SHORT),
+        *("--output", tmp_path / "run", "--max-length", "48", "--pack"),
+    )
+
+    assert done.code == 0, done.err
+    assert lk.get_task(tmp_path / "run").collator == lk.CausalCollator(max_length=48, pack=True)
+
+
+def test_rows_of_a_masked_task_cannot_be_packed(lmkit, tmp_path):
+    done = lmkit(
+        *("train", "mlm", "--model", "m", "--data", "d", "--output", tmp_path / "run", "--pack")
+    )
+
+    assert done.code == 2
+    assert "--pack: the task 'mlm' makes its rows with a MaskedCollator" in done.err
+
+
+@pytest.mark.slow
 def test_a_tokenizer_of_characters_knows_those_of_the_task(lmkit, jsonl, tmp_path):
     """None of the data has a colon or the syllables of "질문"."""
     data = jsonl([{"prompt": "하나 둘", "completion": "셋"}] * 4)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lmkit as lk
-from lmkit.collating.packing import PackedRows, best_fit, packing_fill
+from lmkit.collating.packing import PackedRows, best_fit, fill_exactly, packing_fill
 from lmkit.encoding import IGNORE, Encoded
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
@@ -51,12 +51,50 @@ class TestBestFit:
         assert best_fit(lengths, 10, np.arange(4)).tolist() == [0, 1, 1, 0]
 
 
+class TestFillingExactly:
+    @given(LENGTHS, st.integers(0, 3))
+    def test_puts_each_row_into_a_sequence_that_holds_it(self, found, seed):
+        sizes = np.sort(found)
+        which = fill_exactly(sizes, 40, np.random.default_rng(seed))
+
+        assert np.bincount(which, weights=sizes).max() <= 40
+        assert sorted(set(which.tolist())) == list(range(which.max() + 1))
+
+    def test_finds_one_or_two_rows_for_the_room_that_is_left(self):
+        sizes = np.array([3, 4, 4, 6, 7, 9, 10, 17])
+        which = fill_exactly(sizes, 20, np.random.default_rng(0))
+
+        assert np.bincount(which, weights=sizes).tolist() == [20, 20, 20]
+
+    def test_does_not_take_one_row_twice(self):
+        sizes = np.array([5, 10])
+
+        assert fill_exactly(sizes, 20, np.random.default_rng(0)).tolist() == [0, 0]
+
+
 class TestTheFill:
+    def test_is_no_less_than_that_of_best_fit(self):
+        for seed in range(20):
+            sizes = np.sort(np.random.default_rng(seed).integers(5, 41, 50))
+            needed = best_fit(sizes, 40, longest_first(sizes)).max() + 1
+
+            assert packing_fill(sizes, 40) >= sizes.sum() / (needed * 40)
+
     def test_is_the_share_of_places_with_a_token(self):
         assert packing_fill([10, 5], 10) == 0.75
 
     def test_is_whole_where_there_is_nothing_to_pack(self):
         assert packing_fill([], 10) == 1.0
+
+    @pytest.mark.parametrize("data", ["alpaca_en", "chat_messages_en", "chat_messages_ko"])
+    def test_is_nearly_whole_on_real_rows(self, data, load_shared, shared_rows):
+        task = lk.get_task("alpaca" if data.startswith("alpaca") else "chat")
+        records = shared_rows(f"{data}.jsonl", 2_000)
+        rows = lk.encode(
+            task.evolve(collator=lk.CausalCollator(512)), records, load_shared("qwen2")
+        )
+
+        assert packing_fill([len(each) for each in rows], 512) >= 0.97
 
     @pytest.mark.parametrize("max_length", [512, 1024])
     def test_is_nearly_whole_for_many_rows_of_any_length(self, max_length):

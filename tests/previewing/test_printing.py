@@ -17,7 +17,7 @@ def shown(*texts):
 def test_what_a_terminal_would_obey_is_named(coloured):
     text = row(shown(STEERING), coloured=coloured).plain
 
-    assert "a‹␛›[2Jb‹RLO›c‹ZWJ›d‹␇›" in text
+    assert "a‹ESC›[2Jb‹RLO›c‹ZWJ›d‹BEL›" in text
 
 
 def test_an_excerpt_cannot_steer_a_terminal():
@@ -25,7 +25,7 @@ def test_an_excerpt_cannot_steer_a_terminal():
         name="empty-answer", level="note", text="t", remedy="r", count=1, of=2, excerpt=STEERING
     )
 
-    assert "such as a‹␛›[2Jb‹RLO›c‹ZWJ›d‹␇›\n" in findings([finding]).plain
+    assert "such as a‹ESC›[2Jb‹RLO›c‹ZWJ›d‹BEL›\n" in findings([finding]).plain
 
 
 def test_korean_and_line_ends_are_seen_as_they_are():

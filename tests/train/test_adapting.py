@@ -91,6 +91,8 @@ class TestTheFolder:
             "chat_template.jinja",
             "generation_config.json",
             "metrics.jsonl",
+            "preview.json",
+            "report.html",
             "run.json",
             "task.json",
             "tokenizer.json",

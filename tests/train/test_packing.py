@@ -11,7 +11,7 @@ import lmkit as lk
 from lmkit.collating import text_batch
 from lmkit.collating.packing import PackedRows, packed, packed_batch
 from lmkit.encoding import IGNORE, Encoded
-from lmkit.errors import ModelError, TaskError
+from lmkit.errors import ModelError
 from lmkit.family import Family
 from lmkit.train import progress
 from lmkit.train.batches import as_tensors
@@ -265,10 +265,3 @@ class TestARun:
         task = PACKED.evolve(loss=lk.keytoken_weighted(["수"]))
 
         assert fit(tmp_path / "run", task=task).metrics["train_loss"] > 0
-
-
-def test_a_mixture_of_packed_and_padded_rows_is_refused():
-    padded = PACKED.evolve(name="padded", collator=lk.CausalCollator(max_length=64))
-
-    with pytest.raises(TaskError, match="one packs its rows and the other does not"):
-        lk.mix({PACKED: 1, padded: 1})

@@ -140,6 +140,35 @@ class TestAReport:
             write(tmp_path)
 
 
+class TestAReportOfManySteps:
+    def test_its_table_is_short_and_keeps_the_evaluations_and_the_last(self, folder):
+        lines = [{"step": step, "loss": 2.0} for step in range(1, 1001)]
+        lines += [{"step": step, "eval_loss": 1.0} for step in range(333, 1000, 333)]
+        (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
+
+        page = write(folder).read_text("utf-8")
+        steps = re.findall(r'<th scope="row">([\d,]+)</th>', page)
+
+        assert len(steps) <= 2 * report.MOST_ROWS
+        assert {"1", "333", "666", "999", "1,000"} <= set(steps)
+        assert "of 1,000 steps; all are in metrics.jsonl" in said(page)
+
+    def test_one_that_keeps_the_best_model_says_which_it_is(self, fit, tmp_path):
+        run = fit(
+            tmp_path / "run",
+            eval_data=ROWS[:3],
+            load_best_model_at_end=True,
+            eval_strategy="steps",
+            save_strategy="steps",
+            eval_steps=1,
+            save_steps=1,
+        )
+
+        text = said((run.path / "report.html").read_text("utf-8"))
+
+        assert re.search(r"The model that was kept is that of step [12], where", text)
+
+
 class TestSamples:
     def test_without_them_it_says_how_to_get_them(self, page):
         assert "--sample 3" in said(page)
@@ -180,6 +209,16 @@ class TestTheData:
         assert "two rows are the same" in text
         assert "drop one of them" in text
         assert "train.jsonl:4" in text
+
+    def test_a_mixture_has_that_of_each_task_and_no_id_twice(self, folder):
+        other = {**PREVIEW, "task": "다른 작업"}
+        (folder / "preview.json").write_text(json.dumps([PREVIEW, other]), "utf-8")
+
+        page = write(folder).read_text("utf-8")
+        ids = re.findall(r' id="([^"]*)"', page)
+
+        assert "Data: 다른 작업" in said(page)
+        assert len(ids) == len(set(ids))
 
     def test_the_first_row_shows_what_is_learned(self, folder):
         (folder / "preview.json").write_text(json.dumps(PREVIEW), "utf-8")

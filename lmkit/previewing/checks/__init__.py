@@ -31,7 +31,7 @@ MOST_CELLS = 72  # of an excerpt
 _TAIL = 16  # tokens of a row's end, or its beginning, that an excerpt has
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Setting:
     """What rows are checked for.
 
@@ -45,7 +45,7 @@ class Setting:
     tokenizer: Tokenizer
     stride: int = 1
 
-    @property
+    @cached_property
     def streams(self) -> bool:
         """Whether all records are one text."""
         return isinstance(self.task.collator, Stream)

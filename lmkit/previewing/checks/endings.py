@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from lmkit.encoding import Ids
 from lmkit.family import Family
 from lmkit.previewing.checks import Check, Seen, Setting, Tally, always, last_run
 from lmkit.tokenizing import Tokenizer
@@ -21,16 +18,16 @@ def eos_never_learned(setting: Setting) -> Check | None:
         text="the answer ends without a token that stops it, so the model learns to write on",
         remedy="let the formatter end the answer with the EOS; in a chat template, put the token that "
         "ends a turn inside {% generation %} ... {% endgeneration %}",
-        applies=lambda seen: (
-            len(seen.learned) > 0 and not _ends(last_run(seen.row.labels), tokenizer)
-        ),
+        applies=lambda seen: len(seen.learned) > 0 and not _ends(seen, tokenizer),
         excerpt=lambda seen: setting.ending(seen.learned),
     )
 
 
-def _ends(answer: Ids, tokenizer: Tokenizer) -> bool:
-    """Say whether an answer's last token that is no white space stops a text."""
-    for token in reversed(answer.tolist()):
+def _ends(seen: Seen, tokenizer: Tokenizer) -> bool:
+    """Say whether the last answer's last token that is no white space stops a text."""
+    if seen.learned[-1] == tokenizer.eos_id:
+        return True
+    for token in reversed(last_run(seen.row.labels).tolist()):
         if tokenizer.ends_turn(token):
             return True
         if tokenizer.decode([token]).strip():
@@ -48,7 +45,7 @@ def double_bos(setting: Setting) -> Check | None:
 
     def twice(seen: Seen) -> bool:
         ids = seen.row.input_ids
-        return len(ids) > 1 and ids[0] == ids[1] and bool(np.isin(ids[0], starts))
+        return len(ids) > 1 and ids[0] == ids[1] and int(ids[0]) in starts
 
     return Tally(
         name="double-bos",

@@ -39,9 +39,12 @@ def answer_cut(setting: Setting) -> Check | None:
     """Return the check for rows that lose a part of what would be learned."""
     if setting.streams or setting.task.family is Family.MASKED:
         return None
+    asked = bool(
+        setting.task.prompt_columns
+    )  # otherwise all is text to go on with, wherever it is cut
     return Tally(
         name="answer-cut",
-        level=above(MOST_CUT, "error", "warning"),
+        level=above(MOST_CUT, "error", "warning") if asked else always("warning"),
         text="part of the answer does not fit into the row and is left out",
         remedy=f"{setting.longer}, or shorten or split the records",
         applies=lambda seen: seen.row.n_cut_learned > 0,

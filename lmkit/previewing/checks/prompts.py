@@ -9,6 +9,8 @@ from lmkit.family import Family
 from lmkit.formatting import training_texts
 from lmkit.previewing.checks import Check, Seen, Setting, Tally, always
 
+_AROUND = 4  # tokens on each side of where a prompt and a row part
+
 
 def prompt_not_a_prefix(setting: Setting) -> Check | None:
     """Return the check for rows that begin otherwise than their record's prompt.
@@ -29,8 +31,11 @@ def prompt_not_a_prefix(setting: Setting) -> Check | None:
             return str(seen.prompt)
         ids = _uncut(seen)
         at = _parting(seen.prompt, ids, seen) or 0
-        first = max(0, at - 4)
-        asked, trained = (setting.excerpt(part[first : at + 4]) for part in (seen.prompt, ids))
+        here = slice(max(0, at - _AROUND), at + _AROUND)
+        asked, trained = (
+            setting.tokenizer.decode(part[here].tolist(), skip_control=False)
+            for part in (seen.prompt, ids)
+        )
         return f"token {at}: asked {asked!r}, trained {trained!r}"
 
     return Tally(
@@ -79,8 +84,12 @@ def prompt_too_long(setting: Setting) -> Check | None:
         text=f"the prompt alone has {most} tokens or more, of which a row loses some and an answer at "
         "inference none",
         remedy=f"{setting.longer}, or shorten the records",
-        applies=lambda seen: isinstance(seen.prompt, np.ndarray) and len(seen.prompt) >= most,
-        excerpt=lambda seen: f"{len(seen.prompt or ()):,} tokens",
+        applies=lambda seen: _length(seen) >= most,
+        excerpt=lambda seen: f"{_length(seen):,} tokens",
         of_records=True,
         stride=setting.stride,
     )
+
+
+def _length(seen: Seen) -> int:
+    return len(seen.prompt) if isinstance(seen.prompt, np.ndarray) else 0
