@@ -133,7 +133,9 @@ class Escape:
             return [Segment(text, learn, trusted=True)]
         pattern = f"([{''.join(self._meant)}])"
         return [
-            Segment(self._meant.get(part, part), learn, trusted=part not in self._meant)
+            Segment(self._meant[part], learn, quoted=True)
+            if part in self._meant
+            else Segment(part, learn, trusted=True)
             for part in re.split(pattern, text)
             if part
         ]

@@ -64,12 +64,15 @@ class Segment:
         learn: whether the loss sees it.
         trusted: whether control tokens in it act as such; text from a record is not trusted.
         cut: what of it goes where the row is too long; None leaves it to the collator.
+        quoted: whether somebody typed it, so that marks such as `<think>` are plain text in it even
+            where it is learned.
     """
 
     text: str
     learn: bool = False
     trusted: bool = False
     cut: Cut | None = None
+    quoted: bool = False
 
 
 @runtime_checkable

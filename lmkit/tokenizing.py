@@ -86,12 +86,12 @@ class Span:
     Attributes:
         text: the piece itself.
         trusted: whether control tokens and marks act in it.
-        learned: whether a model learns to write it, so that marks act in it, trusted or not.
+        marked: whether marks act in it, trusted or not, as in what a model learns to write.
     """
 
     text: str
     trusted: bool = False
-    learned: bool = False
+    marked: bool = False
 
 
 @attrs.frozen
@@ -339,7 +339,7 @@ class Tokenizer:
         """Return the ids of the spans' joined text.
 
         The text is encoded as one, so that tokens may cross from span to span; only control tokens
-        that lie wholly in trusted text, and marks in trusted or learned text, are cut out first and
+        that lie wholly in trusted text, and marks in text that is trusted or marked, are cut out first and
         become their own ids.
 
         Args:
@@ -511,7 +511,7 @@ class Tokenizer:
         for run in _runs(spans):
             position = 0
             pattern = self._steering_pattern if run.trusted else None
-            if run.learned and not run.trusted:
+            if run.marked and not run.trusted:
                 pattern = self._mark_pattern
             if pattern is not None:
                 for match in pattern.finditer(run.text):
@@ -653,10 +653,10 @@ def _any_of(tokens: Iterable[ControlToken]) -> re.Pattern[str] | None:
 
 def _runs(spans: Sequence[Span]) -> Iterable[Span]:
     """Yield the joined text of neighbours in which the same tokens act."""
-    for (trusted, learned), run in itertools.groupby(
-        (span for span in spans if span.text), key=lambda span: (span.trusted, span.learned)
+    for (trusted, marked), run in itertools.groupby(
+        (span for span in spans if span.text), key=lambda span: (span.trusted, span.marked)
     ):
-        yield Span("".join(span.text for span in run), trusted, learned)
+        yield Span("".join(span.text for span in run), trusted, marked)
 
 
 def _join_plain(parts: Iterable[str | ControlToken]) -> list[str | ControlToken]:

@@ -243,13 +243,35 @@ class TestMarks:
         think = added.token_to_id("<think>")
 
         assert added.encode("<think>", trusted=True) == [think]
-        assert added.encode_spans([Span("<think>", learned=True)], opens=True) == [think]
+        assert added.encode_spans([Span("<think>", marked=True)], opens=True) == [think]
 
     def test_are_plain_text_where_a_user_types_them(self):
         added = kind("bpe with added tokens")
 
         assert added.acting(added.tokenizer.encode("a <think> b <|tool|>")) == []
         assert added.tokenizer.decode(added.tokenizer.encode("a <think> b")) == "a <think> b"
+
+    @pytest.mark.parametrize("learn", ["assistant", "last", "all"])
+    def test_are_plain_text_in_a_question_and_act_in_an_answer(self, learn):
+        added = kind("bpe with added tokens")
+        chat = task(lk.Chat(template="chatml", learn=learn))
+        messages = [
+            {"role": "user", "content": "Say <think>."},
+            {"role": "assistant", "content": "<think>yes"},
+        ]
+        row = encode(chat, [{"messages": messages}], added.tokenizer)[0]
+
+        assert added.acting(row.input_ids) == [
+            *("<|im_start|>", "<|im_end|>", "<|im_start|>", "<think>", "<|im_end|>")
+        ]
+        assert "user\nSay <think>." in added.tokenizer.decode(row.input_ids)
+
+    def test_act_in_a_target_and_not_in_a_context(self):
+        added = kind("bpe with added tokens")
+        both = task(lk.context("{q}") + lk.target("{a}"))
+        row = encode(both, [{"q": "<think>", "a": "<think>"}], added.tokenizer)[0]
+
+        assert added.acting(row.input_ids) == ["<s>", "<think>", "</s>"]
 
     def test_are_part_of_the_text_unlike_control_tokens(self):
         added = kind("bpe with added tokens").tokenizer
