@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import attrs
 import numpy as np
@@ -62,6 +62,39 @@ class Encoded:
     def n_learned(self) -> int:
         """The number of tokens that the loss sees; a causal row's first has nothing before it."""
         return int((self.labels[1 if self.family.shifts else 0 :] != IGNORE).sum())
+
+
+@runtime_checkable
+class StoredRows(Protocol):
+    """Rows that are not all in memory, and know what else would have to be read from each."""
+
+    @property
+    def lengths(self) -> Ids:
+        """Every row's length in tokens, as `lengths_of` has it."""
+
+    def learnable(self) -> Sequence[Encoded]:
+        """Return the rows in which something is learned."""
+
+
+def lengths_of(rows: Sequence[Encoded]) -> Ids:
+    """Return each row's length in tokens, of a seq2seq row its source's and its target's together.
+
+    Args:
+        rows: N rows.
+    Returns:
+        int64 [N].
+    """
+    if isinstance(rows, StoredRows):
+        return rows.lengths
+    found = [len(row) + len(row.labels) * (row.family is Family.SEQ2SEQ) for row in rows]
+    return np.array(found, dtype=np.int64)
+
+
+def learnable(rows: Sequence[Encoded]) -> Sequence[Encoded]:
+    """Return the rows in which something is learned."""
+    if isinstance(rows, StoredRows):
+        return rows.learnable()
+    return [row for row in rows if row.n_learned]
 
 
 @attrs.frozen(eq=False)
@@ -272,22 +305,32 @@ def encode_rows(
         tell.end()
 
 
-def each(records: Iterable[Record], make: Callable[[Record], Made]) -> Iterator[Made]:
+def each(
+    records: Iterable[Record],
+    make: Callable[[Record], Made],
+    *,
+    on_bad_row: Callable[[RecordError], None] | None = None,
+) -> Iterator[Made]:
     """Yield what is made of each record; errors name the record, and up to ten are raised together.
 
+    Args:
+        records: the records.
+        make: what is made of one.
+        on_bad_row: as for `encode_rows`.
     Raises:
         RecordError: a record is unfit.
         RecordErrors: several are; nothing is yielded behind the first.
         TemplateError: the chat template refuses one.
     """
-    tell = Gathered()
+    tell = on_bad_row or Gathered()
     for index, record in enumerate(records):
         made = _attempted(make, record, where_of(record, index))
         if isinstance(made, RecordError):
             tell(made)
-        elif not tell.errors:
+        elif not (isinstance(tell, Gathered) and tell.errors):
             yield made
-    tell.end()
+    if isinstance(tell, Gathered):
+        tell.end()
 
 
 def _attempted(make: Callable[[Given], Made], given: Given, where: str) -> Made | RecordError:

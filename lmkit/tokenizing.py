@@ -58,7 +58,7 @@ REPLACEMENT = "\ufffd"  # what decoding writes for bytes that are no character
 MOST_CHARACTERS = 10  # characters without a token that an error names
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, cache_hash=True)
 class Dialect:
     """What a tokenizer brings to formatting: its chat template, its control tokens and its marks."""
 

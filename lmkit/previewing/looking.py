@@ -233,7 +233,7 @@ class Survey:
         """Cut one text into the windows that training reads."""
         if self._text:
             collator, tokenizer = self.setting.task.collator, self.setting.tokenizer
-            self.windows = collator.measured(self._text, tokenizer)
+            self.windows = list(collator.measured(self._text, tokenizer))
             for window in self.windows:
                 self.measures.add(window, 0)
 
