@@ -180,16 +180,21 @@ def runs(segments: Sequence[Segment]) -> list[tuple[bool, list[Span]]]:
     return found
 
 
-def read_ahead(texts: Iterable[Sequence[Segment]], tokenizer: Tokenizer) -> None:
+def read_ahead(texts: Iterable[Sequence[Segment]], tokenizer: Tokenizer, family: Family) -> None:
     """Have the tokenizer encode the stretches of many texts at once; see `Tokenizer.read_ahead`."""
-    wanted: list[tuple[list[Span], bool]] = []
+    tokenizer.read_ahead(_openings(texts, tokenizer, apart=family is Family.SEQ2SEQ))
+
+
+def _openings(
+    texts: Iterable[Sequence[Segment]], tokenizer: Tokenizer, *, apart: bool
+) -> Iterator[tuple[list[Span], bool]]:
+    """Yield the spans of each stretch and whether it opens a text, as far as the words tell."""
     for segments in texts:
         opens = True
         for _, spans in runs(segments):
-            wanted.append((spans, opens))
+            yield spans, opens
             written = any(span.text for span in spans)
-            opens = tokenizer.reopens_after(spans) or (opens and not written)
-    tokenizer.read_ahead(wanted)
+            opens = apart or tokenizer.reopens_after(spans) or (opens and not written)
 
 
 def joined(body: Iterable[Stretch]) -> list[int]:
@@ -285,7 +290,7 @@ def encode_rows(
     while some := list(itertools.islice(places, AT_ONCE)):
         made = [(where, _attempted(texts, record, where)) for where, record in some]
         fit = (found for _, found in made if not isinstance(found, RecordError))
-        read_ahead(itertools.chain.from_iterable(fit), tokenizer)
+        read_ahead(itertools.chain.from_iterable(fit), tokenizer, task.family)
         for where, found in made:
             if isinstance(found, RecordError):
                 tell(found)
@@ -295,6 +300,7 @@ def encode_rows(
                 tell(rows)
             elif not (isinstance(tell, Gathered) and tell.errors):
                 yield from rows
+    tokenizer.read_ahead(())
     if isinstance(tell, Gathered):
         tell.end()
 

@@ -133,7 +133,6 @@ def train(
     transformers can load, with task.json and metrics.jsonl in it.
     """
     from lmkit.errors import MissingExtra
-    from lmkit.family import Family
     from lmkit.mixing import Mixture
     from lmkit.records import iterate
     from lmkit.registry import get_task
@@ -183,10 +182,10 @@ def train(
             }
         )
         return
-    cut, side = run.cut, "left" if run.task.family is Family.CAUSAL else "right"
+    cut = run.cut
     if cut["rows"]:
         click.echo(
-            f"{cut['rows']} rows were cut to {cut['max_length']} tokens, from the {side}; "
+            f"{cut['rows']} rows were cut to {cut['max_length']} tokens; "
             f"{cut['ids']} tokens were left out",
             err=True,
         )
