@@ -102,10 +102,14 @@ def preview(
     )
     sources = data_of(found, data, "--data")
     if sources == "-":
-        from lmkit.records import read
+        from lmkit.records import iterate
 
-        sources = read(sources)  # standard input can be read once only
-    ready = None if tokenizer is None else parse_tokenizer(tokenizer, sources, found)
+        sources = list(iterate(sources))  # standard input can be read once only
+    ready = (
+        None
+        if tokenizer is None
+        else parse_tokenizer(tokenizer, sources, found, on_bad_row=on_bad_row)
+    )
     evals: Any = [None] * len(tasks_of(found))
     if eval_data:
         given = data_of(found, eval_data, "--eval-data")

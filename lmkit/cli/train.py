@@ -165,6 +165,10 @@ def train(
             adapter=adapter,
             sample=sample,
             resume=resume,
+            on_bad_row=on_bad_row,
+            cache=not no_cache,
+            explain_cache=explain_cache,
+            num_proc=num_proc,
             ignore_findings=ignore_findings,
             **arguments,
         )
