@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 
 import lmkit
+from lmkit.chat.rendering import at_time, now
 from lmkit.collating import Stream
 from lmkit.collating.causal import CausalCollator
 from lmkit.encoding import Encoded, Ids, Whole
@@ -24,7 +25,6 @@ from lmkit.previewing.models import reading
 from lmkit.previewing.pairing import Records, encoded_pairs, known_pairs
 from lmkit.previewing.spelling import spelled
 from lmkit.records import STOP, BadRows, Data, OnBadRow, name_of, where_of
-from lmkit.rendering import at_time, now
 from lmkit.sources import Source
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer

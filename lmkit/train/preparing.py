@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
+from lmkit.chat.rendering import at_time
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import LmkitError, RecordError, TemplateError
 from lmkit.records import STOP, BadRows, Row, fingerprint, nothing_in
-from lmkit.rendering import at_time
 from lmkit.sources import Positions, Source
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer

@@ -10,10 +10,10 @@ import pytest
 
 import lmkit as lk
 from lmkit.chat import CHATML, Chat, Turn
+from lmkit.chat.rendering import at_time
 from lmkit.encoding import encode, prompt_ids
 from lmkit.errors import RecordError, TaskError, TemplateError, UnknownOption
 from lmkit.jsonform import from_json, to_json
-from lmkit.rendering import at_time
 from lmkit.tokenizing import Dialect
 
 CHATML_DIALECT = Dialect(

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmkit.chat import CHATML
+from lmkit.chat.rendering import Rendering, at_time
 from lmkit.errors import TemplateError
-from lmkit.rendering import Rendering, at_time
 from lmkit.tokenizing import Dialect
 
 LOOP = "{% for m in messages %}BODY{% endfor %}"

@@ -25,13 +25,13 @@ from typing import Any
 
 import attrs
 
+from lmkit.chat.escaping import Escape, Message, Span
+from lmkit.chat.forms import in_form
+from lmkit.chat.messages import SYSTEM_ROLES, said
+from lmkit.chat.rendering import Rendering, Written
+from lmkit.chat.tracing import Replay
 from lmkit.errors import TemplateError
-from lmkit.escaping import Escape, Message, Span
 from lmkit.formatting import Segment
-from lmkit.forms import in_form
-from lmkit.messages import SYSTEM_ROLES, said
-from lmkit.rendering import Rendering, Written
-from lmkit.tracing import Replay
 
 _SHOWN = 60  # characters of a text, before and behind a difference, in an error
 _ANSWER = chr(0xF0002)  # stands in for an answer, to be found again; `Escape` hides it in records

@@ -2,7 +2,7 @@
 
 It is rendered in jinja2's immutable sandbox by the same code in training and in the runtime, with
 what transformers gives to a template (`raise_exception`, `strftime_now`, `tojson`, loop controls,
-`{% generation %}`). What of the text an assistant wrote is found out in `lmkit.unrolling`.
+`{% generation %}`). What of the text an assistant wrote is found out in `lmkit.chat.unrolling`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from lmkit.chat.escaping import Message, Span
+from lmkit.chat.replaying import Replays, follow_joins, following_environment, note_moment, on_plain
 from lmkit.errors import TemplateError
-from lmkit.escaping import Message, Span
-from lmkit.replaying import Replays, follow_joins, following_environment, note_moment, on_plain
 from lmkit.tokenizing import Dialect
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Rendering:
         """Return what the template writes for some messages.
 
         Args:
-            messages: what the template may see; see `lmkit.escaping`.
+            messages: what the template may see; see `lmkit.chat.escaping`.
             tools: likewise, or None.
             ask: whether the next answer is asked for.
         Raises:
@@ -113,7 +113,7 @@ class Rendering:
 
     @functools.cached_property
     def plans(self) -> dict[Any, Any]:
-        """How it was found to cut conversations, by their shape; see `lmkit.sketching`."""
+        """How it was found to cut conversations, by their shape; see `lmkit.chat.sketching`."""
         return {}
 
     @functools.cached_property
@@ -180,7 +180,7 @@ def _compiled(source: str, *, traced: bool = False) -> tuple[jinja2.Template, bo
 
     Args:
         source: the template.
-        traced: whether texts are to be followed; see `lmkit.replaying`.
+        traced: whether texts are to be followed; see `lmkit.chat.replaying`.
     """
     import jinja2
     from jinja2.ext import Extension, loopcontrols
