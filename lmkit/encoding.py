@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import attrs
 import numpy as np
@@ -62,6 +62,39 @@ class Encoded:
     def n_learned(self) -> int:
         """The number of tokens that the loss sees; a causal row's first has nothing before it."""
         return int((self.labels[1 if self.family.shifts else 0 :] != IGNORE).sum())
+
+
+@runtime_checkable
+class StoredRows(Protocol):
+    """Rows that are not all in memory, and know what else would have to be read from each."""
+
+    @property
+    def lengths(self) -> Ids:
+        """Every row's length in tokens, as `lengths_of` has it."""
+
+    def learnable(self) -> Sequence[Encoded]:
+        """Return the rows in which something is learned."""
+
+
+def lengths_of(rows: Sequence[Encoded]) -> Ids:
+    """Return each row's length in tokens, of a seq2seq row its source's and its target's together.
+
+    Args:
+        rows: N rows.
+    Returns:
+        int64 [N].
+    """
+    if isinstance(rows, StoredRows):
+        return rows.lengths
+    found = [len(row) + len(row.labels) * (row.family is Family.SEQ2SEQ) for row in rows]
+    return np.array(found, dtype=np.int64)
+
+
+def learnable(rows: Sequence[Encoded]) -> Sequence[Encoded]:
+    """Return the rows in which something is learned."""
+    if isinstance(rows, StoredRows):
+        return rows.learnable()
+    return [row for row in rows if row.n_learned]
 
 
 @attrs.frozen(eq=False)
@@ -147,16 +180,21 @@ def runs(segments: Sequence[Segment]) -> list[tuple[bool, list[Span]]]:
     return found
 
 
-def read_ahead(texts: Iterable[Sequence[Segment]], tokenizer: Tokenizer) -> None:
+def read_ahead(texts: Iterable[Sequence[Segment]], tokenizer: Tokenizer, family: Family) -> None:
     """Have the tokenizer encode the stretches of many texts at once; see `Tokenizer.read_ahead`."""
-    wanted: list[tuple[list[Span], bool]] = []
+    tokenizer.read_ahead(_openings(texts, tokenizer, apart=family is Family.SEQ2SEQ))
+
+
+def _openings(
+    texts: Iterable[Sequence[Segment]], tokenizer: Tokenizer, *, apart: bool
+) -> Iterator[tuple[list[Span], bool]]:
+    """Yield the spans of each stretch and whether it opens a text, as far as the words tell."""
     for segments in texts:
         opens = True
         for _, spans in runs(segments):
-            wanted.append((spans, opens))
+            yield spans, opens
             written = any(span.text for span in spans)
-            opens = tokenizer.reopens_after(spans) or (opens and not written)
-    tokenizer.read_ahead(wanted)
+            opens = apart or tokenizer.reopens_after(spans) or (opens and not written)
 
 
 def joined(body: Iterable[Stretch]) -> list[int]:
@@ -252,7 +290,7 @@ def encode_rows(
     while some := list(itertools.islice(places, AT_ONCE)):
         made = [(where, _attempted(texts, record, where)) for where, record in some]
         fit = (found for _, found in made if not isinstance(found, RecordError))
-        read_ahead(itertools.chain.from_iterable(fit), tokenizer)
+        read_ahead(itertools.chain.from_iterable(fit), tokenizer, task.family)
         for where, found in made:
             if isinstance(found, RecordError):
                 tell(found)
@@ -262,26 +300,37 @@ def encode_rows(
                 tell(rows)
             elif not (isinstance(tell, Gathered) and tell.errors):
                 yield from rows
+    tokenizer.read_ahead(())
     if isinstance(tell, Gathered):
         tell.end()
 
 
-def each(records: Iterable[Record], make: Callable[[Record], Made]) -> Iterator[Made]:
+def each(
+    records: Iterable[Record],
+    make: Callable[[Record], Made],
+    *,
+    on_bad_row: Callable[[RecordError], None] | None = None,
+) -> Iterator[Made]:
     """Yield what is made of each record; errors name the record, and up to ten are raised together.
 
+    Args:
+        records: the records.
+        make: what is made of one.
+        on_bad_row: as for `encode_rows`.
     Raises:
         RecordError: a record is unfit.
         RecordErrors: several are; nothing is yielded behind the first.
         TemplateError: the chat template refuses one.
     """
-    tell = Gathered()
+    tell = on_bad_row or Gathered()
     for index, record in enumerate(records):
         made = _attempted(make, record, where_of(record, index))
         if isinstance(made, RecordError):
             tell(made)
-        elif not tell.errors:
+        elif not (isinstance(tell, Gathered) and tell.errors):
             yield made
-    tell.end()
+    if isinstance(tell, Gathered):
+        tell.end()
 
 
 def _attempted(make: Callable[[Given], Made], given: Given, where: str) -> Made | RecordError:

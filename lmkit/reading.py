@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lmkit.collating import Stream
-from lmkit.records import Data, OnBadRow, Row, name_of, read
+from lmkit.errors import RecordError
+from lmkit.records import Data, OnBadRow, Row, name_of, nothing_in, read
+from lmkit.sources import Source
 from lmkit.task import Task
-from lmkit.transforms import transformed
+from lmkit.transforms import transformed, transformed_row
 
 
 def read_raw(task: Task, data: Data, *, on_bad_row: OnBadRow | None = None) -> list[Row]:
@@ -28,3 +30,38 @@ def read_for(task: Task, data: Data, *, on_bad_row: OnBadRow | None = None) -> S
     """
     rows = read_raw(task, data, on_bad_row=on_bad_row)
     return transformed(task.transforms, rows, name=name_of(data), on_bad_row=on_bad_row)
+
+
+def stream_for(task: Task, source: Source, on_bad_row: OnBadRow) -> Iterator[Row]:
+    """Yield the records one after another, as the task's transforms leave them.
+
+    Args:
+        task: what they are for.
+        source: where they are.
+        on_bad_row: what is told of each row that is left out because it cannot be read or because a
+            transform fails on it.
+    Raises:
+        RecordError: nothing is left.
+    """
+    left = [0] * len(task.transforms)
+    n_read = 0
+    first: RecordError | None = None
+    for row in source.rows():
+        try:
+            found = (
+                row if isinstance(row, RecordError) else transformed_row(task.transforms, row, left)
+            )
+        except RecordError as error:
+            found = error
+        if isinstance(found, RecordError):
+            first = first or found
+            on_bad_row(found)
+            continue
+        n_read += 1
+        if found is not None:
+            yield found
+    if left and not all(left) and n_read:
+        transform = task.transforms[left.index(0)]
+        raise RecordError(source.name, f"{transform} leaves out every record")
+    if not n_read:
+        raise nothing_in(source.name, first)

@@ -65,7 +65,7 @@ class Written:
     marks: tuple[Span, ...] = ()
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Rendering:
     """One template under one tokenizer.
 

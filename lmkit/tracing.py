@@ -12,9 +12,8 @@ from typing import Any
 
 import attrs
 
-_LEAK = chr(
-    0x10F000
-)  # what a `Traced` is to code that does not know it; found in a text, it got lost
+# What a `Traced` is to code that does not know it: where a text has it, a word got lost.
+_LEAK = chr(0x10F000)
 
 
 class Untraceable(Exception):

@@ -229,6 +229,10 @@ class Unroller:
         if not question.startswith(last) or not last or head.count(question) != 1:
             return None
         start = head.index(question) + len(question)
+        if any(
+            (words := said(m).strip()) and words in head[start:] for m in self._messages[:index]
+        ):
+            return None
         return asked + own[start:] if own.startswith(head[:start]) else None
 
     def _header(self, text: Written) -> list[Span]:

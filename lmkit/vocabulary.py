@@ -13,7 +13,8 @@ import attrs
 
 from lmkit.chat import CHATML
 from lmkit.errors import TokenizerError, UnknownName
-from lmkit.records import read
+from lmkit.records import STOP, BadRows, Row, good_rows, nothing_in
+from lmkit.sources import Source
 from lmkit.tokenizing import Dialect, Tokenizer
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def train_tokenizer(
     vocab_size: int = DEFAULT_SIZE,
     unknown: str = "error",
     task: Task | Mixture | str | None = None,
+    on_bad_row: str = STOP,
 ) -> Tokenizer:
     """Return a tokenizer learned from data.
 
@@ -69,6 +71,7 @@ def train_tokenizer(
             be more characters than `vocab_size`; then the most frequent are learned.
         task: what the tokenizer is for: learned from is then the text that the task makes of the
             records, with what it puts around them (such as `질문: `) and without what it leaves out.
+        on_bad_row: `stop` refuses data with rows that cannot be read, `skip` leaves them out.
     Raises:
         UnknownName: there is no such kind, or no such way with the unknown.
         TokenizerError: the size is too small for the kind.
@@ -86,18 +89,25 @@ def train_tokenizer(
         raise TokenizerError(
             f"vocab_size is {vocab_size}; {len(chosen.control)} go to control tokens"
         )
-    texts = texts_in(read(data, whole=True)) if task is None else _task_texts(task, data, chosen)
+    bad = BadRows(on_bad_row)
+    if task is None:
+        texts = texts_in(_all_rows(Source.open(data, whole=True), bad))
+    else:
+        texts = _task_texts(task, data, chosen, bad)
     backend = chosen.learn(texts, vocab_size, chosen.control)
     return Tokenizer(backend.to_str(), special=chosen.special, chat_template=chosen.chat_template)
 
 
-def parse_tokenizer(text: str, data: Any, task: Task | Mixture | None = None) -> Tokenizer:
+def parse_tokenizer(
+    text: str, data: Any, task: Task | Mixture | None = None, *, on_bad_row: str = STOP
+) -> Tokenizer:
     """Return the tokenizer that a command line names: a folder, or `bpe:8000`, `char`, `char:unk`.
 
     Args:
         text: what was typed.
         data: what a new one is learned from; see `train_tokenizer`.
         task: what it is for.
+        on_bad_row: as for `train_tokenizer`.
     Raises:
         TokenizerError: it is neither, or the size is no number.
     """
@@ -115,14 +125,27 @@ def parse_tokenizer(text: str, data: Any, task: Task | Mixture | None = None) ->
             raise TokenizerError(
                 f"'{text}' should end in a number of tokens, such as {kind}:8000{also}"
             )
-    return train_tokenizer(kind=kind, data=data, task=task, **settings)
+    return train_tokenizer(kind=kind, data=data, task=task, on_bad_row=on_bad_row, **settings)
 
 
-def _task_texts(task: Task | Mixture | str, data: Any, kind: _Kind) -> Texts:
+def _all_rows(source: Source, bad: BadRows) -> Iterator[Row]:
+    """Yield the rows of a source, of which there is one at least."""
+    rows = good_rows(source.rows(), bad)
+    first = next(rows, None)
+    if first is None:
+        bad.end()
+        raise nothing_in(source.name, bad.errors[0] if bad.errors else None)
+    yield first
+    yield from rows
+    bad.end()
+
+
+def _task_texts(task: Task | Mixture | str, data: Any, kind: _Kind, bad: BadRows) -> Texts:
     """Yield the training text of every record, in pieces between control tokens."""
+    from lmkit.collating import Stream
     from lmkit.encoding import each
     from lmkit.mixing import by_task, tasks_of
-    from lmkit.reading import read_for
+    from lmkit.reading import stream_for
     from lmkit.registry import get_task
 
     what = get_task(task)
@@ -135,9 +158,11 @@ def _task_texts(task: Task | Mixture | str, data: Any, kind: _Kind) -> Texts:
     control = re.compile("|".join(map(re.escape, kind.control)))
     for one, source in zip(tasks_of(what), by_task(what, data, option="data"), strict=True):
         render = functools.partial(one.formatter.segments, dialect=dialect)
-        for segments in each(read_for(one, source), render):
+        found = Source.open(source, whole=isinstance(one.collator, Stream))
+        for segments in each(stream_for(one, found, bad), render, on_bad_row=bad):
             text = "".join(segment.text for segment in segments)
             yield from filter(None, control.split(text))
+        bad.end()
 
 
 def texts_in(records: Iterable[Any]) -> Iterator[str]:

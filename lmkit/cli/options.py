@@ -15,6 +15,37 @@ rename_option = click.option(
     help="Read the data's column where the task says its own, such as question=prompt; repeatable.",
 )
 
+bad_row_option = click.option(
+    "--on-bad-row",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="Gather up to ten records that cannot be read or do not fit, and stop; or leave them out, "
+    "count them and say which they were.",
+)
+
+
+def cache_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how rows are prepared."""
+    command = click.option(
+        "--num-proc",
+        default=1,
+        show_default=True,
+        type=click.IntRange(min=1),
+        help="How many processes prepare the rows of a file; they come out the same.",
+    )(command)
+    command = click.option(
+        "--explain-cache",
+        is_flag=True,
+        help="Say whether prepared rows were in the cache, and if not what has changed.",
+    )(command)
+    return click.option(
+        "--no-cache",
+        is_flag=True,
+        help="Prepare the rows anew, and do not keep them; else they are kept in $LMKIT_CACHE, or "
+        "~/.cache/lmkit/prepared.",
+    )(command)
+
 
 def pairs(given: Sequence[str], option: str, example: str) -> dict[str, str]:
     """Return what options of the form `NAME=CONTENT` say.

@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from lmkit.cli.options import (
+    bad_row_option,
+    cache_options,
     pack_option,
     pairs,
     rename_option,
@@ -97,6 +99,8 @@ from lmkit.cli.printing import json_option, print_figures, print_json, progress_
     is_flag=True,
     help="Train also on data in which 'lmkit preview' finds an error.",
 )
+@bad_row_option
+@cache_options
 @json_option
 def train(
     task: str,
@@ -116,6 +120,10 @@ def train(
     sample: int,
     resume: bool,
     ignore_findings: bool,
+    on_bad_row: str,
+    no_cache: bool,
+    explain_cache: bool,
+    num_proc: int,
     as_json: bool,
 ) -> None:
     """Train a model on TASK and write a run.
@@ -125,9 +133,8 @@ def train(
     transformers can load, with task.json and metrics.jsonl in it.
     """
     from lmkit.errors import MissingExtra
-    from lmkit.family import Family
     from lmkit.mixing import Mixture
-    from lmkit.records import read
+    from lmkit.records import iterate
     from lmkit.registry import get_task
     from lmkit.vocabulary import parse_tokenizer
 
@@ -142,7 +149,7 @@ def train(
     arguments = parse_settings(settings)
     rows = data_of(found, data, "--data")
     if rows == "-":
-        rows = read(rows)  # standard input can be read once only
+        rows = list(iterate(rows))  # standard input can be read once only
     with typed(click.get_current_context().find_root().obj):
         run = train_run(
             found,
@@ -151,11 +158,17 @@ def train(
             eval_data=data_of(found, eval_data, "--eval-data") if eval_data else None,
             eval_fraction=eval_fraction,
             output=output,
-            tokenizer=None if tokenizer is None else parse_tokenizer(tokenizer, rows, found),
+            tokenizer=None
+            if tokenizer is None
+            else parse_tokenizer(tokenizer, rows, found, on_bad_row=on_bad_row),
             pad=pad,
             adapter=adapter,
             sample=sample,
             resume=resume,
+            on_bad_row=on_bad_row,
+            cache=not no_cache,
+            explain_cache=explain_cache,
+            num_proc=num_proc,
             ignore_findings=ignore_findings,
             **arguments,
         )
@@ -169,10 +182,10 @@ def train(
             }
         )
         return
-    cut, side = run.cut, "left" if run.task.family is Family.CAUSAL else "right"
+    cut = run.cut
     if cut["rows"]:
         click.echo(
-            f"{cut['rows']} rows were cut to {cut['max_length']} tokens, from the {side}; "
+            f"{cut['rows']} rows were cut to {cut['max_length']} tokens; "
             f"{cut['ids']} tokens were left out",
             err=True,
         )
@@ -211,9 +224,15 @@ def train(
     type=click.IntRange(min=1),
     help="Rows in one forward pass.",
 )
+@bad_row_option
 @json_option
 def evaluate(
-    run_or_bundle: str, data: Sequence[str], task: str | None, batch_size: int, as_json: bool
+    run_or_bundle: str,
+    data: Sequence[str],
+    task: str | None,
+    batch_size: int,
+    on_bad_row: str,
+    as_json: bool,
 ) -> None:
     """Measure RUN_OR_BUNDLE: perplexity over learned tokens, and the task's own metrics.
 
@@ -232,6 +251,7 @@ def evaluate(
             data=data_of(found, data, "--data"),
             task=task,
             batch_size=batch_size,
+            on_bad_row=on_bad_row,
             on_progress=lambda done, total: progress.update(job, completed=done, total=total),
         )
     if as_json:

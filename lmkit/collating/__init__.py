@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from lmkit.collating.chance import Keys
-from lmkit.encoding import IGNORE, Encoded, Ids, Whole
+from lmkit.encoding import IGNORE, Encoded, Ids, Whole, lengths_of
 from lmkit.family import Family
 from lmkit.formatting import Segment
 from lmkit.tokenizing import Tokenizer
@@ -105,7 +105,7 @@ class Collator(Protocol):
     def feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> Feed | Schedule:
         """Return what training draws from; `RowFeed` if the rows are the same in every epoch."""
 
-    def measured(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> list[Encoded]:
+    def measured(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> Sequence[Encoded]:
         """Return the rows that a loss is measured on: always the same ones for the same input."""
 
     def collate(self, rows: Sequence[Encoded], pad_id: int) -> Batch:
@@ -141,6 +141,11 @@ class RowFeed:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def lengths(self) -> Ids:
+        """Every row's length in tokens, int64 [N]."""
+        return lengths_of(self._rows)
 
     def draw(self, index: int, rng: np.random.Generator) -> Encoded:
         """Return a row as it is."""

@@ -95,9 +95,9 @@ class CausalCollator:
         """Return the rows, the same in every epoch, or what packs them anew in each."""
         return PackedRows(rows, self.max_length) if self.pack else RowFeed(rows)
 
-    def measured(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> list[Encoded]:
+    def measured(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> Sequence[Encoded]:
         """Return the rows as they are."""
-        return list(rows)
+        return rows
 
     def collate(self, rows: Sequence[Encoded], pad_id: int) -> Batch:
         """Right-pad rows to the longest one.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lmkit.collating import Batch, shorter, text_batch
 from lmkit.collating.chance import Keys, Uniforms, row_keys, uniforms
 from lmkit.collating.cutting import RIGHT, fitted
-from lmkit.encoding import IGNORE, Encoded, Ids, Whole, joined, owners, stretches
+from lmkit.encoding import IGNORE, Encoded, Ids, Whole, joined, learnable, owners, stretches
 from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Segment
@@ -125,7 +125,7 @@ class MaskedCollator:
 
     def _feed(self, rows: Sequence[Encoded], tokenizer: Tokenizer, *, some: bool) -> MaskedFeed:
         return MaskedFeed(
-            [row for row in rows if row.n_learned],
+            learnable(rows),
             mask_id=mask_of(tokenizer),
             others=np.asarray(tokenizer.plain_ids, dtype=np.int64),
             share=self.mlm_probability,

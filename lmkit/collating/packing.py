@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lmkit.collating import Batch, padded
 from lmkit.collating.chance import Keys
-from lmkit.encoding import IGNORE, Encoded, Ids
+from lmkit.encoding import IGNORE, Encoded, Ids, learnable, lengths_of
 
 Order = NDArray[np.intp]
 
@@ -47,13 +47,12 @@ class PackedRows:
     """
 
     def __init__(self, rows: Sequence[Encoded], max_length: int) -> None:
-        found = [(index, len(row)) for index, row in enumerate(rows) if row.n_learned]
-        self._rows = rows
-        self._learned, self._lengths = np.array(found, dtype=np.int64).reshape(-1, 2).T
+        self._rows = learnable(rows)
+        self._lengths = lengths_of(self._rows)
         self._max_length = max_length
         self._tight = tight(np.sort(self._lengths), max_length)
         n_needed = 1 + int(self._tight.max(initial=-1))
-        self._n_sequences = min(n_needed + n_needed // SPARE, len(found))
+        self._n_sequences = min(n_needed + n_needed // SPARE, len(self._lengths))
         self._epochs: dict[tuple[int, int], PackedEpoch] = {}
 
     def __len__(self) -> int:
@@ -63,7 +62,7 @@ class PackedRows:
     @property
     def n_rows(self) -> int:
         """How many rows an epoch has."""
-        return len(self._learned)
+        return len(self._lengths)
 
     def epoch(self, number: int, seed: int = 0) -> PackedEpoch:
         """Return an epoch's sequences; the same for the same number and seed."""
@@ -71,7 +70,7 @@ class PackedRows:
             if len(self._epochs) == MOST_EPOCHS:
                 del self._epochs[next(iter(self._epochs))]
             which = self._arranged(np.random.default_rng([seed, number]))
-            self._epochs[number, seed] = PackedEpoch(self._rows, self._learned, which)
+            self._epochs[number, seed] = PackedEpoch(self._rows, which)
         return self._epochs[number, seed]
 
     def _arranged(self, rng: np.random.Generator) -> Ids:
@@ -94,14 +93,13 @@ class PackedEpoch:
 
     Args:
         rows: the rows.
-        used: int64 [N], the places of those that are in it.
-        which: int64 [N], the sequence that each of these is in.
+        which: int64 [N], the sequence that each is in.
     """
 
-    def __init__(self, rows: Sequence[Encoded], used: Ids, which: Ids) -> None:
+    def __init__(self, rows: Sequence[Encoded], which: Ids) -> None:
         self._rows = rows
         sizes = np.bincount(which)
-        members = used[np.argsort(which, kind="stable")]
+        members = np.argsort(which, kind="stable")
         self._members = [
             members[end - size : end] for end, size in zip(np.cumsum(sizes), sizes, strict=True)
         ]

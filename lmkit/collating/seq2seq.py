@@ -111,9 +111,9 @@ class Seq2SeqCollator:
         """Return the rows, the same in every epoch."""
         return RowFeed(rows)
 
-    def measured(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> list[Encoded]:
+    def measured(self, rows: Sequence[Encoded], tokenizer: Tokenizer) -> Sequence[Encoded]:
         """Return the rows as they are."""
-        return list(rows)
+        return rows
 
     def collate(self, rows: Sequence[Encoded], pad_id: int) -> Batch:
         """Right-pad sources to the longest source and targets to the longest target.

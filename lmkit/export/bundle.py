@@ -256,8 +256,8 @@ def _perplexity(
     torch_side = through_torch(task, model, tokenizer)
     some = rows[:SCORED_ROWS]
     try:
-        encoded = list(encode_rows(task, some, tokenizer))
-        encoded = task.collator.measured(encoded, tokenizer)[:SCORED_ROWS]
+        own = list(encode_rows(task, some, tokenizer))
+        encoded = task.collator.measured(own, tokenizer)[:SCORED_ROWS]
     except RecordError as error:
         return {"not_measured": f"the data has no answers to score: {error}"}
     ours, torchs = Loss(), Loss()

@@ -31,7 +31,6 @@ from lmkit.tokenizing import Tokenizer
 
 ROWS = 2  # rows of the data's beginning that are shown unless more are asked for
 ROWS_OF_PAGE = 50  # the same of a page
-MOST_EXAMPLES = 5  # rows shown because a finding points at them
 NARROW = 0.5  # share of padding above which that is worth a note
 
 _STEP = 64  # records between two tellings of progress
@@ -233,7 +232,7 @@ class Survey:
         """Cut one text into the windows that training reads."""
         if self._text:
             collator, tokenizer = self.setting.task.collator, self.setting.tokenizer
-            self.windows = collator.measured(self._text, tokenizer)
+            self.windows = list(collator.measured(self._text, tokenizer))
             for window in self.windows:
                 self.measures.add(window, 0)
 
@@ -264,18 +263,18 @@ class Survey:
             LmkitError: a row that was chosen is not there.
         """
         count = len(self.measures)
-        places = dict.fromkeys(range(min(first, count)), "first")
+        reasons = {place: ["first"] for place in range(min(first, count))}
         for place in choose:
             if not 0 <= place < count:
                 raise LmkitError(f"there is no row {place}; the rows are 0 to {count - 1}")
-            places[place] = "chosen"
+            reasons.setdefault(place, []).append("chosen")
         for why, place in self.measures.extremes().items():
-            places.setdefault(place, why)
+            reasons.setdefault(place, []).append(why)
         if not self.setting.streams:
-            examples = [check.example for check in self._checks if check.finding() is not None]
-            for example in [place for place in examples if place is not None][:MOST_EXAMPLES]:
-                places.setdefault(example, "finding")
-        return places
+            found = (check.example for check in self._checks if check.finding() is not None)
+            for place in dict.fromkeys(place for place in found if place is not None):
+                reasons.setdefault(place, []).append("finding")
+        return {place: ", ".join(dict.fromkeys(why)) for place, why in reasons.items()}
 
 
 def shown_row(

@@ -37,6 +37,7 @@ from lmkit.train.preparing import Account, Preparer, account_of, check, in_memor
 CACHE = "LMKIT_CACHE"
 ENTRY_FILE = "prepared.json"
 PART = ".part-"
+TRIES = 3  # to open an entry, which another process may remove as damaged meanwhile
 STALE_S = 24 * 3600  # after which what a killed process left behind is removed
 
 
@@ -156,20 +157,19 @@ class _Cache:
     def rows(self, preparer: Preparer, parts: Mapping[str, str], how: Preparation) -> Prepared:
         """Return an entry's rows, which are prepared now if there is no such entry."""
         name, place = preparer.source.name, self._root / key_of(parts)
-        found = self._open(place, preparer)
-        if found is not None:
-            rows, entry = found
-            account = account_of(entry["account"])
-            check(account, preparer, n_rows=len(rows))
-            hit = f"{name}: hit, prepared {entry['written']}"
-            return Prepared(rows=rows, account=account, explained=hit)
-        explained = f"{name}: miss: {self._why(preparer, parts)}"
-        self._write(place, preparer, parts, how)
-        found = self._open(place, preparer)
-        if found is None:
-            raise LmkitError(f"'{place}' vanished while it was used; use another {CACHE}")
-        rows, entry = found
-        return Prepared(rows=rows, account=account_of(entry["account"]), explained=explained)
+        explained = ""
+        for _ in range(TRIES):
+            found = self._open(place, preparer)
+            if found is not None:
+                rows, entry = found
+                account = account_of(entry["account"])
+                check(account, preparer, n_rows=len(rows))
+                explained = explained or f"hit, prepared {entry['written']}"
+                return Prepared(rows=rows, account=account, explained=f"{name}: {explained}")
+            explained = explained or f"miss: {self._why(preparer, parts)}"
+            shutil.rmtree(place, ignore_errors=True)  # damaged, if it is there
+            self._write(place, preparer, parts, how)
+        raise LmkitError(f"'{place}' does not stay as it was written; name another {CACHE}")
 
     def _open(self, place: Path, preparer: Preparer) -> tuple[ArrowRows, dict[str, Any]] | None:
         """Return an entry's rows and what it says of them; None where it is not there whole."""
@@ -217,8 +217,6 @@ class _Cache:
         self._sweep()
         try:
             yield part
-            if place.exists() and _read(place) is None:
-                shutil.rmtree(place, ignore_errors=True)
             with contextlib.suppress(OSError):  # two at once prepare the same rows: either will do
                 os.replace(part, place)
         finally:

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
-from lmkit.collating import BatchFeed, Feed, Schedule
+from lmkit.collating import BatchFeed, Feed, RowFeed, Schedule
 from lmkit.collating.chance import row_keys
-from lmkit.encoding import Encoded, Ids
-from lmkit.family import Family
+from lmkit.encoding import Encoded, Ids, lengths_of
 
 ROWS_AT_ONCE = 4096  # drawn together to be measured, which bounds what they take in memory
 
@@ -60,15 +59,13 @@ class TrainingRows:
 
         A seq2seq row's is that of its source and its target together.
         """
-        found: list[int] = []
+        if isinstance(self._feed, RowFeed):
+            return self._feed.lengths
+        found: list[Ids] = [np.zeros(0, dtype=np.int64)]
         for start in range(0, len(self), ROWS_AT_ONCE):
             part = self.__getitems__(range(start, min(start + ROWS_AT_ONCE, len(self))))
-            found += [_length(row) for row in part]
-        return np.array(found, dtype=np.int64)
-
-
-def _length(row: Encoded) -> int:
-    return len(row.input_ids) + (len(row.labels) if row.family is Family.SEQ2SEQ else 0)
+            found.append(lengths_of(part))
+        return np.concatenate(found)
 
 
 class MeasuredRows:

@@ -51,12 +51,15 @@ class Line:
     style: int = 0
 
 
-def draw(lines: Sequence[Line], *, name: str, logarithmic: bool = False) -> str:
+def draw(
+    lines: Sequence[Line], *, name: str, span: tuple[int, int], logarithmic: bool = False
+) -> str:
     """Return a plot as an `<svg>` element, the same for the same lines.
 
     Args:
         lines: what to draw; figures that are no finite numbers leave a gap.
         name: told apart from the other plots of the page by this; letters and digits.
+        span: the first and last step that the axis shows, so that plots of one run are alike.
         logarithmic: whether the figures' axis is.
     """
     import matplotlib
@@ -70,6 +73,8 @@ def draw(lines: Sequence[Line], *, name: str, logarithmic: bool = False) -> str:
         axes = figure.add_subplot()
         for line in lines:
             _add(axes, line)
+        margin = max(1, (span[1] - span[0]) * 0.03)
+        axes.set_xlim(span[0] - margin, span[1] + margin)
         if logarithmic:
             axes.set_yscale("log")
             axes.yaxis.set_minor_formatter(NullFormatter())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from lmkit.encoding import IGNORE, Encoded, Ids
+from lmkit.encoding import IGNORE, Encoded, Ids, lengths_of
 from lmkit.family import Family
 from lmkit.train.extra import datasets
 
@@ -117,6 +117,7 @@ class ArrowRows(Sequence[Encoded]):
         self._family = family
         self._starts = np.cumsum([0, *map(len, self._batches)])
         self._lists: dict[int, tuple[_Lists, _Lists, _Lists]] = {}
+        self._counts: dict[int, tuple[NDArray[np.int32], NDArray[np.int32]]] = {}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -137,26 +138,40 @@ class ArrowRows(Sequence[Encoded]):
         at = index - int(self._starts[batch])
         ids, edges, labels = (column[at] for column in self._columns(batch))
         input_ids = ids.astype(np.int64)
-        about = self._batches[batch]
+        n_cut, n_cut_learned = self._cut(batch)
         whole = len(labels) or self._family is Family.SEQ2SEQ
         return Encoded(
             input_ids,
             labels.astype(np.int64) if whole else _labels(input_ids, edges),
-            about["n_cut"][at].as_py(),
+            int(n_cut[at]),
             self._family,
-            n_cut_learned=about["n_cut_learned"][at].as_py(),
+            n_cut_learned=int(n_cut_learned[at]),
         )
 
     @cached_property
     def lengths(self) -> Counts:
-        """Every row's length in tokens, int64 [N]."""
-        found = [self._columns(batch)[0].lengths for batch in range(len(self._batches))]
-        return np.concatenate([np.zeros(0, dtype=np.int64), *found])
+        """Every row's length in tokens, int64 [N]; see `lengths_of`."""
+        found = [np.zeros(0, dtype=np.int64)]
+        for batch in range(len(self._batches)):
+            ids, _, labels = self._columns(batch)
+            targets = labels.lengths if self._family is Family.SEQ2SEQ else 0
+            found.append(ids.lengths + targets)
+        return np.concatenate(found)
+
+    def learnable(self) -> ChosenRows:
+        """Return the rows in which something is learned."""
+        return ChosenRows(self, np.flatnonzero(self.counts("n_learned")))
 
     def counts(self, name: str) -> Counts:
         """Return a column of whole numbers, int64 [N]: `n_cut`, `n_learned`, `position`, ..."""
         found = [batch[name].to_numpy() for batch in self._batches]
         return np.concatenate([np.zeros(0, dtype=np.int64), *found])
+
+    def _cut(self, batch: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        if batch not in self._counts:
+            found = self._batches[batch]
+            self._counts[batch] = found["n_cut"].to_numpy(), found["n_cut_learned"].to_numpy()
+        return self._counts[batch]
 
     def _columns(self, batch: int) -> tuple[_Lists, _Lists, _Lists]:
         if batch not in self._lists:
@@ -195,8 +210,12 @@ class HeldRows(Sequence[Encoded]):
 
     @property
     def lengths(self) -> Counts:
-        """Every row's length in tokens, int64 [N]."""
-        return np.array([len(row) for row in self._rows], dtype=np.int64)
+        """Every row's length in tokens, int64 [N]; see `lengths_of`."""
+        return lengths_of(self._rows)
+
+    def learnable(self) -> ChosenRows:
+        """Return the rows in which something is learned."""
+        return ChosenRows(self, np.flatnonzero(self.counts("n_learned")))
 
     def counts(self, name: str) -> Counts:
         """Return whole numbers about the rows, int64 [N]; see `ArrowRows`."""
@@ -233,8 +252,12 @@ class ChosenRows(Sequence[Encoded]):
 
     @property
     def lengths(self) -> Counts:
-        """Every row's length in tokens, int64 [N]."""
+        """Every row's length in tokens, int64 [N]; see `lengths_of`."""
         return self._rows.lengths[self._chosen]
+
+    def learnable(self) -> ChosenRows:
+        """Return the rows in which something is learned."""
+        return ChosenRows(self._rows, self._chosen[self.counts("n_learned") > 0])
 
     def counts(self, name: str) -> Counts:
         """Return whole numbers about the rows, int64 [N]; see `ArrowRows`."""

@@ -179,7 +179,12 @@ def _plots(steps: Steps, tasks: Sequence[str]) -> list[dict[str, Any]]:
                 {
                     "name": name,
                     "by_task": name in ("tasks", "measured"),
-                    "svg": draw(lines, name=f"plot-{name}", logarithmic=wide),
+                    "svg": draw(
+                        lines,
+                        name=f"plot-{name}",
+                        span=(min(steps), max(steps)),
+                        logarithmic=wide,
+                    ),
                     "lines": lines,
                     "logarithmic": wide,
                 }

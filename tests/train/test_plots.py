@@ -13,7 +13,7 @@ MEASURED = Line(name="평가", steps=[5, 10], figures=[3.0, 2.0], marked=True, s
 
 @pytest.fixture(scope="module")
 def svg():
-    return draw([FALLING, MEASURED], name="loss")
+    return draw([FALLING, MEASURED], name="loss", span=(1, 10))
 
 
 def lines_of(svg):
@@ -32,7 +32,7 @@ def test_a_plot_is_one_svg_element_without_a_document_around_it(svg):
 
 
 def test_it_is_the_same_for_the_same_lines(svg):
-    assert draw([FALLING, MEASURED], name="loss") == svg
+    assert draw([FALLING, MEASURED], name="loss", span=(1, 10)) == svg
 
 
 def test_every_point_is_drawn_where_its_step_and_figure_are(svg):
@@ -72,7 +72,7 @@ def test_its_text_is_text(svg):
 def test_two_plots_of_a_page_have_no_id_in_common(svg):
     ids = re.findall(r'id="([^"]*)"', svg)
     used = re.findall(r'(?:url\(#|href="#)([^)"]*)', svg)
-    other = re.findall(r'id="([^"]*)"', draw([FALLING, MEASURED], name="rate"))
+    other = re.findall(r'id="([^"]*)"', draw([FALLING, MEASURED], name="rate", span=(1, 10)))
 
     assert ids
     assert set(used) <= set(ids)
@@ -89,25 +89,33 @@ def test_lines_differ_without_colour(svg):
 def test_what_is_no_number_leaves_a_gap():
     gap = Line(name="loss", steps=[1, 2, 3, 4], figures=[2.0, math.nan, 1.0, math.inf])
 
-    assert "nan" not in draw([gap], name="gap").lower()
+    assert "nan" not in draw([gap], name="gap", span=(1, 10)).lower()
 
 
 def test_a_single_point_is_seen():
-    assert "<use " in draw([Line(name="loss", steps=[1], figures=[2.0])], name="one")
+    assert "<use " in draw([Line(name="loss", steps=[1], figures=[2.0])], name="one", span=(1, 10))
 
 
 def test_a_long_run_is_drawn_with_fewer_points_and_its_last():
-    steps = range(1, 10_001)
-    (drawn,) = lines_of(
-        draw([Line(name="loss", steps=steps, figures=[n % 7 for n in steps])], name="x")
-    )
-    (short,) = lines_of(draw([Line(name="loss", steps=[1, 10_000], figures=[0, 6])], name="x"))
+    steps, span = range(1, 10_001), (1, 10_000)
+    long = Line(name="loss", steps=steps, figures=[n % 7 for n in steps])
+    (drawn,) = lines_of(draw([long], name="x", span=span))
+    two = Line(name="loss", steps=[1, 10_000], figures=[0, 6])
+    (short,) = lines_of(draw([two], name="x", span=span))
 
     assert len(drawn) <= MOST_POINTS + 1
     assert drawn[-1][0] == short[-1][0]
 
 
+def test_plots_of_one_run_have_the_same_steps_below_them():
+    one = Line(name="loss", steps=[7], figures=[2.0], marked=True)
+
+    texts = re.findall(r">(\d+)</text>", draw([one], name="one", span=(0, 10)))
+
+    assert texts[:4] == ["0", "3", "6", "9"]
+
+
 def test_a_users_own_matplotlib_settings_are_neither_used_nor_changed(svg):
     with matplotlib.rc_context({"lines.linewidth": 9, "svg.fonttype": "path"}):
-        assert draw([FALLING, MEASURED], name="loss") == svg
+        assert draw([FALLING, MEASURED], name="loss", span=(1, 10)) == svg
         assert matplotlib.rcParams["lines.linewidth"] == 9
