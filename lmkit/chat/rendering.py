@@ -20,7 +20,7 @@ import attrs
 
 from lmkit.chat.escaping import Message, Span
 from lmkit.chat.replaying import Replays, follow_joins, following_environment, note_moment, on_plain
-from lmkit.errors import TemplateError
+from lmkit.errors import ConversationError, TemplateError
 from lmkit.tokenizing import Dialect
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Rendering:
             tools: likewise, or None.
             ask: whether the next answer is asked for.
         Raises:
-            TemplateError: the template refuses the messages or fails on them.
+            ConversationError: the template refuses the messages or fails on them.
         """
         return without_marks(self._run(messages, tools, ask))
 
@@ -107,9 +107,13 @@ class Rendering:
             )
             return text
         except jinja2.TemplateError as error:
-            raise TemplateError(f"the chat template refuses the conversation: {error}") from error
+            raise ConversationError(
+                "", f"the chat template refuses the conversation: {error}"
+            ) from error
         except Exception as error:  # a template may divide by zero, and so on
-            raise TemplateError(f"the chat template fails on the conversation: {error}") from error
+            raise ConversationError(
+                "", f"the chat template fails on the conversation: {error}"
+            ) from error
 
     @functools.cached_property
     def plans(self) -> dict[Any, Any]:
