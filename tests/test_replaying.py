@@ -132,3 +132,12 @@ def test_a_date_is_that_of_the_moment():
         assert again(rendering, ["b"])
     with at_time("2025-03-01T12:00:00"):
         assert not again(rendering, ["b"])
+
+
+def test_no_more_shapes_are_remembered_than_some(monkeypatch):
+    monkeypatch.setattr("lmkit.replaying._MOST", 10)
+    replays = rendering_of(CHATML).replays
+    numbers = [replays.shape({"role": "tool", "tool_calls": [n]})[0] for n in range(100)]
+
+    assert len(set(numbers)) == 100
+    assert len(replays._numbers) <= 10
