@@ -46,7 +46,7 @@ def with_stops(tokenizer: Tokenizer, formatter: Formatter) -> tuple[Tokenizer, l
     if stops and stops[0] != tokenizer.eos_id:
         tokenizer = tokenizer.with_special("eos_token", tokenizer.id_to_token(stops[0]))
     template = formatter.chat_template(tokenizer.dialect)
-    if template is not None:
+    if template is not None and template != tokenizer.chat_template:
         tokenizer = tokenizer.with_template(template)
     return tokenizer, stops
 

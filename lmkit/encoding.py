@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmkit.decoding import Chooser
-from lmkit.errors import PromptTooLong, RecordError, RecordErrors, TemplateError
+from lmkit.errors import ConversationError, PromptTooLong, RecordError
 from lmkit.family import Family
 from lmkit.formatting import Record, Segment, training_texts
-from lmkit.records import MOST_ERRORS, Row, where_of
+from lmkit.records import BadRows, Row, where_of
 from lmkit.tokenizing import Span, Tokenizer
 from lmkit.transforms import transformed
 
@@ -180,16 +180,21 @@ def runs(segments: Sequence[Segment]) -> list[tuple[bool, list[Span]]]:
     return found
 
 
-def read_ahead(texts: Iterable[Sequence[Segment]], tokenizer: Tokenizer) -> None:
+def read_ahead(texts: Iterable[Sequence[Segment]], tokenizer: Tokenizer, family: Family) -> None:
     """Have the tokenizer encode the stretches of many texts at once; see `Tokenizer.read_ahead`."""
-    wanted: list[tuple[list[Span], bool]] = []
+    tokenizer.read_ahead(_openings(texts, tokenizer, apart=family is Family.SEQ2SEQ))
+
+
+def _openings(
+    texts: Iterable[Sequence[Segment]], tokenizer: Tokenizer, *, apart: bool
+) -> Iterator[tuple[list[Span], bool]]:
+    """Yield the spans of each stretch and whether it opens a text, as far as the words tell."""
     for segments in texts:
         opens = True
         for _, spans in runs(segments):
-            wanted.append((spans, opens))
+            yield spans, opens
             written = any(span.text for span in spans)
-            opens = tokenizer.reopens_after(spans) or (opens and not written)
-    tokenizer.read_ahead(wanted)
+            opens = apart or tokenizer.reopens_after(spans) or (opens and not written)
 
 
 def joined(body: Iterable[Stretch]) -> list[int]:
@@ -238,7 +243,7 @@ def encode(task: Task | str, records: Iterable[Record], tokenizer: Any) -> list[
     Raises:
         RecordError: a record lacks a column, or a column is of the wrong type.
         RecordErrors: several do; up to ten are gathered.
-        TemplateError: the chat template refuses a record's conversation; the text names the record.
+        ConversationError: the chat template refuses a record's; it is one of those RecordErrors.
     """
     from lmkit.registry import one_task
 
@@ -266,7 +271,7 @@ def encode_rows(
         on_bad_row: what is told of each unfit record, which is then left out. Without it, up to ten
             are gathered and raised together.
     Raises:
-        RecordError, RecordErrors, TemplateError: as for `encode`.
+        RecordError, RecordErrors: as for `encode`.
     """
     chooses = isinstance(task.decoder, Chooser)
 
@@ -280,12 +285,13 @@ def encode_rows(
         delimited = task.formatter.delimited
         return [task.collator.encode(text, tokenizer, delimited=delimited) for text in found]
 
-    tell = on_bad_row or Gathered()
+    gathered = BadRows()
+    tell = on_bad_row or gathered
     places = ((where_of(record, index), record) for index, record in enumerate(records))
     while some := list(itertools.islice(places, AT_ONCE)):
         made = [(where, _attempted(texts, record, where)) for where, record in some]
         fit = (found for _, found in made if not isinstance(found, RecordError))
-        read_ahead(itertools.chain.from_iterable(fit), tokenizer)
+        read_ahead(itertools.chain.from_iterable(fit), tokenizer, task.family)
         for where, found in made:
             if isinstance(found, RecordError):
                 tell(found)
@@ -293,10 +299,10 @@ def encode_rows(
             rows = _attempted(encoded, found, where)
             if isinstance(rows, RecordError):
                 tell(rows)
-            elif not (isinstance(tell, Gathered) and tell.errors):
+            elif not gathered.errors:
                 yield from rows
-    if isinstance(tell, Gathered):
-        tell.end()
+    tokenizer.read_ahead(())
+    gathered.end()
 
 
 def each(
@@ -314,51 +320,24 @@ def each(
     Raises:
         RecordError: a record is unfit.
         RecordErrors: several are; nothing is yielded behind the first.
-        TemplateError: the chat template refuses one.
     """
-    tell = on_bad_row or Gathered()
+    gathered = BadRows()
+    tell = on_bad_row or gathered
     for index, record in enumerate(records):
         made = _attempted(make, record, where_of(record, index))
         if isinstance(made, RecordError):
             tell(made)
-        elif not (isinstance(tell, Gathered) and tell.errors):
+        elif not gathered.errors:
             yield made
-    if isinstance(tell, Gathered):
-        tell.end()
+    gathered.end()
 
 
 def _attempted(make: Callable[[Given], Made], given: Given, where: str) -> Made | RecordError:
     """Return what is made of something, or the error that says why not, with its place."""
     try:
         return make(given)
-    except TemplateError as error:
-        raise TemplateError(f"{where}: {error}") from error
     except RecordError as error:
-        return error if error.where else RecordError(where, error.problem)
-
-
-class Gathered:
-    """Gathers unfit records: up to ten, then they are raised together."""
-
-    def __init__(self) -> None:
-        self.errors: list[RecordError] = []
-
-    def __call__(self, error: RecordError) -> None:
-        """Add one.
-
-        Raises:
-            RecordErrors: there are ten now.
-        """
-        self.errors.append(error)
-        if len(self.errors) >= MOST_ERRORS:
-            raise RecordErrors(self.errors, more=True)
-
-    def end(self) -> None:
-        """Raise what was gathered, if anything was."""
-        if len(self.errors) == 1:
-            raise self.errors[0]
-        if self.errors:
-            raise RecordErrors(self.errors)
+        return _placed(error, where)
 
 
 def prompt_ids(task: Task | str, record: Record, tokenizer: Any) -> Ids:
@@ -381,7 +360,7 @@ def prompt_ids(task: Task | str, record: Record, tokenizer: Any) -> Ids:
         segments = task.formatter.prompt(record, loaded.dialect)
         return task.collator.prompt(segments, loaded, delimited=task.formatter.delimited)
     except RecordError as error:
-        raise (error if error.where else _placed(error, record, 0)) from error
+        raise _placed(error, where_of(record, 0)) from error
 
 
 def fitting_prompt(
@@ -414,5 +393,9 @@ def fitting_prompt(
     return ids
 
 
-def _placed(error: RecordError, record: Record, index: int) -> RecordError:
-    return RecordError(where_of(record, index), error.problem)
+def _placed(error: RecordError, where: str) -> RecordError:
+    """Return an error with a record's place, unless it has one."""
+    if error.where:
+        return error
+    kind = ConversationError if isinstance(error, ConversationError) else RecordError
+    return kind(where, error.problem)

@@ -2,7 +2,8 @@
 
     LmkitError                  catch this: the user's input, files or plugins are at fault
     ├── RecordError             a data file or a row in it (carries `where`, such as "train.jsonl:17")
-    │   └── RecordErrors        several of them, gathered
+    │   ├── RecordErrors        several of them, gathered
+    │   └── ConversationError   one that its chat template refuses (also a TemplateError)
     ├── FindingsError           data that teaches something wrong (carries `names`)
     ├── TemplateError           a template that cannot be read or rendered
     ├── TaskError               parts of a task that do not fit together
@@ -88,6 +89,10 @@ class FindingsError(LmkitError, ValueError):
 
 class TemplateError(LmkitError, ValueError):
     """A template, ours or a chat template, cannot be read or rendered."""
+
+
+class ConversationError(RecordError, TemplateError):
+    """A chat template refuses one record's conversation, or writes an answer otherwise than asked."""
 
 
 class TaskError(LmkitError, ValueError):

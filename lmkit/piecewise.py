@@ -95,21 +95,26 @@ class Pieces:
 
     def ids(self, text: str) -> list[int] | None:
         """Return a text's ids, or None where only the library can tell."""
-        known = self._ahead.get(text)
-        return self._of([text])[0] if known is None and self.ways else known
+        if not self.ways:
+            return self._ahead.get(text)
+        pieces = self._cut(text)
+        if pieces is None:
+            return None
+        try:
+            ids = _joined(pieces, self._known)
+        except KeyError:
+            ids = _joined(pieces, self._knowing(set(pieces)))
+        return None if _REFUSED[0] in ids else ids
 
     def read_ahead(self, texts: Iterable[str]) -> None:
-        """Read texts at once that will be asked for, in place of those that were read ahead before."""
-        wanted = list(dict.fromkeys(texts))
-        found = zip(wanted, self._of(wanted), strict=True)
-        self._ahead = {text: ids for text, ids in found if ids is not None}
+        """Read texts at once that will be asked for, in place of those that were read ahead before.
 
-    def _of(self, texts: Sequence[str]) -> list[list[int] | None]:
+        It does nothing where texts are read by pieces: then one costs no more than its share of many.
+        """
         if not self.ways:
-            return [None if ids is _REFUSED else list(ids) for ids in self._read(texts)]
-        cut = [self._cut(text) for text in texts]
-        known = self._knowing(set(itertools.chain.from_iterable(pieces or () for pieces in cut)))
-        return [None if pieces is None else _joined(pieces, known) for pieces in cut]
+            wanted = list(dict.fromkeys(texts))
+            found = zip(wanted, self._read(wanted), strict=True)
+            self._ahead = {text: list(ids) for text, ids in found if ids is not _REFUSED}
 
     def _cut(self, text: str) -> list[str] | None:
         if self._matched is None or not self._matched.search(text):
@@ -152,9 +157,8 @@ class Pieces:
         return _REFUSED
 
 
-def _joined(pieces: Sequence[str], known: Mapping[str, tuple[int, ...]]) -> list[int] | None:
-    ids = list(itertools.chain.from_iterable(map(known.__getitem__, pieces)))
-    return None if _REFUSED[0] in ids else ids
+def _joined(pieces: Sequence[str], known: Mapping[str, tuple[int, ...]]) -> list[int]:
+    return list(itertools.chain.from_iterable(map(known.__getitem__, pieces)))
 
 
 def ways(data: Mapping[str, Any]) -> tuple[Way, ...]:

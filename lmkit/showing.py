@@ -6,8 +6,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lmkit.chat.messages import said
 from lmkit.formatting import Record
-from lmkit.messages import said
 from lmkit.renaming import messages_column
 from lmkit.task import Task
 

@@ -58,7 +58,7 @@ REPLACEMENT = "\ufffd"  # what decoding writes for bytes that are no character
 MOST_CHARACTERS = 10  # characters without a token that an error names
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, cache_hash=True)
 class Dialect:
     """What a tokenizer brings to formatting: its chat template, its control tokens and its marks."""
 
@@ -348,8 +348,7 @@ class Tokenizer:
         Raises:
             RecordError: a character has no token, nor has the tokenizer one for the unknown.
         """
-        known = self._ahead.get((opens, *spans))
-        if known is not None:
+        if self._ahead and (known := self._ahead.get((opens, *spans))) is not None:
             return list(known)
         return self._assembled(self._split_control(spans), opens=opens)
 
@@ -361,7 +360,7 @@ class Tokenizer:
                 What is wrong with one is said when it is asked for.
         """
         if all(pieces.ways for pieces in self._pieces.values()):
-            return  # by pieces, one text costs no more than its share of many
+            return
         split = {(opens, *spans): self._split_control(spans) for spans, opens in texts}
         plain: dict[bool, list[str]] = {True: [], False: []}
         for (opens, *_), parts in split.items():
@@ -519,7 +518,7 @@ class Tokenizer:
                     parts.append(self._steering_by_text[match.group()])
                     position = match.end()
             parts.append(run.text[position:])
-        return _swallow_space(_join_plain(parts))
+        return parts if len(parts) == 1 else _swallow_space(_join_plain(parts))
 
     def _normalized(self, text: str) -> str:
         normalizer = self._continuing.normalizer
@@ -653,6 +652,9 @@ def _any_of(tokens: Iterable[ControlToken]) -> re.Pattern[str] | None:
 
 def _runs(spans: Sequence[Span]) -> Iterable[Span]:
     """Yield the joined text of neighbours in which the same tokens act."""
+    if len(spans) == 1:  # as most texts are, so that they are not copied
+        yield from (span for span in spans if span.text)
+        return
     for (trusted, marked), run in itertools.groupby(
         (span for span in spans if span.text), key=lambda span: (span.trusted, span.marked)
     ):

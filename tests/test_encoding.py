@@ -1,4 +1,5 @@
 import unicodedata
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from lmkit.errors import RecordError, RecordErrors, TokenizerError
 from lmkit.formatting import PLAIN, Segment
 from lmkit.records import Row
 from lmkit.tokenizing import Tokenizer
+from lmkit.vocabulary import parse_tokenizer
 
 SHARED_NAMES = ("gpt2", "qwen2", "smollm2", "t5", "bert-base-uncased", "koelectra-wordpiece")
 
@@ -286,6 +288,47 @@ class TestTheWholeRow:
 
         assert whole.kept.all()
         assert whole.labels.tolist() == toy.encode("abcdef")
+
+
+class TestManyRecords:
+    records: ClassVar = [
+        {"q": f"질문 {n}: what is {n} and {n}?", "a": f" 답 {2 * n} 🙂"} for n in range(50)
+    ]
+
+    @pytest.mark.parametrize("name", [*SHARED_NAMES, "char", *LLAMAS])
+    @pytest.mark.parametrize("collator", [lk.CausalCollator(max_length=20), lk.Seq2SeqCollator()])
+    def test_get_the_rows_that_each_gets_alone(self, collator, name, load_shared):
+        if name in LLAMAS:
+            tokenizer = Tokenizer.load(llama(name)).with_special("eos_token", "</s>")
+        elif name == "char":
+            tokenizer = parse_tokenizer("char", self.records)
+        else:
+            tokenizer = load_shared(name)
+        both = task(QA.formatter).evolve(collator=collator)
+        segments = [both.formatter.segments(record) for record in self.records]
+        alone = [collator.encode(each, tokenizer, delimited=False) for each in segments]
+
+        for row, own in zip(encode(both, self.records, tokenizer), alone, strict=True):
+            assert row.input_ids.tolist() == own.input_ids.tolist()
+            assert row.labels.tolist() == own.labels.tolist()
+            assert (row.n_cut, row.n_cut_learned) == (own.n_cut, own.n_cut_learned)
+
+    def test_are_read_as_far_as_rows_are_asked_for(self, monkeypatch, toy):
+        monkeypatch.setattr("lmkit.encoding.AT_ONCE", 4)
+        records = iter(self.records)
+        next(encode_rows(QA, records, toy))
+
+        assert len(list(records)) == len(self.records) - 4
+
+    def test_are_told_of_in_order_where_they_are_bad(self, monkeypatch, load_shared):
+        monkeypatch.setattr("lmkit.encoding.AT_ONCE", 4)
+        never = task(lk.context("{q}").cut("never") + lk.target("{a}"), max_length=12)
+        records = [{"q": "질문 " * 20 * (n % 2), "a": "b"} if n % 3 else {} for n in range(10)]
+        told = []
+        rows = list(encode_rows(never, records, load_shared("gpt2"), on_bad_row=told.append))
+
+        assert [error.where for error in told] == [f"record {n}" for n in (0, 1, 3, 5, 6, 7, 9)]
+        assert len(rows) == 3
 
 
 class TestOwners:

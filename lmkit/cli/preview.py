@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     help="Show this row, counted from 0; may be repeated.",
 )
+@click.option(
+    "--full", is_flag=True, help="Write long rows out, rather than leave out their middle."
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Look at the first so many records only.")
 @click.option(
     "--on-bad-row",
@@ -73,6 +76,7 @@ def preview(
     eval_data: Sequence[str],
     rows: int | None,
     choose: Sequence[int],
+    full: bool,
     limit: int | None,
     on_bad_row: str,
     html: str | None,
@@ -98,10 +102,14 @@ def preview(
     )
     sources = data_of(found, data, "--data")
     if sources == "-":
-        from lmkit.records import read
+        from lmkit.records import iterate
 
-        sources = read(sources)  # standard input can be read once only
-    ready = None if tokenizer is None else parse_tokenizer(tokenizer, sources, found)
+        sources = list(iterate(sources))  # standard input can be read once only
+    ready = (
+        None
+        if tokenizer is None
+        else parse_tokenizer(tokenizer, sources, found, on_bad_row=on_bad_row)
+    )
     evals: Any = [None] * len(tasks_of(found))
     if eval_data:
         given = data_of(found, eval_data, "--eval-data")
@@ -132,7 +140,7 @@ def preview(
 
         print_json(document(previews))
     elif not html:
-        _print(previews)
+        _print(previews, whole=full)
     else:
         _print_short(previews)
     return int(any(found.worst == "error" for found in previews))
@@ -142,7 +150,7 @@ def _bar(progress: Any, job: Any) -> Any:
     return lambda done, total: progress.update(job, completed=done, total=total)
 
 
-def _print(previews: Sequence[Preview]) -> None:
+def _print(previews: Sequence[Preview], *, whole: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -154,7 +162,7 @@ def _print(previews: Sequence[Preview]) -> None:
     for found in previews:
         if len(previews) > 1:
             console.rule(Text(found.task))
-        print_preview(found, console)
+        print_preview(found, console, whole=whole)
 
 
 def _print_short(previews: Sequence[Preview]) -> None:

@@ -133,7 +133,6 @@ def train(
     transformers can load, with task.json and metrics.jsonl in it.
     """
     from lmkit.errors import MissingExtra
-    from lmkit.family import Family
     from lmkit.mixing import Mixture
     from lmkit.records import iterate
     from lmkit.registry import get_task
@@ -166,6 +165,10 @@ def train(
             adapter=adapter,
             sample=sample,
             resume=resume,
+            on_bad_row=on_bad_row,
+            cache=not no_cache,
+            explain_cache=explain_cache,
+            num_proc=num_proc,
             ignore_findings=ignore_findings,
             **arguments,
         )
@@ -179,10 +182,10 @@ def train(
             }
         )
         return
-    cut, side = run.cut, "left" if run.task.family is Family.CAUSAL else "right"
+    cut = run.cut
     if cut["rows"]:
         click.echo(
-            f"{cut['rows']} rows were cut to {cut['max_length']} tokens, from the {side}; "
+            f"{cut['rows']} rows were cut to {cut['max_length']} tokens; "
             f"{cut['ids']} tokens were left out",
             err=True,
         )

@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 import lmkit
+from lmkit.chat.rendering import at_time, now
 from lmkit.choosing import check_labels
 from lmkit.collating.seq2seq import cutting
 from lmkit.encoding import encode_rows, prompt_ids
@@ -40,7 +41,6 @@ from lmkit.plugins import distributions_of
 from lmkit.reading import read_for
 from lmkit.records import Data, Row
 from lmkit.registry import one_task, task_in
-from lmkit.rendering import at_time, now
 from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.generator import Generator, open_generator
 from lmkit.runtime.masked import MaskFiller

@@ -42,7 +42,8 @@ class Shown:
     Attributes:
         index: its place among the rows, from 0.
         where: the record's place, such as `train.jsonl:17`.
-        why: why it is shown: `first`, `chosen`, `longest`, `shortest`, `most cut`, `finding`.
+        why: why it is shown: `first`, `chosen`, `longest`, `shortest`, `most cut`, `finding`, or
+            several of these, as in `first, longest`.
         tokens: the row's tokens, those that were cut off among them; of a seq2seq row the source's.
         target: of a seq2seq row the target's.
         n_tokens: how many tokens the model gets; of a seq2seq row the source's and the target's.

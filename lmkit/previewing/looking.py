@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 
 import lmkit
+from lmkit.chat.rendering import at_time, now
 from lmkit.collating import Stream
 from lmkit.collating.causal import CausalCollator
 from lmkit.encoding import Encoded, Ids, Whole
@@ -24,14 +25,12 @@ from lmkit.previewing.models import reading
 from lmkit.previewing.pairing import Records, encoded_pairs, known_pairs
 from lmkit.previewing.spelling import spelled
 from lmkit.records import STOP, BadRows, Data, OnBadRow, name_of, where_of
-from lmkit.rendering import at_time, now
 from lmkit.sources import Source
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 
 ROWS = 2  # rows of the data's beginning that are shown unless more are asked for
 ROWS_OF_PAGE = 50  # the same of a page
-MOST_EXAMPLES = 5  # rows shown because a finding points at them
 NARROW = 0.5  # share of padding above which that is worth a note
 
 _STEP = 64  # records between two tellings of progress
@@ -264,18 +263,18 @@ class Survey:
             LmkitError: a row that was chosen is not there.
         """
         count = len(self.measures)
-        places = dict.fromkeys(range(min(first, count)), "first")
+        reasons = {place: ["first"] for place in range(min(first, count))}
         for place in choose:
             if not 0 <= place < count:
                 raise LmkitError(f"there is no row {place}; the rows are 0 to {count - 1}")
-            places[place] = "chosen"
+            reasons.setdefault(place, []).append("chosen")
         for why, place in self.measures.extremes().items():
-            places.setdefault(place, why)
+            reasons.setdefault(place, []).append(why)
         if not self.setting.streams:
-            examples = [check.example for check in self._checks if check.finding() is not None]
-            for example in [place for place in examples if place is not None][:MOST_EXAMPLES]:
-                places.setdefault(example, "finding")
-        return places
+            found = (check.example for check in self._checks if check.finding() is not None)
+            for place in dict.fromkeys(place for place in found if place is not None):
+                reasons.setdefault(place, []).append("finding")
+        return {place: ", ".join(dict.fromkeys(why)) for place, why in reasons.items()}
 
 
 def shown_row(

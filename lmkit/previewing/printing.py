@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING
 
 from lmkit.previewing import Finding, Lengths, Preview, Shown, Token, Totals
@@ -13,28 +14,37 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-MOST_TOKENS = 96  # of one kind in a stretch; of a longer one the middle is left out
+MOST_CELLS = 640  # of neighbouring tokens of one kind; of more the middle is left out
+ENDS = 200  # cells that are shown on each side of what is left out
 BAR = 24  # cells of a histogram's longest bar
 _SPACES = {"\n": "↵\n", "\t": "⇥\t", "\xa0": "\xa0"}
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 CONTROL = "control"
-STYLES = {"learned": "green", "read": "", "cut": "red strike", CONTROL: "bold magenta"}
+STYLES = {"learned": "green", "read": "", "cut": "red strike", CONTROL: "magenta"}
+CONTROL_STYLES = {"learned": "bold black on green", "read": "magenta", "cut": "magenta strike"}
 EDGE = "underline"  # every other token of what is learned, so that one sees where they part
 MARKS = {"learned": "«»", "read": "", "cut": "⟪⟫", CONTROL: "⟦⟧"}
 LEVEL_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-def print_preview(preview: Preview, console: Console) -> None:
-    """Print rows, lengths, totals and findings."""
+def print_preview(preview: Preview, console: Console, *, whole: bool = False) -> None:
+    """Print rows, lengths, totals and findings.
+
+    Args:
+        preview: what is printed.
+        console: where.
+        whole: whether long rows are written out.
+    """
     coloured = console.color_system is not None and not console.no_color
     hides = preview.family == "masked"
     console.print(legend(coloured=coloured, hides=hides))
     for shown in preview.shown:
         console.print()
-        console.print(row(shown, coloured=coloured, hides=hides))
+        names = [f.name for f in preview.findings if f.where == shown.where]
+        console.print(row(shown, names, coloured=coloured, hides=hides, whole=whole))
     console.print()
-    _print_lengths(preview.lengths, console)
+    _print_lengths(preview.lengths, console, hides=hides)
     console.print()
     for line in totals(preview.totals, hides=hides):
         console.print(line)
@@ -89,11 +99,19 @@ def _marks(kind: str) -> tuple[str, str]:
     return (marks[0], marks[1]) if marks else ("", "")
 
 
-def row(shown: Shown, *, coloured: bool, hides: bool = False, whole: bool = False) -> Text:
+def row(
+    shown: Shown,
+    names: Sequence[str] = (),
+    *,
+    coloured: bool,
+    hides: bool = False,
+    whole: bool = False,
+) -> Text:
     """Return a row's text with its tokens told apart, under a line that says which it is.
 
     Args:
         shown: the row.
+        names: the findings of which it is the example.
         coloured: whether colours tell tokens apart; otherwise marks do.
         hides: whether what is learned is what may be hidden.
         whole: whether long stretches are written out.
@@ -106,7 +124,9 @@ def row(shown: Shown, *, coloured: bool, hides: bool = False, whole: bool = Fals
         facts.append(f"{shown.n_cut:,} left out")
     text = Text()
     text.append(f"row {shown.index}", "bold")
-    text.append(f"  {shown.where}  ({shown.why})  {', '.join(facts)}\n", "dim")
+    why = [reason for reason in shown.why.split(", ") if reason != "finding"]
+    text.append(f"  {', '.join([*why, *names])}  ")
+    text.append(f"{', '.join(facts)}  {visible(shown.where)}\n", "dim")
     text.append_text(tokens(shown.tokens, coloured=coloured, whole=whole))
     if shown.target:
         text.append("\n→ ", "bold")
@@ -136,10 +156,18 @@ def tokens(found: Sequence[Token], *, coloured: bool, whole: bool = False) -> Te
 
 def _ends(found: list[Token]) -> tuple[list[Token], list[Token]]:
     """Return tokens, or the first and the last where they are many."""
-    if len(found) <= MOST_TOKENS:
+    from rich.cells import cell_len
+
+    widths = [cell_len(token.text) for token in found]
+    if sum(widths) <= MOST_CELLS:
         return found, []
-    half = MOST_TOKENS // 3
-    return found[:half], found[-half:]
+    first, last = _fitting(widths), _fitting(widths[::-1])
+    return found[:first], found[len(found) - last :]
+
+
+def _fitting(widths: Sequence[int]) -> int:
+    """Return how many of the first fit into `ENDS` cells, and one at least."""
+    return max(1, bisect_right(list(accumulate(widths)), ENDS))
 
 
 def _append(text: Text, found: Sequence[Token], *, coloured: bool) -> None:
@@ -148,8 +176,7 @@ def _append(text: Text, found: Sequence[Token], *, coloured: bool) -> None:
         if not coloured:
             text.append(written.join(_marks(CONTROL)) if token.control else written)
         elif token.control:
-            on = {"learned": " on green", "cut": " strike"}.get(token.kind, "")
-            text.append(written, STYLES[CONTROL] + on)
+            text.append(written, CONTROL_STYLES[token.kind])
         else:
             edge = f" {EDGE}" if token.kind == "learned" and place % 2 else ""
             text.append(written, STYLES[token.kind] + edge)
@@ -166,13 +193,14 @@ def visible(text: str) -> str:
     )
 
 
-def _print_lengths(lengths: Sequence[Lengths], console: Console) -> None:
+def _print_lengths(lengths: Sequence[Lengths], console: Console, *, hides: bool) -> None:
     from rich.columns import Columns
 
-    console.print(Columns([histogram(part) for part in lengths], padding=(0, 6)))
+    parts = [histogram(part, hides=hides) for part in lengths]
+    console.print(Columns(parts, padding=(0, 6, 1, 0)))
 
 
-def histogram(part: Lengths) -> RenderableType:
+def histogram(part: Lengths, *, hides: bool = False) -> RenderableType:
     """Return how often which length occurs, as bars."""
     from rich.text import Text
 
@@ -180,7 +208,10 @@ def histogram(part: Lengths) -> RenderableType:
     names = [f"{a:,}–{b - 1:,}" if b - 1 > a else f"{a:,}" for a, b in pairwise(edges)]
     width, most = max(map(len, names)), max(counts)
     text = Text()
-    text.append(f"{part.name} tokens\n", "bold")
+    what = (
+        "tokens that may be hidden" if hides and part.name == "learned" else f"{part.name} tokens"
+    )
+    text.append(f"{what}\n", "bold")
     text.append(
         f"least {part.shortest:,} · median {part.median:,} · 95% {part.p95:,} · most {part.longest:,}\n",
         "dim",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lmkit.chat.rendering import at_time
 from lmkit.encoding import Ids, prompt_ids
 from lmkit.errors import RecordError
 from lmkit.manifest import Golden
-from lmkit.rendering import at_time
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 

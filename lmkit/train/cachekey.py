@@ -12,10 +12,10 @@ from typing import Any
 import attrs
 
 import lmkit
+from lmkit.chat.rendering import at_time, printed_dates
 from lmkit.files import sha256_of
 from lmkit.jsonform import dump, to_json
 from lmkit.plugins import installed
-from lmkit.rendering import at_time, printed_dates
 from lmkit.sources import Source
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from lmkit.chat.rendering import now
 from lmkit.choosing import check_labels
 from lmkit.collating import Feed, Schedule, Stream
 from lmkit.encoding import Encoded, encode_rows
@@ -28,7 +29,6 @@ from lmkit.records import (
     nothing_in,
     warn_of_skipped,
 )
-from lmkit.rendering import now
 from lmkit.sources import Positions, Source, SourceRows
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer

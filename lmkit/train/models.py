@@ -120,9 +120,10 @@ def open_tokenizer(source: str) -> tuple[Any, dict[str, Any]]:
         if not path.is_file():
             raise ModelError(f"there is no file '{path}'")
         source, options = str(path.parent), {"gguf_file": path.name}
+    configs = transformers().AutoConfig
     try:
         with quiet(), quiet_gguf():
-            config = transformers().AutoConfig.from_pretrained(source, **options)
+            config = configs.from_pretrained(source, **options)
     except Exception as error:  # as above
         raise ModelError(f"the model '{source}' cannot be found: {error}") from error
     with quiet_gguf():

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
+from lmkit.chat.rendering import at_time
 from lmkit.encoding import Encoded, encode_rows
-from lmkit.errors import LmkitError, RecordError, TemplateError
-from lmkit.records import STOP, BadRows, Row, fingerprint, nothing_in
-from lmkit.rendering import at_time
+from lmkit.errors import LmkitError, RecordError
+from lmkit.records import BadRows, Row, fingerprint, nothing_in
 from lmkit.sources import Positions, Source
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
@@ -172,12 +172,7 @@ class Preparer:
         """Return each text of each row with the row's position; unfit rows are added to the bad."""
         errors: list[RecordError] = []
         records = [row for _, row in rows]
-        try:
-            found = list(encode_rows(self.task, records, self.tokenizer, on_bad_row=errors.append))
-        except TemplateError:
-            if self.policy == STOP:
-                raise
-            return list(self._one_by_one(rows, bad))
+        found = list(encode_rows(self.task, records, self.tokenizer, on_bad_row=errors.append))
         if not errors and len(found) == len(rows):  # a record has one text or more
             return [(position, row) for (position, _), row in zip(rows, found, strict=True)]
         return list(self._one_by_one(rows, bad))
@@ -187,16 +182,8 @@ class Preparer:
     ) -> Iterator[tuple[int, Encoded]]:
         for position, row in rows:
             errors: list[RecordError] = []
-            try:
-                found = list(
-                    encode_rows(self.task, [row], self.tokenizer, on_bad_row=errors.append)
-                )
-            except TemplateError as error:
-                if self.policy == STOP:
-                    raise
-                problem = str(error).removeprefix(f"{row.where}: ")
-                found, errors = [], [RecordError(row.where, problem)]
-            yield from ((position, one) for one in found)
+            for one in encode_rows(self.task, [row], self.tokenizer, on_bad_row=errors.append):
+                yield position, one
             bad += [Bad(position, error.where, error.problem) for error in errors]
 
     def _tell(self, bad: Sequence[Bad]) -> None:

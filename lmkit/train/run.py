@@ -16,6 +16,7 @@ import numpy as np
 
 import lmkit
 from lmkit.adapters import Adapter, as_adapter
+from lmkit.chat.rendering import at_time, now
 from lmkit.collating import Stream
 from lmkit.collating.packing import Packed
 from lmkit.encoding import Encoded
@@ -26,7 +27,6 @@ from lmkit.mixing import Mixture, tasks_of
 from lmkit.previewing.saving import PREVIEW_FILE, save
 from lmkit.records import STOP, Data
 from lmkit.registry import get_task
-from lmkit.rendering import at_time, now
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train import adapting

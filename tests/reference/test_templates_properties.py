@@ -61,7 +61,7 @@ def conversations(draw, of: Kind):
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name not in ASK_OTHERWISE])
-@settings(holds, max_examples=THOROUGH or 15)
+@settings(holds, max_examples=THOROUGH or 6)
 @given(st.data(), st.sampled_from(["assistant", "last"]))
 def test_a_conversation_begins_with_its_prompt_and_has_its_turns_whatever_is_said(
     name, data, learn

@@ -205,7 +205,7 @@ def learned_runs(row, tokenizer):
     return [tokenizer.decode(run, skip_control=False) for run in runs]
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def rows_of(name, without_thinking, folder):
     """Return, for each conversation that a template takes, its texts as rows."""
     variables = {"enable_thinking": False} if without_thinking else {}

@@ -18,6 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import lmkit as lk
+from lmkit.chat.rendering import now
 from lmkit.decoding.text import TextDecoder
 from lmkit.encoding import prompt_ids
 from lmkit.manifest import (
@@ -33,7 +34,6 @@ from lmkit.manifest import (
     signature,
     write_manifest,
 )
-from lmkit.rendering import now
 
 WIDTH, HEADS, KV_HEADS, HEAD_SIZE = 16, 4, 2, 8
 CONTEXT_LENGTH = 64

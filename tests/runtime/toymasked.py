@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from toys import wordpiece
 
 import lmkit as lk
+from lmkit.chat.rendering import now
 from lmkit.encoding import prompt_ids
 from lmkit.manifest import (
     SCHEMA,
@@ -24,7 +25,6 @@ from lmkit.manifest import (
     Tokens,
     write_manifest,
 )
-from lmkit.rendering import now
 
 from .toybundle import sign
 

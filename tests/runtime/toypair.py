@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import lmkit as lk
+from lmkit.chat.rendering import now
 from lmkit.encoding import prompt_ids
 from lmkit.manifest import (
     SCHEMA,
@@ -25,7 +26,6 @@ from lmkit.manifest import (
     Tokens,
     write_manifest,
 )
-from lmkit.rendering import now
 
 from .toybundle import sign, toy_tokenizer
 

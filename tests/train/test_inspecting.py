@@ -101,3 +101,20 @@ def test_what_was_found_is_kept_as_json(toy, tmp_path, count):
 
     assert saving.read(file) == previews
     assert isinstance(json.loads(file.read_text("utf-8")), dict if count == 1 else list)
+
+
+def test_a_run_keeps_what_was_found_in_its_data(fit, rows, tmp_path):
+    run = fit(tmp_path / "run", data=[*rows, rows[0]])
+    (preview,) = saving.read(run.path / saving.PREVIEW_FILE)
+
+    assert preview.totals.rows == len(rows) + 1
+    assert "duplicate-rows" in {finding.name for finding in preview.findings}
+
+
+def test_nothing_is_left_behind_where_the_data_is_refused(fit, tmp_path):
+    task = lk.get_task("qa").evolve(collator=lk.CausalCollator(max_length=10))
+
+    with pytest.raises(FindingsError, match="answer-cut"):
+        fit(tmp_path / "run", task=task)
+
+    assert not (tmp_path / "run").exists()

@@ -25,13 +25,13 @@ from typing import Any
 
 import attrs
 
-from lmkit.errors import TemplateError
-from lmkit.escaping import Escape, Message, Span
+from lmkit.chat.escaping import Escape, Message, Span
+from lmkit.chat.forms import in_form
+from lmkit.chat.messages import SYSTEM_ROLES, said
+from lmkit.chat.rendering import Rendering, Written
+from lmkit.chat.tracing import Replay
+from lmkit.errors import ConversationError
 from lmkit.formatting import Segment
-from lmkit.forms import in_form
-from lmkit.messages import SYSTEM_ROLES, said
-from lmkit.rendering import Rendering, Written
-from lmkit.tracing import Replay
 
 _SHOWN = 60  # characters of a text, before and behind a difference, in an error
 _ANSWER = chr(0xF0002)  # stands in for an answer, to be found again; `Escape` hides it in records
@@ -84,7 +84,7 @@ class Unroller:
         Args:
             learn: `assistant`, `last` or `all`, as in `Chat`.
         Raises:
-            TemplateError: the template fails, or writes an answer's own text otherwise than asked.
+            ConversationError: the template fails, or writes an answer's own text otherwise than asked.
         """
         if learn == "all":
             return [self._everything()]
@@ -189,7 +189,7 @@ class Unroller:
             return Written("")
         try:
             return self._render(0, ask=True)
-        except TemplateError:
+        except ConversationError:
             return None
 
     def _trained(self, length: int) -> Written:
@@ -213,7 +213,7 @@ class Unroller:
         probe = [*self._messages[:index], {**answer, "content": _ANSWER}]
         try:
             written = self.rendering.render(in_form(probe, self.rendering), self._tools).text
-        except TemplateError:
+        except ConversationError:
             return None
         if written.count(_ANSWER) != 1:
             return None
@@ -229,6 +229,10 @@ class Unroller:
         if not question.startswith(last) or not last or head.count(question) != 1:
             return None
         start = head.index(question) + len(question)
+        if any(
+            (words := said(m).strip()) and words in head[start:] for m in self._messages[:index]
+        ):
+            return None
         return asked + own[start:] if own.startswith(head[:start]) else None
 
     def _header(self, text: Written) -> list[Span]:
@@ -269,47 +273,50 @@ class Unroller:
                     key=self._render_key(length, ask),
                     words=self.words[: self._n_words[length]],
                 )
-            except TemplateError as error:
+            except ConversationError as error:
                 raise self._refusal(error, length, ask) from error
             self._written[length, ask] = found
         return self._written[length, ask]
 
-    def _refusal(self, error: TemplateError, length: int, ask: bool) -> TemplateError:
+    def _refusal(self, error: ConversationError, length: int, ask: bool) -> ConversationError:
         """Return an error that says so where it is the system message that a template refuses."""
         if not self._messages or self._messages[0]["role"] not in SYSTEM_ROLES:
             return error
         try:
             self.rendering.render(self._messages[1:length], self._tools, ask=ask)
-        except TemplateError:
+        except ConversationError:
             return error
-        return TemplateError(
+        return ConversationError(
+            "",
             f"{error}; without the system message it does not: Chat(system_as='user') puts that in "
-            "front of the user's first message"
+            "front of the user's first message",
         )
 
-    def _drift(self, index: int, text: Written) -> TemplateError:
+    def _drift(self, index: int, text: Written) -> ConversationError:
         asked = self._asked(index)
         if asked is None:
-            return TemplateError(
+            return ConversationError(
+                "",
                 f"turn {index} is the assistant's, and the chat template cannot ask for an answer to "
-                "nothing; let a user's or a system message stand before it"
+                "nothing; let a user's or a system message stand before it",
             )
         at = common_length(asked.text, text.text)
         shown = slice(max(0, at - _SHOWN), at + _SHOWN)
-        return TemplateError(
+        return ConversationError(
+            "",
             f"the chat template asks for turn {index} (an assistant's) with a text that the training "
             "text does not begin with, so what the model would learn is not what it will be asked; "
             "give the template what makes them agree, as in "
             "Chat(variables={'enable_thinking': False}), or another one, with Chat(template=...)\n"
             f"  asked:   ...{self.escape.restored(asked.text[shown])!r}\n"
-            f"  trained: ...{self.escape.restored(text.text[shown])!r}"
+            f"  trained: ...{self.escape.restored(text.text[shown])!r}",
         )
 
     @property
     def _endings(self) -> Endings:
         try:
             return endings(self.rendering)
-        except TemplateError:  # of words that are not the record's
+        except ConversationError:  # of words that are not the record's
             return Endings()
 
 
@@ -333,7 +340,7 @@ def endings(rendering: Rendering) -> Endings:
     """Find out how a template ends answers, from two made-up exchanges.
 
     Raises:
-        TemplateError: the template fails on them.
+        ConversationError: the template fails on them.
     """
     chat: list[Message] = [
         {"role": role, "content": word}

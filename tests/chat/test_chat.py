@@ -10,11 +10,18 @@ import pytest
 
 import lmkit as lk
 from lmkit.chat import CHATML, Chat, Turn
-from lmkit.encoding import encode, prompt_ids
-from lmkit.errors import RecordError, TaskError, TemplateError, UnknownOption
+from lmkit.chat.rendering import at_time
+from lmkit.encoding import encode, encode_rows, prompt_ids
+from lmkit.errors import (
+    ConversationError,
+    RecordError,
+    RecordErrors,
+    TaskError,
+    TemplateError,
+    UnknownOption,
+)
 from lmkit.jsonform import from_json, to_json
-from lmkit.rendering import at_time
-from lmkit.tokenizing import Dialect
+from lmkit.tokenizing import Dialect, Tokenizer
 
 CHATML_DIALECT = Dialect(
     chat_template=CHATML,
@@ -751,6 +758,23 @@ class TestATemplate:
 
         with pytest.raises(TemplateError, match=r"^record 1: .*too long"):
             encode(chat_task(template=refuses), records, toy)
+
+    def test_that_raises_is_one_of_the_records_that_do_not_fit(self, toy):
+        refuses = (
+            "{% if messages | length > 2 %}{{ raise_exception('too long') }}{% endif %}" + CHATML
+        )
+        records = [{"messages": TWICE}, {"messages": HI}, {"text": "no messages"}]
+
+        with pytest.raises(RecordErrors, match=r"record 0: .*too long\n  record 2: column") as told:
+            encode(chat_task(template=refuses), records, toy)
+        assert isinstance(told.value.errors[0], ConversationError)
+
+        unfit = []
+        rows = encode_rows(
+            chat_task(template=refuses), records, Tokenizer.load(toy), on_bad_row=unfit.append
+        )
+        assert len(list(rows)) == 1
+        assert [error.where for error in unfit] == ["record 0", "record 2"]
 
     @pytest.mark.parametrize(
         "escape",

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 import attrs
 
-from lmkit.escaping import Escape, Span
+from lmkit.chat.escaping import Escape, Span
+from lmkit.chat.rendering import Rendering, Written, without_marks
+from lmkit.chat.tracing import Call, Guard, Place, Replay, put_in
+from lmkit.chat.unrolling import Unroller, common_length
 from lmkit.formatting import Segment
-from lmkit.rendering import Rendering, Written, without_marks
-from lmkit.tracing import Call, Guard, Place, Replay, put_in
-from lmkit.unrolling import Unroller, common_length
 
 _FIRST, _LAST = 0x100000, 0x10EFFF  # characters that stand for words, in plane 16 of Unicode
 _PLACE = re.compile(f"([{chr(_FIRST)}-{chr(_LAST)}])")

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmkit.chat import CHATML
+from lmkit.chat.rendering import Rendering, at_time
 from lmkit.errors import TemplateError
-from lmkit.rendering import Rendering, at_time
 from lmkit.tokenizing import Dialect
 
 LOOP = "{% for m in messages %}BODY{% endfor %}"
@@ -135,7 +135,7 @@ def test_a_date_is_that_of_the_moment():
 
 
 def test_no_more_shapes_are_remembered_than_some(monkeypatch):
-    monkeypatch.setattr("lmkit.replaying._MOST", 10)
+    monkeypatch.setattr("lmkit.chat.replaying._MOST", 10)
     replays = rendering_of(CHATML).replays
     numbers = [replays.shape({"role": "tool", "tool_calls": [n]})[0] for n in range(100)]
 

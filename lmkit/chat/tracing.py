@@ -1,7 +1,8 @@
 """Texts that remember which words they are made of, while a chat template runs on them.
 
-What happens to a `Traced` is written down instead of done: joined, it becomes *parts*; asked something, it
-answers truthfully, and the question becomes a *guard*. `lmkit.replaying` does the same again to other words.
+What happens to a `Traced` is written down instead of done: joined, it becomes *parts*; asked something,
+it answers truthfully, and the question becomes a *guard*. `lmkit.chat.replaying` does the same again to
+other words.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from typing import Any
 
 import attrs
 
-_LEAK = chr(
-    0x10F000
-)  # what a `Traced` is to code that does not know it; found in a text, it got lost
+# What a `Traced` is to code that does not know it: where a text has it, a word got lost.
+_LEAK = chr(0x10F000)
 
 
 class Untraceable(Exception):

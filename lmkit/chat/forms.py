@@ -15,9 +15,9 @@ from typing import Any
 
 import attrs
 
+from lmkit.chat.messages import Message, as_text, in_parts
+from lmkit.chat.rendering import Rendering
 from lmkit.errors import TemplateError
-from lmkit.messages import Message, as_text, in_parts
-from lmkit.rendering import Rendering
 
 _WORD = "lmkitword"  # to be found again in the rendered text
 _ARGUMENTS = {"place": _WORD}

@@ -1,7 +1,10 @@
 """Format a conversation: the messages of a record, as a chat template writes them.
 
-The template is the tokenizer's own, a built-in one, or the user's; `lmkit.rendering` runs it, and
-`lmkit.unrolling` finds out which part of the text the assistant wrote.
+The template is the tokenizer's own, a built-in one, or the user's. A conversation goes through this
+package so: `messages` checks what the record holds, `forms` gives it the form that the template reads,
+`escaping` hides the record's control tokens, `rendering` runs the template, and `unrolling` finds out
+which part of the text the assistant wrote. Conversations of one shape go the short way: `tracing` and
+`replaying` render them without running the template, `sketching` cuts them without looking.
 """
 
 from __future__ import annotations
@@ -15,9 +18,7 @@ from typing import Any
 
 import attrs
 
-from lmkit.errors import RecordError, TaskError, TemplateError
-from lmkit.formatting import PLAIN, Column, Record, Segment, column_text, parse_template
-from lmkit.messages import (
+from lmkit.chat.messages import (
     ROLES,
     SYSTEM_ROLES,
     Message,
@@ -26,10 +27,12 @@ from lmkit.messages import (
     check_tools,
     texts_of,
 )
-from lmkit.rendering import Rendering
-from lmkit.sketching import training_texts
+from lmkit.chat.rendering import Rendering
+from lmkit.chat.sketching import training_texts
+from lmkit.chat.unrolling import Unroller, endings
+from lmkit.errors import RecordError, TaskError, TemplateError
+from lmkit.formatting import PLAIN, Column, Record, Segment, column_text, parse_template
 from lmkit.tokenizing import Dialect
-from lmkit.unrolling import Unroller, endings
 from lmkit.values import value
 
 LEARN = ("assistant", "last", "all")

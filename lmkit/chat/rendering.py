@@ -2,7 +2,7 @@
 
 It is rendered in jinja2's immutable sandbox by the same code in training and in the runtime, with
 what transformers gives to a template (`raise_exception`, `strftime_now`, `tojson`, loop controls,
-`{% generation %}`). What of the text an assistant wrote is found out in `lmkit.unrolling`.
+`{% generation %}`). What of the text an assistant wrote is found out in `lmkit.chat.unrolling`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lmkit.errors import TemplateError
-from lmkit.escaping import Message, Span
-from lmkit.replaying import Replays, follow_joins, following_environment, note_moment, on_plain
+from lmkit.chat.escaping import Message, Span
+from lmkit.chat.replaying import Replays, follow_joins, following_environment, note_moment, on_plain
+from lmkit.errors import ConversationError, TemplateError
 from lmkit.tokenizing import Dialect
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Written:
     marks: tuple[Span, ...] = ()
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Rendering:
     """One template under one tokenizer.
 
@@ -90,11 +90,11 @@ class Rendering:
         """Return what the template writes for some messages.
 
         Args:
-            messages: what the template may see; see `lmkit.escaping`.
+            messages: what the template may see; see `lmkit.chat.escaping`.
             tools: likewise, or None.
             ask: whether the next answer is asked for.
         Raises:
-            TemplateError: the template refuses the messages or fails on them.
+            ConversationError: the template refuses the messages or fails on them.
         """
         return without_marks(self._run(messages, tools, ask))
 
@@ -107,13 +107,17 @@ class Rendering:
             )
             return text
         except jinja2.TemplateError as error:
-            raise TemplateError(f"the chat template refuses the conversation: {error}") from error
+            raise ConversationError(
+                "", f"the chat template refuses the conversation: {error}"
+            ) from error
         except Exception as error:  # a template may divide by zero, and so on
-            raise TemplateError(f"the chat template fails on the conversation: {error}") from error
+            raise ConversationError(
+                "", f"the chat template fails on the conversation: {error}"
+            ) from error
 
     @functools.cached_property
     def plans(self) -> dict[Any, Any]:
-        """How it was found to cut conversations, by their shape; see `lmkit.sketching`."""
+        """How it was found to cut conversations, by their shape; see `lmkit.chat.sketching`."""
         return {}
 
     @functools.cached_property
@@ -180,7 +184,7 @@ def _compiled(source: str, *, traced: bool = False) -> tuple[jinja2.Template, bo
 
     Args:
         source: the template.
-        traced: whether texts are to be followed; see `lmkit.replaying`.
+        traced: whether texts are to be followed; see `lmkit.chat.replaying`.
     """
     import jinja2
     from jinja2.ext import Extension, loopcontrols

@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from lmkit.escaping import Message
-from lmkit.tracing import Length, Replay, Trace, Traced, Untraceable, joined, replay_of, traced
+from lmkit.chat.escaping import Message
+from lmkit.chat.tracing import Length, Replay, Trace, Traced, Untraceable, joined, replay_of, traced
 
 if TYPE_CHECKING:
     import jinja2

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmkit.chat import CHATML, Chat
+from lmkit.chat.rendering import Rendering
+from lmkit.chat.unrolling import Unroller
 from lmkit.errors import TemplateError
-from lmkit.rendering import Rendering
 from lmkit.tokenizing import Dialect
-from lmkit.unrolling import Unroller
 
 CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|user|>", "<|bot|>")
 MARKED = CHATML.replace(
