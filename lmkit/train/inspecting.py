@@ -19,7 +19,7 @@ from lmkit.previewing.pairing import known_pairs
 from lmkit.records import where_of
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.lessons import Lesson
-from lmkit.train.prepared import Counts, counts_of
+from lmkit.train.preparing.prepared import Counts, counts_of
 
 SAMPLE = 256  # records that are rendered anew, from all over the data
 

@@ -32,8 +32,8 @@ from lmkit.records import (
 from lmkit.sources import Positions, Source, SourceRows
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
-from lmkit.train.caching import Preparation, prepare
-from lmkit.train.prepared import ArrowRows, ChosenRows, HeldRows, counts_of, of_positions
+from lmkit.train.preparing.caching import Preparation, prepare
+from lmkit.train.preparing.prepared import ArrowRows, ChosenRows, HeldRows, counts_of, of_positions
 
 HELD_OUT_FILE, SKIPPED_FILE = "eval.jsonl", "skipped.jsonl"
 

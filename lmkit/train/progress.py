@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from lmkit.files import write_atomically
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.folder import save_beside
-from lmkit.train.report import write_or_warn
+from lmkit.train.reporting.report import write_or_warn
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]

@@ -32,7 +32,6 @@ from lmkit.tokenizing import Tokenizer
 from lmkit.train import adapting
 from lmkit.train.arguments import checked_arguments
 from lmkit.train.batches import as_tensors
-from lmkit.train.caching import Preparation
 from lmkit.train.extra import datasets, torch, transformers
 from lmkit.train.folder import (
     METRICS_FILE,
@@ -57,7 +56,8 @@ from lmkit.train.lessons import (
 )
 from lmkit.train.models import load_model
 from lmkit.train.packing import check_packing, flat_batch, reads_flat
-from lmkit.train.prepared import counts_of
+from lmkit.train.preparing.caching import Preparation
+from lmkit.train.preparing.prepared import counts_of
 from lmkit.train.quiet import quiet
 from lmkit.train.sessions import command, machine, session, settings, without_secrets
 from lmkit.train.special import align_all
@@ -111,7 +111,7 @@ def train(
             to ten and raises them; `skip` leaves them out, with a warning, and lists them in the
             run, as `skipped.jsonl`.
         cache: whether the prepared rows of files are kept for the next time, or the folder to keep
-            them in; see `lmkit.train.caching`. Data in memory is never cached.
+            them in; see `lmkit.train.preparing.caching`. Data in memory is never cached.
         explain_cache: say on standard error whether they were there, and if not why.
         num_proc: how many processes prepare the rows of a file.
         arguments: any of transformers' TrainingArguments.

@@ -111,7 +111,7 @@ def session(
         trainer: transformers' Trainer.
         command: what began the training.
     """
-    from lmkit.train.report import write_or_warn
+    from lmkit.train.reporting.report import write_or_warn
 
     # Those of a run that is begun anew in its old folder, before its first checkpoint, count too.
     earlier = read_about(folder).get("sessions", [])

@@ -72,8 +72,8 @@ def measured(data: Path, tokenizer_folder: str, task_name: str, folder: Path) ->
     from lmkit.records import Row
     from lmkit.sources import Source
     from lmkit.tokenizing import Tokenizer
-    from lmkit.train.caching import Preparation, prepare
     from lmkit.train.extra import datasets
+    from lmkit.train.preparing.caching import Preparation, prepare
 
     datasets()
     task, tokenizer = lk.get_task(task_name), Tokenizer.load(tokenizer_folder)

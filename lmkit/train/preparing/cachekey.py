@@ -19,8 +19,8 @@ from lmkit.plugins import installed
 from lmkit.sources import Source
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
-from lmkit.train.codeprint import Unknowable, code_of, own_code
 from lmkit.train.extra import datasets
+from lmkit.train.preparing.codeprint import Unknowable, code_of, own_code
 from lmkit.transforms import Lost, Map, Where
 
 SCHEMA = 1  # raised when the files of an entry change their form

@@ -18,9 +18,9 @@ from lmkit.errors import RecordError, RecordErrors
 from lmkit.records import Row, fingerprint
 from lmkit.sources import Source, SourceRows
 from lmkit.tokenizing import Tokenizer
-from lmkit.train import cachekey, preparing
-from lmkit.train.caching import Preparation, prepare, root_of
-from lmkit.train.prepared import ArrowRows, HeldRows, of_positions
+from lmkit.train.preparing import cachekey, preparer
+from lmkit.train.preparing.caching import Preparation, prepare, root_of
+from lmkit.train.preparing.prepared import ArrowRows, HeldRows, of_positions
 
 QA = lk.get_task("qa")
 MOMENT = "2026-01-02T03:04:05"
@@ -35,7 +35,7 @@ def records(n=10):
 
 @pytest.fixture
 def small_stretches(monkeypatch):
-    monkeypatch.setattr(preparing, "AT_ONCE", 3)
+    monkeypatch.setattr(preparer, "AT_ONCE", 3)
 
 
 @pytest.fixture
@@ -320,14 +320,14 @@ import lmkit as lk
 from lmkit.sources import Source
 from lmkit.tokenizing import Tokenizer
 from lmkit.train import preparing
-from lmkit.train.caching import Preparation, prepare
+from lmkit.train.preparing.caching import Preparation, prepare
 
-preparing.AT_ONCE = 3
-slow = preparing.Preparer.stretch
+preparer.AT_ONCE = 3
+slow = preparer.Preparer.stretch
 def stretch(self, start):
     time.sleep(float(sys.argv[4]))
     return slow(self, start)
-preparing.Preparer.stretch = stretch
+preparer.Preparer.stretch = stretch
 print("ready", flush=True)
 found = prepare(
     lk.get_task("qa"), Source.open(sys.argv[1]), Tokenizer.load(sys.argv[2]),

@@ -28,11 +28,18 @@ from lmkit.records import STOP
 from lmkit.sources import Source
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
-from lmkit.train.bars import bar
-from lmkit.train.cachekey import SCHEMA, key_of, key_parts
-from lmkit.train.codeprint import Unknowable
-from lmkit.train.prepared import ArrowRows, HeldRows
-from lmkit.train.preparing import Account, Preparer, account_of, check, in_memory, into_folder
+from lmkit.train.preparing.bars import bar
+from lmkit.train.preparing.cachekey import SCHEMA, key_of, key_parts
+from lmkit.train.preparing.codeprint import Unknowable
+from lmkit.train.preparing.prepared import ArrowRows, HeldRows
+from lmkit.train.preparing.preparer import (
+    Account,
+    Preparer,
+    account_of,
+    check,
+    in_memory,
+    into_folder,
+)
 
 CACHE = "LMKIT_CACHE"
 ENTRY_FILE = "prepared.json"

@@ -21,9 +21,9 @@ from lmkit.previewing import Preview
 from lmkit.previewing.pieces import HERE as PREVIEW
 from lmkit.previewing.pieces import by_level, document
 from lmkit.previewing.saving import PREVIEW_FILE, from_json
-from lmkit.train.curves import Steps, curve, read_steps, sayings
 from lmkit.train.folder import TASK_FILE, read_about
-from lmkit.train.plots import DASHES, Line, draw
+from lmkit.train.reporting.curves import Steps, curve, read_steps, sayings
+from lmkit.train.reporting.plots import DASHES, Line, draw
 
 HERE = Path(__file__).parent
 REPORT_FILE, SAMPLES_FILE = "report.html", "samples.jsonl"

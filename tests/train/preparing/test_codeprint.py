@@ -7,7 +7,7 @@ import types
 import pytest
 
 import lmkit as lk
-from lmkit.train.codeprint import Unknowable, code_of
+from lmkit.train.preparing.codeprint import Unknowable, code_of
 
 SOURCE = """
 import re

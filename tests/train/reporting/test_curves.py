@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lmkit.train import curves
-from lmkit.train.curves import curve, read_steps, sayings
+from lmkit.train.reporting import curves
+from lmkit.train.reporting.curves import curve, read_steps, sayings
 
 
 def steps_of(losses=(), measured=(), **others):

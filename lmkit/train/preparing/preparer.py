@@ -25,7 +25,7 @@ from lmkit.sources import Positions, Source
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.extra import datasets
-from lmkit.train.prepared import HeldRows, schema, table_of
+from lmkit.train.preparing.prepared import HeldRows, schema, table_of
 from lmkit.transforms import transformed_row
 
 if TYPE_CHECKING:

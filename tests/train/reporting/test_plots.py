@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 
-from lmkit.train.plots import DASHES, MOST_POINTS, Line, draw
+from lmkit.train.reporting.plots import DASHES, MOST_POINTS, Line, draw
 
 FALLING = Line(name="훈련", steps=range(1, 11), figures=[10 / n for n in range(1, 11)])
 MEASURED = Line(name="평가", steps=[5, 10], figures=[3.0, 2.0], marked=True, style=1)

@@ -13,8 +13,8 @@ from tiny import ROWS, TINY
 import lmkit as lk
 from lmkit.cli.main import run as run_lmkit
 from lmkit.errors import ModelError
-from lmkit.train import report
-from lmkit.train.report import ReportWarning, write
+from lmkit.train.reporting import report
+from lmkit.train.reporting.report import ReportWarning, write
 
 PREVIEW = {
     "task": "qa",
