@@ -16,21 +16,48 @@ from lmkit.errors import LmkitError, OutputExists
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file's content; a reader sees the old text or the new one, nothing between.
 
+    A link stays, and what it leads to is replaced. A device or a pipe is written to: it cannot be
+    replaced.
+
     Raises:
         LmkitError: the disk refuses; what was there before is untouched.
     """
-    part = path.with_name(f".{path.name}.part")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        _write_to(path, text)
+        return
+    place = path.resolve()
+    part = place.with_name(f".{place.name}.part")
     try:
         with open(part, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        os.replace(part, place)
     except OSError as error:
         raise LmkitError(f"'{path}' cannot be written: {error.strerror}") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def folder_for(path: Path) -> None:
+    """Make the folder that a file is to be in.
+
+    Raises:
+        LmkitError: the disk refuses.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LmkitError(f"'{path.parent}' cannot be made: {error.strerror}") from error
+
+
+def _write_to(path: Path, text: str) -> None:
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise LmkitError(f"'{path}' cannot be written: {error.strerror}") from error
 
 
 @contextlib.contextmanager

@@ -121,7 +121,7 @@ class Renamed:
         try:
             return render(own)
         except RecordError as error:
-            raise RecordError(error.where, self._problem(error.problem, record)) from error
+            raise type(error)(error.where, self._problem(error.problem, record)) from error
 
     def _problem(self, problem: str, record: Record) -> str:
         """Put the data's name for a column into what is wrong with it."""

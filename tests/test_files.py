@@ -54,6 +54,29 @@ class TestWritingAFile:
         assert (tmp_path / "a").read_text() == "old"
         assert names(tmp_path) == ["a"]
 
+    def test_a_link_stays_and_what_it_leads_to_is_replaced(self, tmp_path):
+        (tmp_path / "there").mkdir()
+        (tmp_path / "there" / "a").write_text("old")
+        (tmp_path / "link").symlink_to(tmp_path / "there" / "a")
+
+        write_atomically(tmp_path / "link", "new")
+
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "there" / "a").read_text() == "new"
+        assert names(tmp_path / "there") == ["a"]
+
+    def test_a_pipe_is_written_to_and_stays_one(self, tmp_path):
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+        write_atomically(pipe, "new")
+
+        assert os.read(reader, 9) == b"new"
+        os.close(reader)
+        assert pipe.is_fifo()
+        assert names(tmp_path) == ["pipe"]
+
     def test_ctrl_c_leaves_the_old_text_and_no_part(self, tmp_path, monkeypatch):
         def interrupt(fd):
             raise KeyboardInterrupt

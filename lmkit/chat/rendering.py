@@ -101,8 +101,9 @@ class Rendering:
     def _run(self, messages: Sequence[Message], tools: Any, ask: bool) -> str:
         import jinja2
 
+        template = _compiled(self.source)[0]
         try:
-            text: str = _compiled(self.source)[0].render(
+            text: str = template.render(
                 messages=messages, **self._given, tools=tools, add_generation_prompt=ask
             )
             return text

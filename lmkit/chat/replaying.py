@@ -13,6 +13,7 @@ Whatever cannot be followed, a word's letters one by one for example, is not rep
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,18 +30,17 @@ _MOST = 4096  # shapes that are remembered
 _MOST_WAYS = 8  # that a template may take for one shape
 # Filters that do nothing with a text, or what `Traced` can follow.
 _FOLLOWED = (
-    *("capitalize", "d", "default", "first", "items", "last", "list", "lower"),
-    *(
-        "map",
-        "reject",
-        "rejectattr",
-        "replace",
-        "reverse",
-        "select",
-        "selectattr",
-        "string",
-        "upper",
-    ),
+    *("capitalize", "d", "default", "first", "items", "last", "list", "lower", "map", "reject"),
+    *("rejectattr", "reverse", "select", "selectattr", "string", "upper"),
+)
+# Tests that ask a `Traced` and a `Length`, and those that may know a `Length` for what it is.
+_COMPARING = (
+    *("!=", "<", "<=", "==", ">", ">=", "eq", "equalto", "ge", "greaterthan", "gt", "le"),
+    *("lessthan", "lt", "ne", "defined", "none", "undefined"),
+)
+_TELLING = (
+    *("boolean", "callable", "false", "float", "integer", "iterable", "lower", "mapping"),
+    *("number", "string", "true", "upper"),
 )
 
 _SCOPES = ("_loop_vars", "_block_vars")  # which jinja2 hands to every function
@@ -76,12 +76,18 @@ class Replays:
     def __init__(self, run: Callable[..., str], clock: Callable[[str], str]) -> None:
         self._run, self._clock = run, clock
         self._numbers: dict[Any, int] = {}
+        self._fresh = itertools.count()
         self._known: dict[Any, list[Replay] | None] = {}
 
     def shape(self, message: Message) -> tuple[int, tuple[str, ...]]:
         """Return a number for the shape of a message, and its words."""
         shape, words = shape_of(message)
-        return self._numbers.setdefault(shape, len(self._numbers)), words
+        number = self._numbers.get(shape)
+        if number is None:
+            if len(self._numbers) >= _MOST:
+                self._numbers.clear()
+            number = self._numbers[shape] = next(self._fresh)
+        return number, words
 
     def way(self, key: Any, words: Sequence[str]) -> Replay | None:
         """Return what the template does for these words; None if it is not known."""
@@ -203,6 +209,7 @@ def following_environment(**options: Any) -> jinja2.Environment:
 
     class Following(ImmutableSandboxedEnvironment):
         code_generator_class = Generator
+        intercepted_binops = frozenset("%")
         concat = staticmethod(joined)
 
         def call(self, context: Any, called: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -214,8 +221,13 @@ def following_environment(**options: Any) -> jinja2.Environment:
                 raise Untraceable("call")
             return super().call(context, called, *args, **kwargs)
 
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            if not _plain([left, right]):
+                raise Untraceable(operator)
+            return super().call_binop(context, operator, left, right)
+
         def getitem(self, obj: Any, argument: Any) -> Any:
-            if isinstance(argument, Traced):
+            if not _plain(argument):  # jinja2 takes what it raises for a missing item
                 raise Untraceable("getitem")
             return super().getitem(obj, argument)
 
@@ -226,7 +238,13 @@ def following_environment(**options: Any) -> jinja2.Environment:
     for name, function in list(environment.filters.items()):
         if name not in _FOLLOWED:
             environment.filters[name] = _on_plain(function)
+    for name, function in list(environment.tests.items()):
+        if name not in _COMPARING:
+            environment.tests[name] = (
+                _on_texts(function) if name in _TELLING else _on_plain(function)
+            )
     environment.filters["trim"] = _trim
+    environment.filters["replace"] = _replace
     environment.filters["length"] = environment.filters["count"] = _length
     environment.filters["random"] = environment.globals["lipsum"] = _by_chance
     environment.tests["in"] = _contains
@@ -256,13 +274,25 @@ def _on_plain(function: Any) -> Any:
     return checked
 
 
+def _on_texts(function: Any) -> Any:
+    @functools.wraps(function)
+    def checked(value: Any) -> Any:
+        if isinstance(value, Length):
+            raise Untraceable(str(function))
+        return function(value)
+
+    return checked
+
+
 def _plain(part: Any) -> bool:
     """Say whether a value is JSON in which no text is traced."""
     if isinstance(part, Mapping):
         return all(_plain(inner) for inner in part.values())
     if isinstance(part, (list, tuple)):
         return all(map(_plain, part))
-    return part is None or type(part) in (str, int, float, bool, slice)
+    if type(part) is slice:
+        return _plain((part.start, part.stop, part.step))
+    return part is None or type(part) in (str, int, float, bool)
 
 
 def _contains(item: Any, container: Any) -> bool:
@@ -278,7 +308,16 @@ def _is_sequence(value: Any) -> bool:
 
 
 def _trim(value: Any, chars: str | None = None) -> Any:
+    if not isinstance(value, Traced) and isinstance(chars, Traced):
+        raise Untraceable("trim")
     return (value if isinstance(value, Traced) else str(value)).strip(chars)
+
+
+def _replace(value: Any, old: Any, new: Any, count: int | None = None) -> Any:
+    if not isinstance(value, Traced) and not _plain([value, old, new]):
+        raise Untraceable("replace")
+    text = value if isinstance(value, Traced) else str(value)
+    return text.replace(str(old), str(new), -1 if count is None else count)
 
 
 def _length(value: Any) -> Any:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import attrs
 
-from lmkit.chat.escaping import Escape
+from lmkit.chat.escaping import Escape, Span
 from lmkit.chat.rendering import Rendering, Written, without_marks
 from lmkit.chat.tracing import Call, Guard, Place, Replay, put_in
-from lmkit.chat.unrolling import Unroller
+from lmkit.chat.unrolling import Unroller, common_length
 from lmkit.formatting import Segment
 
 _FIRST, _LAST = 0x100000, 0x10EFFF  # characters that stand for words, in plane 16 of Unicode
@@ -61,6 +61,23 @@ class Sketch(Unroller):
 
     def _render(self, length: int, *, ask: bool = False) -> Written:
         return self._written[length, ask]  # a KeyError if that was not rendered
+
+    def _spans(self, text: Written, length: int, index: int) -> list[Span]:
+        found = super()._spans(text, length, index)
+        if found is None:
+            raise KeyError("texts that differ here may be alike with other words")
+        return found
+
+    def _agreed(self, own: str, text: str) -> int:
+        same = common_length(own, text)
+        if same < len(own) and _PLACE.match(text, same):
+            raise KeyError("the word may begin as the other text goes on")
+        return super()._agreed(own, text)
+
+    def _everything(self) -> list[Segment]:
+        if self._answers[-1] + 1 < len(self._messages):
+            raise KeyError("which text begins as asked may depend on the words")
+        return super()._everything()
 
     def _behind_the_prompt(self, index: int, asked: str, own: str) -> str | None:
         raise KeyError("the words decide")
@@ -108,8 +125,9 @@ def _planned(
         cuts.append(
             (tuple(p if at % 2 == 0 else "" for at, p in enumerate(pieces)), found, segment.learn)
         )
-    # What is made of a word must not be empty where a word is not.
-    made = [Guard(Call((p,), "__eq__", ("",)), False) for p in places if isinstance(p, Call)]
+    # What is made of a word must have more than white space in it, as every word has.
+    stripped = [Call((place,), "strip", ()) for place in places if isinstance(place, Call)]
+    made = [Guard(Call((text,), "__eq__", ("",)), False) for text in stripped]
     asked = [guard for replay in replays.values() for guard in replay.guards]
     moments = [moment for replay in replays.values() for moment in replay.moments]
     unlike = [guard for at, guard in enumerate(asked) if guard not in asked[:at]]

@@ -31,6 +31,13 @@ class Call:
     item: int | None = None
 
 
+@attrs.frozen
+class Argument:
+    """A traced text that is given to a method."""
+
+    parts: tuple[Part, ...]
+
+
 # A literal, the index of a word, or what was made of words.
 Place = int | Call
 Part = str | Place
@@ -119,7 +126,7 @@ def _filled(parts: Iterable[Part], words: Sequence[str]) -> str:
 
 
 def _called(call: Call, words: Sequence[str]) -> Any:
-    arguments = [_filled(a, words) if type(a) is tuple else a for a in call.arguments]
+    arguments = [_filled(a.parts, words) if type(a) is Argument else a for a in call.arguments]
     made = getattr(_filled(call.receiver, words), call.method)(*arguments)
     if call.item is None:
         return len(made) if type(made) in (list, tuple) else made
@@ -135,8 +142,8 @@ class Traced(str):
     __hash__ = None  # type: ignore[assignment]
 
     def _call(self, method: str, arguments: Sequence[Any]) -> Call:
-        kept = tuple(a._parts if isinstance(a, Traced) else a for a in arguments)
-        if any(not isinstance(a, (str, int, slice, tuple, type(None))) for a in kept):
+        kept = tuple(Argument(a._parts) if isinstance(a, Traced) else a for a in arguments)
+        if not all(map(_known, kept)):
             raise Untraceable(method)
         return Call(self._parts, method, kept)
 
@@ -165,6 +172,15 @@ class Traced(str):
         yield
 
 
+def _known(argument: Any) -> bool:
+    """Say whether a method's argument is the same whatever the words are, or followed."""
+    if type(argument) is tuple:
+        return all(type(part) is str for part in argument)
+    if type(argument) is slice:
+        return all(map(_known, (argument.start, argument.stop, argument.step)))
+    return argument is None or type(argument) in (str, int, bool, Argument)
+
+
 class Length:
     """How long a traced text is: nothing but whether it is empty can be asked of it."""
 
@@ -172,6 +188,14 @@ class Length:
 
     def __init__(self, text: Traced) -> None:
         self._text = text
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise Untraceable(name)
+
+    def __repr__(self) -> str:
+        raise Untraceable("length")
 
     def __bool__(self) -> bool:
         return bool(self._text)

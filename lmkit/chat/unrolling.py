@@ -300,7 +300,7 @@ class Unroller:
                 f"turn {index} is the assistant's, and the chat template cannot ask for an answer to "
                 "nothing; let a user's or a system message stand before it",
             )
-        at = _common_length(asked.text, text.text)
+        at = common_length(asked.text, text.text)
         shown = slice(max(0, at - _SHOWN), at + _SHOWN)
         return ConversationError(
             "",
@@ -397,10 +397,10 @@ def _by_length(rendering: Rendering) -> list[str]:
     return sorted(rendering.dialect.control_tokens, key=len, reverse=True)
 
 
-def _common_length(one: str, other: str) -> int:
+def common_length(one: str, other: str) -> int:
     """Return how many characters two texts begin alike with.
 
-    >>> _common_length("abcd", "abxd")
+    >>> common_length("abcd", "abxd")
     2
     """
     low, high = 0, min(len(one), len(other))
@@ -415,7 +415,7 @@ def _common_length(one: str, other: str) -> int:
 
 def _alike(one: str, other: str, rendering: Rendering) -> int:
     """Return how much two texts begin alike with, whole control tokens only."""
-    same = _common_length(one, other)
+    same = common_length(one, other)
     tokens = rendering.dialect.control_tokens
     longest = max(map(len, tokens), default=0)
     for text in (one, other):

@@ -172,6 +172,8 @@ def _print_short(previews: Sequence[Preview]) -> None:
 
     console = Console(highlight=False)
     for found in previews:
+        if len(previews) > 1:
+            console.print(found.task, style="bold")
         for line in totals(found.totals):
             console.print(line)
         console.print(findings(found.findings))
@@ -179,9 +181,10 @@ def _print_short(previews: Sequence[Preview]) -> None:
 
 def _write_pages(previews: Sequence[Preview], file: Path) -> None:
     """Write a page of each task; of a mixture's, each in a file of its own."""
-    from lmkit.files import write_atomically
+    from lmkit.files import folder_for, write_atomically
     from lmkit.previewing.page import page
 
+    folder_for(file)
     for found in previews:
         own = file if len(previews) == 1 else file.with_stem(f"{file.stem}-{found.task}")
         write_atomically(own, page(found))

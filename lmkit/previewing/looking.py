@@ -24,7 +24,7 @@ from lmkit.previewing.measuring import BATCH, Measures
 from lmkit.previewing.models import reading
 from lmkit.previewing.pairing import Records, encoded_pairs, known_pairs
 from lmkit.previewing.spelling import spelled
-from lmkit.records import STOP, BadRows, Data, OnBadRow, name_of, where_of
+from lmkit.records import STOP, BadRows, Data, OnBadRow, name_of, nothing_in, where_of
 from lmkit.sources import Source
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
@@ -143,7 +143,9 @@ def look(
     survey.end()
     n_records = records.n_read if isinstance(records, Records) else len(records)
     if not len(survey.measures):
-        raise RecordError(data, "no record became a row")
+        if bad.errors or not n_records:
+            raise nothing_in(data, bad.errors[0] if bad.errors else None)
+        raise RecordError(data, "no record is left: where() leaves all of them out")
     totals = survey.measures.totals(
         records=n_records,
         dropped=reasons(bad.errors),

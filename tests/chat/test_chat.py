@@ -725,14 +725,25 @@ class TestATemplate:
             Chat(template="chatmi")
 
     def test_that_is_no_jinja_is_refused(self):
-        with pytest.raises(TemplateError, match="is not valid jinja"):
+        with pytest.raises(
+            TemplateError, match=r"^the chat template is not valid jinja"
+        ) as refused:
             Chat(template="{% for %}").segments({"messages": HI}, CHATML_DIALECT)
+
+        assert not isinstance(refused.value, RecordError)  # no conversation is at fault
 
     def test_that_raises_gives_its_own_words(self):
         refuses = "{{ raise_exception('roles must alternate') }}"
 
         with pytest.raises(TemplateError, match="refuses the conversation: roles must alternate"):
             Chat(template=refuses).segments({"messages": HI}, CHATML_DIALECT)
+
+    def test_that_raises_on_a_renamed_column_is_still_of_one_conversation(self, toy):
+        refuses = "{{ raise_exception('roles must alternate') }}"
+        renamed = chat_task(template=refuses).rename(talk="messages")
+
+        with pytest.raises(ConversationError, match="roles must alternate"):
+            encode(renamed, [{"talk": HI}], toy)
 
     @pytest.mark.parametrize(
         "broken",

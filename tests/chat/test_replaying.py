@@ -22,6 +22,7 @@ FOLLOWED = [
     "{% if '</think>' in m.content %}{{ m.content.split('</think>')[-1] }}{% else %}-{% endif %}",
     "{{ m.content.split('a')[0] }}{{ m.content.split() | length }}",
     "{% if m.content.startswith('a') or m.content.endswith('b') %}edge{% endif %}{{ m.content }}",
+    "{{ m.content.startswith(('a', 'b')) }}{{ m.content[1:2] | replace('a', m.content, 1) }}",
     "{% if m.content == 'ab' %}same{% elif m.content != 'b' %}other{% endif %}",
     "{% if m.content == messages[0].content %}first{% endif %}",
     "{{ m.content.replace('a', m.content) }}",
@@ -51,6 +52,14 @@ NOT_FOLLOWED = [
     "{{ {'a': 1}[m.content] is defined }}",
     "{{ m.content.encode().decode('utf-8') }}",
     "{{ m.items() | list | length }}{{ messages | string | length }}",
+    "{{ 'yes' if 'a' in '%s' % (m.content,) }}{{ 'yes' if 'a' in '%(x)s' % {'x': m.content} }}",
+    "{{ 'yes' if 'a' in ('bcb' | replace('c', m.content)) }}",
+    "{{ 'bcb' | replace(m.content, '') }}{{ 'a b' | trim(m.content) }}",
+    "{{ ['no', 'one', 'two'][m.content | length] }}{{ {1: 'one'}[m.content | length] }}",
+    "{{ 'one' if m.content | length ~ '' == '1' }}{{ 'one' if (m.content | length).real == 1 }}",
+    "{{ 'b' if m.content | length is number and m.content.startswith('b') }}",
+    "{{ m.content.startswith(('a', messages[0].content)) }}",
+    "{{ 'same' if m.content is sameas messages[0].content }}",
     "{{ m.content | first }}{{ messages | sort(attribute='content') | map(attribute='role') | list }}",
 ]
 WORDS = st.text(alphabet="ab \n<>/</think>가\u0301", max_size=8)
@@ -123,3 +132,12 @@ def test_a_date_is_that_of_the_moment():
         assert again(rendering, ["b"])
     with at_time("2025-03-01T12:00:00"):
         assert not again(rendering, ["b"])
+
+
+def test_no_more_shapes_are_remembered_than_some(monkeypatch):
+    monkeypatch.setattr("lmkit.chat.replaying._MOST", 10)
+    replays = rendering_of(CHATML).replays
+    numbers = [replays.shape({"role": "tool", "tool_calls": [n]})[0] for n in range(100)]
+
+    assert len(set(numbers)) == 100
+    assert len(replays._numbers) <= 10

@@ -88,3 +88,37 @@ def test_a_shape_is_cut_once_unless_its_words_decide(source, planned):
     plans = chat._rendering(rendering.dialect).plans
 
     assert any(plan is not None for plan in plans.values()) == planned
+
+
+TRIMS_EARLIER = CHATML.replace(
+    "message['content'] +",
+    "(message['content'] if loop.last else message['content'] | trim) +",
+)
+SAYS = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}"
+    "<|bot|><|say|>{{ m.content.split('</think>')[-1] }}"
+    "{% else %}<|user|>{{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|bot|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("learn", ["assistant", "last", "all"])
+@pytest.mark.parametrize(
+    ("source", "earlier", "words"),
+    [
+        # Which text teaches the answer is for its white space to say.
+        (TRIMS_EARLIER, ["q", " a ", "r"], ["q", "a", "r"]),
+        (TRIMS_EARLIER, ["q", "a", "r"], ["q", " a ", "r"]),
+        # Without words behind it, a control token ends the answer.
+        (SAYS, ["q", "<think>x</think>a"], ["q", "<think>x</think> "]),
+    ],
+)
+def test_what_may_depend_on_words_is_not_planned(source, learn, earlier, words):
+    source += "{# for plans #}"
+    dialect = Dialect(control_tokens=(*CONTROL, "<|say|>"))
+    chat = Chat(template=source, learn=learn)
+    for _ in range(4):
+        chat.unrolled({"messages": conversation(earlier)}, dialect)
+    alone = Unroller(Rendering(source, dialect), conversation(words), None).texts(learn)
+
+    assert chat.unrolled({"messages": conversation(words)}, dialect) == alone

@@ -72,3 +72,22 @@ def test_a_page_is_written_over_the_last_one(lmkit, jsonl, model, tmp_path):
     assert done.code == 0
     assert f"wrote {page}" in done.err
     assert "질문 0" in page.read_text(encoding="utf-8")
+
+
+def test_where_every_row_is_bad_and_skipped_it_says_why(lmkit, jsonl, model):
+    data = jsonl([{"q": "질문"}, {"q": "또"}])
+
+    done = lmkit("preview", "qa", "--data", data, "--model", model, "--on-bad-row", "skip")
+
+    assert done.code == 1
+    assert "every row of it is bad; the first: " in done.err
+    assert "data.jsonl:1: column 'completion' is missing; the record has q" in done.err
+
+
+def test_a_page_makes_its_folder(lmkit, jsonl, model, tmp_path):
+    page = tmp_path / "새 폴더" / "page.html"
+
+    done = lmkit("preview", "qa", "--data", jsonl(QA), "--model", model, "--html", page)
+
+    assert done.code == 0
+    assert page.read_text("utf-8").startswith("<!")
