@@ -137,7 +137,8 @@ class Totals:
         max_length: the most tokens in a row.
         packing_fill: of `CausalCollator(pack=True)`, or were it so, the share of places that hold a
             token; None where rows cannot be packed.
-        padding_share: of batches of eight in the data's order, the share of places that are padding.
+        padding_share: of batches of eight rows of like length, as training makes them, the share of
+            places that are padding.
     """
 
     records: int

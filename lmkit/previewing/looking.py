@@ -314,9 +314,10 @@ def padding(totals: Totals, task: Task) -> list[Finding]:
             name="mostly-padding",
             level="note",
             text=f"{totals.padding_share:.0%} of the places in batches of {BATCH} rows hold padding, "
-            "for which a model computes in vain",
-            remedy="put rows of like length into a batch"
-            + (", or train with --pack" if task.family is Family.CAUSAL else ""),
+            "though rows of like length stand together, and a model computes for them in vain",
+            remedy="train with --pack, or in smaller batches"
+            if task.family is Family.CAUSAL
+            else "train in smaller batches, or leave out the few rows that are much longer",
             count=totals.rows,
             of=totals.rows,
         )

@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from lmkit.collating.grouping import grouped
 from lmkit.collating.packing import packing_fill
 from lmkit.encoding import Encoded
 from lmkit.family import Family
@@ -101,22 +102,22 @@ def _counts(column: array[int]) -> Counts:
 
 
 def padding_share(parts: Sequence[array[int]]) -> float:
-    """Return the share of places that hold padding in batches of `BATCH` rows, in order.
+    """Return the share of places that hold padding in batches of `BATCH` rows of like length.
 
     Args:
-        parts: each row's number of tokens in one of a batch's arrays.
+        parts: each row's number of tokens in one of a batch's arrays; rows are grouped by the first.
 
     >>> padding_share([array("I", [4, 2])])
     0.25
     """
-    tokens = places = 0
-    for part in parts:
-        rows = _counts(part)
-        for start in range(0, len(rows), BATCH):
-            batch = rows[start : start + BATCH]
-            tokens += int(batch.sum())
-            places += int(batch.max()) * len(batch)
-    return 1 - tokens / places if places else 0.0
+    order = grouped(_counts(parts[0]), BATCH, np.random.default_rng(0)) if parts else np.array([])
+    starts = np.arange(0, len(order), BATCH)
+    if not len(starts):
+        return 0.0
+    rows = [_counts(part)[order] for part in parts]
+    sizes = np.diff([*starts, len(order)])
+    places = sum(int((np.maximum.reduceat(part, starts) * sizes).sum()) for part in rows)
+    return 1 - sum(int(part.sum()) for part in rows) / places if places else 0.0
 
 
 def lengths(name: str, counts: Counts) -> Lengths:

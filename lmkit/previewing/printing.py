@@ -251,7 +251,7 @@ def totals(found: Totals, *, hides: bool = False) -> list[str]:
     lines += [
         f"{many(count, 'record')} dropped: {reason}" for reason, count in found.dropped.items()
     ]
-    padding = f"padding fills {found.padding_share:.1%} of batches of eight"
+    padding = f"padding fills {found.padding_share:.1%} of batches of eight rows"
     if found.packing_fill is not None:
         padding += f"; packed, tokens would fill {found.packing_fill:.1%}"
     return [*lines, padding]

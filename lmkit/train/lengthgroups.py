@@ -7,10 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-from lmkit.encoding import Ids
+from lmkit.collating.grouping import grouped
 from lmkit.train.feeding import TrainingRows
-
-POOL = 16  # batches whose rows are sorted together: more leave less padding, and less to chance
 
 
 class LengthGroups(Sampler):  # type: ignore[misc]
@@ -36,18 +34,3 @@ class LengthGroups(Sampler):  # type: ignore[misc]
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self._rows.seed, self._rows.epoch])
         yield from grouped(self._rows.lengths, self._size, rng).tolist()
-
-
-def grouped(lengths: Ids, size: int, rng: np.random.Generator) -> Ids:
-    """Return an order of rows, int64 [N], of which each `size` are of about one length.
-
-    A pool is at most a quarter of all rows, as in transformers, so that rows of one length are not
-    always in one batch. Rows that fill no batch come last.
-    """
-    order: Ids = rng.permutation(len(lengths))
-    whole = len(order) - len(order) % size
-    pool = size * max(1, min(POOL, len(order) // (4 * size)))
-    head = order[:whole]
-    by_pool = np.lexsort((lengths[head], np.arange(whole) // pool))
-    batches = rng.permutation(head[by_pool].reshape(-1, size))
-    return np.concatenate([batches.reshape(-1), order[whole:]])

@@ -25,6 +25,7 @@ import transformers
 
 import lmkit as lk
 from lmkit.collating import RowFeed
+from lmkit.collating.grouping import grouped
 from lmkit.collating.packing import PackedRows, packing_fill
 from lmkit.encoding import Encoded, encode
 from lmkit.family import Family
@@ -32,7 +33,6 @@ from lmkit.records import read
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.batches import as_tensors
 from lmkit.train.feeding import TrainingRows
-from lmkit.train.lengthgroups import grouped
 from lmkit.train.packing import check_packing
 from lmkit.train.scoring import batch_loss, forward
 

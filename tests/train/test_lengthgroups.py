@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from lmkit.collating import RowFeed
+from lmkit.collating.grouping import grouped
 from lmkit.encoding import Encoded
 from lmkit.family import Family
 from lmkit.train.feeding import TrainingRows
-from lmkit.train.lengthgroups import LengthGroups, grouped
+from lmkit.train.lengthgroups import LengthGroups
 
 LENGTHS = np.random.default_rng(0).integers(1, 500, 1_003)
 

@@ -335,7 +335,7 @@ from pathlib import Path
 import lmkit as lk
 from lmkit.sources import Source
 from lmkit.tokenizing import Tokenizer
-from lmkit.train import preparing
+from lmkit.train.preparing import preparer
 from lmkit.train.preparing.caching import Preparation, prepare
 
 preparer.AT_ONCE = 3
