@@ -415,7 +415,8 @@ class Tokenizer:
             position += len(written)
             after_control = isinstance(part, ControlToken)
         ends = np.cumsum([len(span.text) for span in spans])
-        return np.searchsorted(ends, np.asarray(last, dtype=np.int64), side="right")
+        rising = np.maximum.accumulate(np.asarray(last, dtype=np.int64))
+        return np.searchsorted(ends, rising, side="right")
 
     def _last_characters(self, text: str, start: int, *, opens: bool) -> list[int]:
         """Return where in a text the last character of each id stands, counted from a start.

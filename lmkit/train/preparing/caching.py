@@ -45,6 +45,7 @@ CACHE = "LMKIT_CACHE"
 ENTRY_FILE = "prepared.json"
 PART = ".part-"
 TRIES = 3  # to open an entry, which another process may remove as damaged meanwhile
+State = tuple[int, int]  # a file's size and when it was written to, which tell a change
 STALE_S = 24 * 3600  # after which what a killed process left behind is removed
 
 
@@ -95,18 +96,19 @@ def prepare(
         LmkitError: the cache cannot be written.
     """
     preparer = Preparer(task, source, tokenizer, how.on_bad_row, moment)
+    before = _state(source)
     if source.in_memory:
         rows, account = in_memory(preparer)
         return Prepared(
             rows=rows, account=account, explained=f"{source.name}: not cached, being in memory"
         )
     if how.cache is False:
-        return _for_once(preparer, how, f"{source.name}: not cached, as was asked")
+        return _for_once(preparer, how, before, f"{source.name}: not cached, as was asked")
     try:
         parts = key_parts(task, source, tokenizer, moment)
     except Unknowable as error:
-        return _for_once(preparer, how, f"{source.name}: not cached: {error}")
-    return _Cache(root_of(how.cache)).rows(preparer, parts, how)
+        return _for_once(preparer, how, before, f"{source.name}: not cached: {error}")
+    return _Cache(root_of(how.cache)).rows(preparer, parts, how, before)
 
 
 def root_of(cache: bool | str | Path) -> Path:
@@ -119,11 +121,13 @@ def root_of(cache: bool | str | Path) -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "lmkit" / "prepared"
 
 
-def _for_once(preparer: Preparer, how: Preparation, explained: str) -> Prepared:
+def _for_once(
+    preparer: Preparer, how: Preparation, before: State | None, explained: str
+) -> Prepared:
     """Prepare rows into a folder that goes when they do."""
     folder = Path(tempfile.mkdtemp(prefix="lmkit-prepared-"))
     try:
-        files, account = _written(preparer, folder, how)
+        files, account = _written(preparer, folder, how, before)
         rows = ArrowRows(files, preparer.task.family)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -132,17 +136,19 @@ def _for_once(preparer: Preparer, how: Preparation, explained: str) -> Prepared:
     return Prepared(rows=rows, account=account, explained=explained)
 
 
-def _written(preparer: Preparer, folder: Path, how: Preparation) -> tuple[list[Path], Account]:
+def _written(
+    preparer: Preparer, folder: Path, how: Preparation, before: State | None
+) -> tuple[list[Path], Account]:
+    """Write rows; refuse a file that is not as it was before its content was looked at."""
     preparer = attrs.evolve(preparer, folder=folder)
     name = preparer.source.name
-    before = _state(preparer.source)
     found = into_folder(preparer, processes=how.processes, bar=bar(name))
     if _state(preparer.source) != before:
         raise RecordError(name, "has changed while it was read; try again")
     return found
 
 
-def _state(source: Source) -> tuple[int, int] | None:
+def _state(source: Source) -> State | None:
     """Return what tells that a file was written to."""
     path = Path(source.path or "")
     if not path.is_file():
@@ -161,7 +167,13 @@ class _Cache:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def rows(self, preparer: Preparer, parts: Mapping[str, str], how: Preparation) -> Prepared:
+    def rows(
+        self,
+        preparer: Preparer,
+        parts: Mapping[str, str],
+        how: Preparation,
+        before: State | None,
+    ) -> Prepared:
         """Return an entry's rows, which are prepared now if there is no such entry."""
         name, place = preparer.source.name, self._root / key_of(parts)
         explained = ""
@@ -175,7 +187,7 @@ class _Cache:
                 return Prepared(rows=rows, account=account, explained=f"{name}: {explained}")
             explained = explained or f"miss: {self._why(preparer, parts)}"
             shutil.rmtree(place, ignore_errors=True)  # damaged, if it is there
-            self._write(place, preparer, parts, how)
+            self._write(place, preparer, parts, how, before)
         raise LmkitError(f"'{place}' does not stay as it was written; name another {CACHE}")
 
     def _open(self, place: Path, preparer: Preparer) -> tuple[ArrowRows, dict[str, Any]] | None:
@@ -193,10 +205,15 @@ class _Cache:
         return rows, {**entry, "account": _placed(entry["account"], preparer.source.name)}
 
     def _write(
-        self, place: Path, preparer: Preparer, parts: Mapping[str, str], how: Preparation
+        self,
+        place: Path,
+        preparer: Preparer,
+        parts: Mapping[str, str],
+        how: Preparation,
+        before: State | None,
     ) -> None:
         with self._new(place) as folder:
-            files, account = _written(preparer, folder, how)
+            files, account = _written(preparer, folder, how, before)
             source = preparer.source
             entry = {
                 "schema": SCHEMA,

@@ -1,8 +1,10 @@
 """Fingerprints of code: what a function or a class does, as far as its text says.
 
 A function of the user's is known by its byte code, its constants, and what it refers to: other
-functions, modules that are not installed packages, and plain values. What refers to anything else,
-such as a model, cannot be known, and says so.
+functions, modules that are not installed packages, and plain values. A class is known by its module's
+text and plain values, and by the code of its methods, since a file may be another one by now than was
+imported. What refers to anything else, such as a model, cannot be known, and says so; nor can what
+reads files, the environment or the clock.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from lmkit.errors import LmkitError
 MOST_FILES = 300  # of an installed package; a larger one is known by its version
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), Path)
+# Names of what may give something else the next time.
+_READING = {"environ", "environb", "getenv", "now", "open", "read_bytes", "read_text", "today"}
+_READING |= {"urlopen", "utcnow"}
 
 
 class Unknowable(LmkitError):
@@ -114,6 +119,7 @@ def _function(function: types.FunctionType, seen: set[int]) -> Iterator[str]:
         yield f"function:{function.__module__}:{function.__qualname__}"
         yield from _module(module, seen)
         return
+    _check_reading(function)
     yield from _code(function.__code__, seen)
     yield from _words(function.__defaults__, seen)
     yield from _words(function.__kwdefaults__, seen)
@@ -124,6 +130,15 @@ def _function(function: types.FunctionType, seen: set[int]) -> Iterator[str]:
     for name in sorted(_names(function.__code__)):
         if name in function.__globals__:
             yield from _named(name, function.__globals__[name], function, seen)
+
+
+def _check_reading(function: types.FunctionType) -> None:
+    """Refuse a function that reads what may be something else the next time."""
+    names = _names(function.__code__) & _READING
+    if names:
+        raise Unknowable(
+            f"{function.__qualname__} refers to '{min(names)}', which may give something else next time"
+        )
 
 
 def _named(name: str, thing: Any, function: types.FunctionType, seen: set[int]) -> Iterator[str]:
@@ -173,8 +188,64 @@ def _class(cls: type, seen: set[int]) -> Iterator[str]:
     for base in cls.__mro__:
         yield f"class:{base.__module__}:{base.__qualname__}"
         module = sys.modules.get(base.__module__)
-        if module is not None:
-            yield from _words(module, seen)
+        if module is not None and _kind(module) == "known":
+            continue
+        top = base.__qualname__.partition(".")[0]
+        if module is None or getattr(module, top, None) is None:
+            raise Unknowable(f"the class {base.__qualname__}, which its module has not")
+        if top == base.__qualname__ and getattr(module, top) is not base:
+            raise Unknowable(f"the class {base.__qualname__}, in whose module's place is another")
+        yield from _words(module, seen)
+        yield from _values(base)
+        for function in _methods(base):
+            _check_reached(function, module, set())
+            yield from _code(function.__code__, seen)
+
+
+def _methods(cls: type) -> Iterator[types.FunctionType]:
+    """Yield the functions of a class, those behind properties too; a class method makes instances."""
+    for found in list(vars(cls).values()):
+        for function in (
+            found,
+            getattr(found, "__func__", None) if isinstance(found, staticmethod) else None,
+            getattr(found, "fget", None),
+            getattr(found, "func", None),
+        ):
+            if isinstance(function, types.FunctionType):
+                yield function
+
+
+def _check_reached(
+    function: types.FunctionType, module: types.ModuleType, seen: set[types.FunctionType]
+) -> None:
+    """Refuse a function that reads, or calls one of the same author's that does."""
+    if function in seen:
+        return
+    seen.add(function)
+    _check_reading(function)
+    package = module.__name__.partition(".")[0]
+    for name in _names(function.__code__):
+        found = function.__globals__.get(name)
+        home = _home(found)
+        if isinstance(found, types.FunctionType) and home is not None:
+            same = home.__name__.partition(".")[0] == package
+            if same or _kind(home) == "own":
+                _check_reached(found, home, seen)
+
+
+def _values(owner: type | types.ModuleType) -> Iterator[str]:
+    """Yield the plain values that a class or a module has, however they came there."""
+    for name, found in sorted(vars(owner).items()):
+        if not name.startswith("__") and _is_plain(found):
+            yield f"{name}={found!r}"
+
+
+def _is_plain(part: Any) -> bool:
+    if isinstance(part, dict):
+        return all(_is_plain(key) and _is_plain(found) for key, found in part.items())
+    if isinstance(part, (list, tuple)):
+        return all(map(_is_plain, part))
+    return isinstance(part, _PLAIN)
 
 
 def _module(module: types.ModuleType, seen: set[int]) -> Iterator[str]:
@@ -189,6 +260,7 @@ def _module(module: types.ModuleType, seen: set[int]) -> Iterator[str]:
     if file is None or not Path(file).is_file():
         raise Unknowable(f"the module '{module.__name__}', which has no file")
     yield hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    yield from _values(module)
     for found in list(vars(module).values()):
         other = found if isinstance(found, types.ModuleType) else _home(found)
         if other is not None and _kind(other) != "known":

@@ -114,3 +114,80 @@ def test_a_class_of_the_users_is_its_modules_text(module):
     other = module("own_parts", "class Part:\n    x = 2\n").Part
 
     assert first != code_of(other)
+
+
+PARTS = """
+import os
+import attrs
+
+LINES = {lines}
+
+def shout(text):
+    return text{helper}
+
+@attrs.frozen
+class Part:
+    mark: str = "!"
+    x = {x}
+
+    def segments(self, record):
+        return shout(record["a"])
+
+    @classmethod
+    def of_file(cls, path):
+        return cls(open(path).read())
+"""
+
+
+def part_of(module, lines="[]", helper="", x="1"):
+    return module("own_parts", PARTS.format(lines=lines, helper=helper, x=x)).Part
+
+
+def test_so_are_the_values_that_a_class_and_its_module_have_by_now(module, monkeypatch):
+    text = {
+        "lines": "os.environ.get('LMKIT_TEST_LINES', '')",
+        "x": "os.environ.get('LMKIT_TEST_X')",
+    }
+    found = [code_of(part_of(module, **text))]
+    monkeypatch.setenv("LMKIT_TEST_LINES", "b")
+    found.append(code_of(part_of(module, **text)))
+    monkeypatch.setenv("LMKIT_TEST_X", "c")
+    found.append(code_of(part_of(module, **text)))
+    monkeypatch.undo()
+
+    assert len(set(found)) == 3
+    assert code_of(part_of(module, **text)) == found[0]
+
+
+def test_a_class_whose_file_was_edited_meanwhile_is_neither_the_old_nor_the_new(module):
+    new = code_of(part_of(module, x="lambda self: 2"))
+    old = part_of(module, x="lambda self: 1")
+    found = [code_of(old)]
+    file = sys.modules["own_parts"].__file__
+    with open(file, "w") as stream:
+        stream.write(PARTS.format(lines="[]", helper="", x="lambda self: 2"))
+    found.append(code_of(old))
+
+    assert len({*found, new}) == 3
+
+
+def test_a_class_in_whose_modules_place_is_another_is_refused(module):
+    part = part_of(module)
+    part_of(module, x="2")
+
+    with pytest.raises(Unknowable, match="in whose module's place is another"):
+        code_of(part)
+
+
+@pytest.mark.parametrize("helper", [" + os.environ['A']", " + open('a').read()"])
+def test_what_reads_something_that_may_change_is_refused(module, helper):
+    part = part_of(module, helper=helper)
+
+    with pytest.raises(Unknowable, match=r"shout refers to '(environ|open)'"):
+        code_of(part)
+    with pytest.raises(Unknowable, match=r"shout refers to '(environ|open)'"):
+        code_of(sys.modules["own_parts"].shout)
+
+
+def test_a_class_may_be_made_from_a_file(module):
+    assert code_of(part_of(module)) == code_of(part_of(module))

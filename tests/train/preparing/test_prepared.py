@@ -18,7 +18,7 @@ from lmkit.errors import RecordError, RecordErrors
 from lmkit.records import Row, fingerprint
 from lmkit.sources import Source, SourceRows
 from lmkit.tokenizing import Tokenizer
-from lmkit.train.preparing import cachekey, preparer
+from lmkit.train.preparing import cachekey, caching, preparer
 from lmkit.train.preparing.caching import Preparation, prepare, root_of
 from lmkit.train.preparing.prepared import ArrowRows, HeldRows, of_positions
 
@@ -265,6 +265,22 @@ class TestTheCache:
         assert "not cached: what the transform map(" in found.explained
         assert found.explained.endswith("clean refers to 'model', a object")
         assert not (tmp_path / "cache").exists()
+
+    def test_keeps_nothing_of_a_file_that_changes_after_its_content_was_looked_at(
+        self, prepared, jsonl, monkeypatch, tmp_path
+    ):
+        path = jsonl(records())
+
+        def edited_meanwhile(*given):
+            parts = cachekey.key_parts(*given)
+            path.write_text(path.read_text("utf-8") * 2, "utf-8")
+            return parts
+
+        monkeypatch.setattr(caching, "key_parts", edited_meanwhile)
+
+        with pytest.raises(RecordError, match="has changed while it was read"):
+            prepared(path)
+        assert not list((tmp_path / "cache").glob("*/*"))
 
     def test_names_the_entry_that_is_most_alike(self, prepared, jsonl):
         path = jsonl(records())
