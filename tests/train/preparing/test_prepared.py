@@ -34,6 +34,14 @@ def records(n=10):
 
 
 @pytest.fixture
+def ctrl_c():
+    """Let Ctrl-C interrupt, also where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def small_stretches(monkeypatch):
     monkeypatch.setattr(preparer, "AT_ONCE", 3)
 
@@ -101,7 +109,7 @@ class TestRows:
 
     @pytest.mark.parametrize("processes", [1, 2])
     def test_end_with_ctrl_c_and_leave_nothing(
-        self, prepared, jsonl, small_stretches, processes, tmp_path
+        self, prepared, jsonl, small_stretches, processes, tmp_path, ctrl_c
     ):
         typed_at = os.getpid()
 
