@@ -238,7 +238,7 @@ def _account(what: Task | Mixture, lessons: Sequence[Lesson], started: str) -> d
             "max_length": what.collator.max_length,
         },
         "empty": int((n_learned == 0).sum()),
-        "skipped": sum(len(lesson.skipped) for lesson in lessons),
+        "skipped": sum(len(lesson.skipped) + len(lesson.eval_skipped) for lesson in lessons),
         "prepared": [line for lesson in lessons for line in lesson.explained],
     }
 
