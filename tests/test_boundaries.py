@@ -9,6 +9,7 @@ from kinds import BUILT, KINDS, kind
 
 import lmkit as lk
 from lmkit.encoding import IGNORE, encode, prompt_ids
+from lmkit.tokenizing import Span
 
 FAMILY = "👩\u200d👩\u200d👧\u200d👦"
 JAMO = unicodedata.normalize("NFD", "질문")
@@ -219,3 +220,12 @@ def test_no_seam_is_lost_on_any_kind():
         known = [pair for pair in seams(kind(name)).values() if kind(name).knows(*pair)]
 
         assert len(known) >= 15 or name == "words", name
+
+
+def test_owners_rise_where_plain_text_spells_a_control_token():
+    found = kind("t5 of letters").tokenizer
+    spans = [Span("<mask>"), Span("68\u2167\x1c\u2028  \n  y"), Span("<|im_start|>"), Span(" is a")]
+    owners = found.owners(spans, opens=True)
+
+    assert len(owners) == len(found.encode_spans(spans, opens=True))
+    assert (owners[1:] >= owners[:-1]).all()
