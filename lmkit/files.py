@@ -108,6 +108,19 @@ def check_free(path: Path, *, force: bool, marker: str | None = None) -> None:
         )
 
 
+@contextlib.contextmanager
+def no_empty_folder(path: Path) -> Iterator[None]:
+    """Where what is done fails, remove a folder that it made and left empty."""
+    was_there = path.exists()
+    try:
+        yield
+    except BaseException:
+        if not was_there:
+            with contextlib.suppress(OSError):  # it is not there, or has something in it
+                path.rmdir()
+        raise
+
+
 def sha256_of(path: Path) -> str:
     """Return a file's sha256 in hexadecimal."""
     with open(path, "rb") as file:

@@ -7,7 +7,7 @@ import pytest
 
 import lmkit.files as files
 from lmkit.errors import BundleError, LmkitError, OutputExists
-from lmkit.files import check_free, new_folder, sha256_of, write_atomically
+from lmkit.files import check_free, new_folder, no_empty_folder, sha256_of, write_atomically
 
 
 def names(folder):
@@ -30,6 +30,33 @@ def old_bundle(tmp_path):
     folder.mkdir()
     (folder / "model").write_text("old")
     return folder
+
+
+class TestAFolderOfFailedWork:
+    @staticmethod
+    def fail(folder, *, leaving=None):
+        """Fail at a work that makes a folder."""
+        try:
+            with no_empty_folder(folder):
+                folder.mkdir(exist_ok=True)
+                if leaving:
+                    (folder / leaving).write_text("")
+                raise ValueError
+        except ValueError:
+            return
+        pytest.fail("the error is lost")
+
+    def test_goes_where_it_is_empty(self, tmp_path):
+        self.fail(tmp_path / "run")
+
+        assert names(tmp_path) == []
+
+    def test_stays_where_it_holds_something_or_was_there_before(self, tmp_path):
+        (tmp_path / "mine").mkdir()
+        self.fail(tmp_path / "mine")
+        self.fail(tmp_path / "run", leaving="log")
+
+        assert names(tmp_path) == ["mine", "run"]
 
 
 class TestWritingAFile:

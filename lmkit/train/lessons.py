@@ -33,7 +33,14 @@ from lmkit.sources import Positions, Source, SourceRows
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.preparing.caching import Preparation, prepare
-from lmkit.train.preparing.prepared import ArrowRows, ChosenRows, HeldRows, counts_of, of_positions
+from lmkit.train.preparing.prepared import (
+    ArrowRows,
+    ChosenRows,
+    HeldRows,
+    content_of,
+    counts_of,
+    of_positions,
+)
 
 HELD_OUT_FILE, SKIPPED_FILE = "eval.jsonl", "skipped.jsonl"
 
@@ -60,6 +67,7 @@ class Lesson:
         encoded: the rows' ids and labels.
         eval_encoded: the same for the records to measure.
         skipped: the errors of records that were left out.
+        eval_skipped: the same of records to measure that are apart.
         sha256: of the content and order of all that is read.
         explained: whether the rows were in the cache, and if not why.
     """
@@ -77,6 +85,7 @@ class Lesson:
     encoded: Sequence[Encoded] = ()
     eval_encoded: Sequence[Encoded] = ()
     skipped: Sequence[RecordError] = ()
+    eval_skipped: Sequence[RecordError] = ()
     sha256: str = ""
     explained: Sequence[str] = ()
 
@@ -184,7 +193,8 @@ def encoded(
     """
     moment, how = moment or now(), how or Preparation()
     found = prepare(task, lesson.source, tokenizer, moment, how)
-    skipped, sha256, explained = list(found.account.bad), found.account.sha256, [found.explained]
+    sha256, explained = found.account.sha256, [found.explained]
+    eval_skipped: Sequence[RecordError] = ()
     train_rows: Sequence[Encoded] = found.rows
     measured: Sequence[Encoded] = ()
     held_out: SourceRows | None = None
@@ -209,7 +219,7 @@ def encoded(
         apart = prepare(task, lesson.eval_source, tokenizer, moment, how)
         measured, eval_rows = apart.rows, _records(lesson.eval_source, task, apart.rows)
         check_learnable(measured, lesson.eval_name)
-        skipped += apart.account.bad
+        eval_skipped = [bad.error for bad in apart.account.bad]
         explained.append(apart.explained)
         sha256 = fingerprint([{"data": sha256, "eval_data": apart.account.sha256}])
     return attrs.evolve(
@@ -220,7 +230,8 @@ def encoded(
         held_out=held_out,
         encoded=train_rows,
         eval_encoded=measured,
-        skipped=[bad.error for bad in skipped],
+        skipped=[bad.error for bad in found.account.bad],
+        eval_skipped=eval_skipped,
         sha256=sha256,
         explained=explained,
     )
@@ -280,7 +291,16 @@ def feed_of(
 
 
 def data_account(what: Task | Mixture, lessons: Sequence[Lesson]) -> dict[str, Any]:
-    """Return what a run says of its data: names, numbers of rows, and a sha256 of all that is read."""
+    """Return what a run says of its data: names, numbers of rows, and a sha256 of all that is read.
+
+    `encoded` is one of the ids and labels that were made of it.
+    """
+    encoded = {
+        lesson.task.name: fingerprint(
+            [{"train": content_of(lesson.encoded), "eval": content_of(lesson.eval_encoded)}]
+        )
+        for lesson in lessons
+    }
     each = {
         lesson.task.name: {
             "name": lesson.name,
@@ -290,8 +310,9 @@ def data_account(what: Task | Mixture, lessons: Sequence[Lesson]) -> dict[str, A
         for lesson in lessons
     }
     if not isinstance(what, Mixture):
-        return each[what.name]
+        return {**each[what.name], "encoded": encoded[what.name]}
     return {
+        "encoded": fingerprint([encoded]),
         "name": ", ".join(f"{name}={about['name']}" for name, about in each.items()),
         "rows": sum(len(lesson.rows) for lesson in lessons),
         "sha256": fingerprint([each]),
@@ -314,9 +335,11 @@ def write_skipped(folder: Path, lessons: Sequence[Lesson]) -> None:
         task = {"task": lesson.task.name} if len(lessons) > 1 else {}
         lines += [
             _line({**task, "where": error.where, "problem": error.problem})
-            for error in lesson.skipped
+            for error in [*lesson.skipped, *lesson.eval_skipped]
         ]
-        warn_of_skipped(lesson.name, lesson.skipped, listed=str(folder / SKIPPED_FILE))
+        listed = str(folder / SKIPPED_FILE)
+        warn_of_skipped(lesson.name, lesson.skipped, listed=listed)
+        warn_of_skipped(lesson.eval_name, lesson.eval_skipped, listed=listed)
     if lines:
         write_atomically(folder / SKIPPED_FILE, "".join(lines))
 

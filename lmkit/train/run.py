@@ -21,7 +21,7 @@ from lmkit.collating import Stream
 from lmkit.collating.packing import Packed
 from lmkit.encoding import Encoded
 from lmkit.errors import LmkitError, OutputExists
-from lmkit.files import write_atomically
+from lmkit.files import no_empty_folder, write_atomically
 from lmkit.jsonform import dump, from_json, to_json
 from lmkit.mixing import Mixture, tasks_of
 from lmkit.previewing.saving import PREVIEW_FILE, save
@@ -206,7 +206,8 @@ def train(
     if not ignore_findings:
         check_findings(previews)
     caches = getattr(loaded.model.config, "use_cache", True)  # a pair's config does not say
-    trainer = _trainer(what, loaded.model, ready, folder, options, lessons)
+    with no_empty_folder(folder):
+        trainer = _trainer(what, loaded.model, ready, folder, options, lessons)
     if sample:
         trainer.add_callback(_sampler(loaded.model, ready, folder, lessons, sample, seed))
     folder.mkdir(parents=True, exist_ok=True)
@@ -237,7 +238,7 @@ def _account(what: Task | Mixture, lessons: Sequence[Lesson], started: str) -> d
             "max_length": what.collator.max_length,
         },
         "empty": int((n_learned == 0).sum()),
-        "skipped": sum(len(lesson.skipped) for lesson in lessons),
+        "skipped": sum(len(lesson.skipped) + len(lesson.eval_skipped) for lesson in lessons),
         "prepared": [line for lesson in lessons for line in lesson.explained],
     }
 

@@ -7,9 +7,10 @@ from tiny import ROWS
 
 import lmkit as lk
 from lmkit.errors import LmkitError, ModelError, RecordError
-from lmkit.records import Row
+from lmkit.records import Row, SkippedRows
 from lmkit.train import progress
-from lmkit.train.lessons import split
+from lmkit.train.lessons import encoded, open_lessons, split, write_skipped
+from lmkit.train.preparing.caching import Preparation
 
 QA = lk.get_task("qa")
 STEPS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
@@ -203,3 +204,22 @@ class TestSampledAnswers:
         run = fit(tmp_path / "run", task=task, model=pair, data=records, sample=1)
 
         assert len(lines(run.path / "samples.jsonl")) == 2
+
+
+def test_bad_records_to_measure_are_told_of_by_their_own_files_name(tmp_path, tokenizer):
+    good = '{"prompt": "a", "completion": "b"}\n'
+    learned, measured = tmp_path / "train.jsonl", tmp_path / "eval.jsonl"
+    learned.write_text(good)
+    measured.write_text(good + "{\n")
+    task = lk.get_task("qa")
+    sources = {"data": learned, "eval_data": measured, "eval_fraction": None}
+    (lesson,) = open_lessons(task, **sources, seed=0, on_bad_row="skip")
+
+    lesson = encoded(lesson, task, tokenizer, how=Preparation(cache=False, on_bad_row="skip"))
+    with pytest.warns(SkippedRows) as told:
+        write_skipped(tmp_path, [lesson])
+
+    (warning,) = told
+    assert str(warning.message).startswith(f"{measured}: 1 bad row is left out\n  {measured}:2: ")
+    listed = json.loads((tmp_path / "skipped.jsonl").read_text("utf-8"))
+    assert listed["where"] == f"{measured}:2"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -107,12 +109,15 @@ class Preparer:
     policy: str
     moment: str
     folder: Path | None = None
+    _process: int = attrs.field(factory=os.getpid, init=False)
     _found: BadRows | None = attrs.field(default=None, init=False)
     _rows: Iterator[Row | RecordError] = attrs.field(factory=lambda: iter(()), init=False)
     _next: int = attrs.field(default=-1, init=False)
 
     def __call__(self, batch: Any) -> pyarrow.Table:
         """Return the rows of one stretch, for `datasets.map`, and leave its account in the folder."""
+        if os.getpid() != self._process:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started this one ends it
         start = int(batch["start"][0])
         rows, positions, account = self.stretch(start)
         assert self.folder is not None
@@ -233,7 +238,7 @@ def into_folder(
     if not starts:
         raise nothing_in(preparer.source.name, None)
     lib = datasets()
-    with bar as tell, _watching(folder, n_rows, tell), _silent():
+    with bar as tell, _watching(folder, n_rows, tell), _silent(), _interrupted():
         found = lib.Dataset.from_dict({"start": starts}).map(
             preparer,
             batched=True,
@@ -251,6 +256,20 @@ def into_folder(
         part.unlink()
     check(account, preparer, n_rows=len(found))
     return sorted(folder.glob("rows*.arrow")), account
+
+
+@contextlib.contextmanager
+def _interrupted() -> Iterator[None]:
+    """Let Ctrl-C be what stops the work: `datasets` raises what follows from it in its stead."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        raise KeyboardInterrupt from error
 
 
 def check(account: Account, preparer: Preparer, *, n_rows: int) -> None:

@@ -34,6 +34,14 @@ def records(n=10):
 
 
 @pytest.fixture
+def ctrl_c():
+    """Let Ctrl-C interrupt, also where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def small_stretches(monkeypatch):
     monkeypatch.setattr(preparer, "AT_ONCE", 3)
 
@@ -98,6 +106,23 @@ class TestRows:
 
         assert same(three.rows, one.rows)
         assert three.account == one.account
+
+    @pytest.mark.parametrize("processes", [1, 2])
+    def test_end_with_ctrl_c_and_leave_nothing(
+        self, prepared, jsonl, small_stretches, processes, tmp_path, ctrl_c
+    ):
+        typed_at = os.getpid()
+
+        def type_ctrl_c(record):
+            if record["prompt"].startswith("4"):
+                os.kill(typed_at, signal.SIGINT)
+                time.sleep(1)
+            return record
+
+        with pytest.raises(KeyboardInterrupt):
+            prepared(jsonl(records(14)), QA.map(type_ctrl_c), processes=processes)
+
+        assert list((tmp_path / "cache").iterdir()) == []
 
     def test_are_the_same_of_a_file_and_of_memory(self, prepared, jsonl, small_stretches):
         held, stored = prepared(records()), prepared(jsonl(records()))
