@@ -129,7 +129,7 @@ def recorded_task(what: Task | Mixture) -> dict[str, Any]:
 
 
 def check_same(folder: Path, what: Task | Mixture, about: Mapping[str, Any]) -> None:
-    """Refuse to continue a run with another task, model, data or arguments."""
+    """Refuse to continue a run with another task, model, data or arguments, or other labels."""
     before = read_about(folder)
     if not before:
         others = {path.name for path in folder.glob("[!.]*")} - {TASK_FILE}
@@ -148,6 +148,13 @@ def check_same(folder: Path, what: Task | Mixture, about: Mapping[str, Any]) -> 
                 f"'{folder}' cannot be resumed: its {key} was {was} and is {now} now; "
                 "use what it was started with, or another output"
             )
-    # Last, since another adapter leaves another room for rows, and so another task.
+    # After those, since another adapter leaves another room for rows, and so another task.
     if to_json(read_task(folder / TASK_FILE)) != recorded_task(what):
         raise ModelError(f"'{folder}' was started with another task than '{what.name}' is now")
+    was = before["data"].get("encoded")  # which a run of an earlier lmkit does not say
+    if was not in (None, about["data"]["encoded"]):
+        raise ModelError(
+            f"'{folder}' cannot be resumed: the same data gives other ids or labels now; the code that "
+            "makes them has changed, lmkit's or a plugin's; use what it was started with, or another "
+            "output"
+        )

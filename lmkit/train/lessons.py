@@ -33,7 +33,14 @@ from lmkit.sources import Positions, Source, SourceRows
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.preparing.caching import Preparation, prepare
-from lmkit.train.preparing.prepared import ArrowRows, ChosenRows, HeldRows, counts_of, of_positions
+from lmkit.train.preparing.prepared import (
+    ArrowRows,
+    ChosenRows,
+    HeldRows,
+    content_of,
+    counts_of,
+    of_positions,
+)
 
 HELD_OUT_FILE, SKIPPED_FILE = "eval.jsonl", "skipped.jsonl"
 
@@ -284,7 +291,16 @@ def feed_of(
 
 
 def data_account(what: Task | Mixture, lessons: Sequence[Lesson]) -> dict[str, Any]:
-    """Return what a run says of its data: names, numbers of rows, and a sha256 of all that is read."""
+    """Return what a run says of its data: names, numbers of rows, and a sha256 of all that is read.
+
+    `encoded` is one of the ids and labels that were made of it.
+    """
+    encoded = {
+        lesson.task.name: fingerprint(
+            [{"train": content_of(lesson.encoded), "eval": content_of(lesson.eval_encoded)}]
+        )
+        for lesson in lessons
+    }
     each = {
         lesson.task.name: {
             "name": lesson.name,
@@ -294,8 +310,9 @@ def data_account(what: Task | Mixture, lessons: Sequence[Lesson]) -> dict[str, A
         for lesson in lessons
     }
     if not isinstance(what, Mixture):
-        return each[what.name]
+        return {**each[what.name], "encoded": encoded[what.name]}
     return {
+        "encoded": fingerprint([encoded]),
         "name": ", ".join(f"{name}={about['name']}" for name, about in each.items()),
         "rows": sum(len(lesson.rows) for lesson in lessons),
         "sha256": fingerprint([each]),

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -13,6 +15,7 @@ from safetensors.torch import load_file
 from tiny import ROWS, TINY
 
 import lmkit as lk
+from lmkit.encoding import IGNORE
 from lmkit.errors import LmkitError, ModelError, OutputExists, RecordError, UnknownOption
 from lmkit.jsonform import read_task
 from lmkit.train import progress
@@ -404,6 +407,17 @@ class TestResuming:
             fit(whole.path, resume=True, **{**STEPS, **changes})
 
         assert before == {path: path.read_bytes() for path in before}
+
+    def test_with_code_that_makes_other_labels_it_is_refused(self, fit, whole, monkeypatch):
+        def without_the_end(self, *given, **options):
+            row = encode(self, *given, **options)
+            return attrs.evolve(row, labels=np.append(row.labels[:-1], IGNORE))
+
+        encode = lk.CausalCollator.encode
+        monkeypatch.setattr(lk.CausalCollator, "encode", without_the_end)
+
+        with pytest.raises(ModelError, match="the same data gives other ids or labels now"):
+            fit(whole.path, resume=True, cache=False, **STEPS)
 
 
 def test_resume_takes_no_folder_that_is_not_a_run(fit, tmp_path):
