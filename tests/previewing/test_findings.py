@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import lmkit as lk
 from lmkit.errors import RecordErrors
+from lmkit.previewing.checks import Setting
 from previewing.tasks import CHAT, FINDINGS, plain, qa
 
 DATA = Path(__file__).parent / "data"
@@ -116,3 +118,14 @@ def test_a_conversation_is_asked_where_its_last_answer_begins():
     found = found_in(DATA / "unanswered-turn" / "found.jsonl", CHAT, plain())
 
     assert "prompt-not-a-prefix" not in found
+
+
+def test_an_excerpt_begins_and_ends_with_whole_characters():
+    """Of a tokenizer that knows bytes alone, a character of Hangul has three tokens."""
+    tokenizer = lk.train_tokenizer(kind="bpe", vocab_size=300, data=[{"text": "a"}], task="mlm")
+    setting = Setting(lk.get_task("qa"), tokenizer)
+    ids = np.array(tokenizer.encode("가나다라마바사"))
+
+    assert len(ids) == 21
+    assert setting.beginning(ids) == "가나다라마"
+    assert setting.ending(ids) == "다라마바사"

@@ -25,8 +25,13 @@ FOLDER = Path(trl.__file__).parent / "chat_templates"
 SOURCES = {path.stem: path.read_text("utf-8") for path in sorted(FOLDER.glob("*.jinja"))}
 TAG = re.compile(r"<\|?[^<>\s'\"{}]{1,40}\|?>|\[/?[A-Z_]+\]|<｜[^<>]*｜>")
 MARK = re.compile(r"</?(think|tool_call|tools|tool_response|function|parameter|answer).*>")
-# They ask with the beginning of a reasoning which they leave out of every text, and say so with marks.
-ASK_OTHERWISE = ("deepseek_r1_distill_training", "deepseekv3_training")
+# They ask with the beginning of a reasoning, which no answer here begins with.
+ASK_OTHERWISE = (
+    "deepseek_r1_distill",
+    "deepseek_r1_distill_training",
+    "deepseekv3",
+    "deepseekv3_training",
+)
 WHOLE = lk.CausalCollator(max_length=100_000)
 
 

@@ -45,7 +45,7 @@ def fit(output, **changes):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return fit(tmp_path_factory.mktemp("masked") / "run", max_steps=80, eval_data=ROWS[:2])
+    return fit(tmp_path_factory.mktemp("masked") / "run", max_steps=120, eval_data=ROWS[:2])
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 
 MOST_CELLS = 72  # of an excerpt
+_PART = "\ufffd"  # what a part of a character is decoded to
 _TAIL = 16  # tokens of a row's end, or its beginning, that an excerpt has
 
 
@@ -59,15 +60,18 @@ class Setting:
 
     def excerpt(self, ids: Ids) -> str:
         """Return a few tokens' text on one line, control tokens among it."""
-        return shortened(self.tokenizer.decode(ids.tolist(), skip_control=False), MOST_CELLS)
+        return shortened(self._text(ids), MOST_CELLS)
 
     def beginning(self, ids: Ids) -> str:
-        """Return how ids begin."""
-        return self.excerpt(ids[:_TAIL])
+        """Return how ids begin, up to the last whole character."""
+        return shortened(self._text(ids[:_TAIL]).rstrip(_PART), MOST_CELLS)
 
     def ending(self, ids: Ids) -> str:
-        """Return how ids end."""
-        return self.excerpt(ids[-_TAIL:])
+        """Return how ids end, from the first whole character on."""
+        return shortened(self._text(ids[-_TAIL:]).lstrip(_PART), MOST_CELLS)
+
+    def _text(self, ids: Ids) -> str:
+        return self.tokenizer.decode(ids.tolist(), skip_control=False)
 
 
 class Seen:

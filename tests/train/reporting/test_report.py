@@ -2,7 +2,6 @@ import html
 import json
 import re
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -268,7 +267,7 @@ class TestARunThatStops:
         def interrupted(self, args, state, control, logs=None, **kwargs):
             log(self, args, state, control, logs, **kwargs)
             if state.global_step == 3:
-                signal.raise_signal(signal.SIGINT)
+                raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
             patch.setattr(MetricsLog, "on_log", interrupted)
