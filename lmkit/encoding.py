@@ -273,6 +273,26 @@ def encode_rows(
     Raises:
         RecordError, RecordErrors: as for `encode`.
     """
+    gathered = BadRows()
+    tell = on_bad_row or gathered
+    for _, made in each_encoded(task, records, tokenizer):
+        if isinstance(made, RecordError):
+            tell(made)
+        elif not gathered.errors:
+            yield from made
+    gathered.end()
+
+
+def each_encoded(
+    task: Task, records: Iterable[Record], tokenizer: Tokenizer
+) -> Iterator[tuple[Record, list[Encoded] | RecordError]]:
+    """Yield each record with the rows of its training texts, or with what is wrong with it.
+
+    Args:
+        task: as for `encode`.
+        records: those that are transformed; so many at a time are read ahead.
+        tokenizer: the model's.
+    """
     chooses = isinstance(task.decoder, Chooser)
 
     def texts(record: Record) -> list[list[Segment]]:
@@ -285,24 +305,17 @@ def encode_rows(
         delimited = task.formatter.delimited
         return [task.collator.encode(text, tokenizer, delimited=delimited) for text in found]
 
-    gathered = BadRows()
-    tell = on_bad_row or gathered
     places = ((where_of(record, index), record) for index, record in enumerate(records))
     while some := list(itertools.islice(places, AT_ONCE)):
-        made = [(where, _attempted(texts, record, where)) for where, record in some]
-        fit = (found for _, found in made if not isinstance(found, RecordError))
+        made = [_attempted(texts, record, where) for where, record in some]
+        fit = (found for found in made if not isinstance(found, RecordError))
         read_ahead(itertools.chain.from_iterable(fit), tokenizer, task.family)
-        for where, found in made:
+        for (where, record), found in zip(some, made, strict=True):
             if isinstance(found, RecordError):
-                tell(found)
-                continue
-            rows = _attempted(encoded, found, where)
-            if isinstance(rows, RecordError):
-                tell(rows)
-            elif not gathered.errors:
-                yield from rows
+                yield record, found
+            else:
+                yield record, _attempted(encoded, found, where)
     tokenizer.read_ahead(())
-    gathered.end()
 
 
 def each(

@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 
 from lmkit.collating import Stream
-from lmkit.encoding import Encoded, Ids, encode_rows
+from lmkit.encoding import Encoded, Ids, each_encoded
 from lmkit.errors import RecordError
 from lmkit.formatting import Record
 from lmkit.records import OnBadRow, Row
@@ -19,8 +19,6 @@ from lmkit.tokenizing import Tokenizer
 from lmkit.transforms import transformed_row
 
 Pair = tuple[int, Record, Sequence[Encoded]]
-
-_CHUNK = 256  # records encoded at once
 
 
 class Records:
@@ -71,23 +69,12 @@ class Records:
 def encoded_pairs(
     task: Task, records: Iterable[Record], tokenizer: Tokenizer, on_bad_row: OnBadRow
 ) -> Iterator[Pair]:
-    """Yield each record's place, the record, and the rows that it becomes; unfit ones are told of.
-
-    Records are encoded by the chunk. Where a chunk has not as many rows as records, some are unfit, or
-    became several rows, and each is encoded by itself.
-    """
-    rest, start = iter(records), 0
-    while chunk := list(islice(rest, _CHUNK)):
-        unfit: list[RecordError] = []
-        rows = list(encode_rows(task, chunk, tokenizer, on_bad_row=unfit.append))
-        if not unfit and len(rows) == len(chunk):
-            for place, (record, row) in enumerate(zip(chunk, rows, strict=True), start):
-                yield place, record, [row]
+    """Yield each record's place, the record, and the rows that it becomes; unfit ones are told of."""
+    for place, (record, made) in enumerate(each_encoded(task, records, tokenizer)):
+        if isinstance(made, RecordError):
+            on_bad_row(made)
         else:
-            for place, record in enumerate(chunk, start):
-                if own := list(encode_rows(task, [record], tokenizer, on_bad_row=on_bad_row)):
-                    yield place, record, own
-        start += len(chunk)
+            yield place, record, made
 
 
 def known_pairs(

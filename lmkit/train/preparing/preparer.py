@@ -20,7 +20,7 @@ import attrs
 import numpy as np
 
 from lmkit.chat.rendering import at_time
-from lmkit.encoding import Encoded, encode_rows
+from lmkit.encoding import Encoded, each_encoded
 from lmkit.errors import LmkitError, RecordError
 from lmkit.records import BadRows, Row, fingerprint, nothing_in
 from lmkit.sources import Positions, Source
@@ -175,21 +175,14 @@ class Preparer:
         self, rows: Sequence[tuple[int, Row]], bad: list[Bad]
     ) -> list[tuple[int, Encoded]]:
         """Return each text of each row with the row's position; unfit rows are added to the bad."""
-        errors: list[RecordError] = []
-        records = [row for _, row in rows]
-        found = list(encode_rows(self.task, records, self.tokenizer, on_bad_row=errors.append))
-        if not errors and len(found) == len(rows):  # a record has one text or more
-            return [(position, row) for (position, _), row in zip(rows, found, strict=True)]
-        return list(self._one_by_one(rows, bad))
-
-    def _one_by_one(
-        self, rows: Sequence[tuple[int, Row]], bad: list[Bad]
-    ) -> Iterator[tuple[int, Encoded]]:
-        for position, row in rows:
-            errors: list[RecordError] = []
-            for one in encode_rows(self.task, [row], self.tokenizer, on_bad_row=errors.append):
-                yield position, one
-            bad += [Bad(position, error.where, error.problem) for error in errors]
+        encoded: list[tuple[int, Encoded]] = []
+        found = each_encoded(self.task, [row for _, row in rows], self.tokenizer)
+        for (position, _), (_, made) in zip(rows, found, strict=True):
+            if isinstance(made, RecordError):
+                bad.append(Bad(position, made.where, made.problem))
+            else:
+                encoded += [(position, row) for row in made]
+        return encoded
 
     def _tell(self, bad: Sequence[Bad]) -> None:
         self._found = self._found or BadRows(self.policy)
