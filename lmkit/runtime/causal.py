@@ -233,13 +233,15 @@ class CausalState:
             )
         mask = np.ones((1, end), dtype=np.int64)
         positions = np.arange(start, end, dtype=np.int64)[None]
-        logits = np.empty((1, len(ids), self._session.graph.vocab_size), dtype=np.float32)
+        shape = (len(ids), self._session.graph.vocab_size)
+        logits: Logits = np.empty(shape, dtype=np.float32)
         # A row of a buffer is a buffer of one row: nothing is copied.
         alone = _shared({name: array[row : row + 1] for name, array in self._kept.items()})
-        self._run(self._bind(np.ascontiguousarray(ids[None]), mask, positions, logits, alone))
+        new = np.ascontiguousarray(ids[None])
+        self._run(self._bind(new, mask, positions, logits[None], alone))
         self._text[row, start:end] = ids
         self._settle(row, end)
-        return logits[0]
+        return logits
 
     def length(self, row: int) -> int:
         """Return how many tokens a row holds, those of the prefix not counted."""
