@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("onnx_ir")
-from lmkit.export.quantizing.blocks import Format, blocked, restored  # noqa: E402
+from lmkit.export.quantizing.blocks import Format, blocked, restored
 
 ROWS, WIDTH = 24, 96
 

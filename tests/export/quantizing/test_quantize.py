@@ -125,5 +125,5 @@ def test_what_is_not_rounded_is_the_given_memory():
 
 
 def test_an_unknown_precision_is_refused_with_the_near_name():
-    with pytest.raises(UnknownName, match="no precision named 'int44'.*\n  close to: int4"):
+    with pytest.raises(UnknownName, match=r"no precision named 'int44'\s+close to: int4"):
         quantize(tied_model(), "int44")
