@@ -83,7 +83,7 @@ def restored(blocks: Blocks) -> np.ndarray:
         zeros = np.full((rows, n_blocks), 1 << (bits - 1), np.float32)
     else:
         zeros = _unpacked(blocks.zero_points, bits)[:, :n_blocks].astype(np.float32)
-    whole = (numbers - zeros[..., None]) * blocks.scales[..., None]
+    whole: np.ndarray = (numbers - zeros[..., None]) * blocks.scales[..., None]
     return whole.reshape(rows, -1)[:, : blocks.width]
 
 
