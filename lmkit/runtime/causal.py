@@ -82,6 +82,10 @@ class CausalSession:
         """Return the prompt: an answer continues it."""
         return prompt
 
+    def row_size(self, n_prompt: int, limit: int) -> int:
+        """Return how many numbers are kept while a row is written; see `Session`."""
+        return (self.n_prefix + n_prompt + limit) * self._floats_per_token
+
     def begin(self, prompts: Sequence[Ids], limits: Sequence[int]) -> tuple[CausalState, Logits]:
         """Read prompts into fresh buffers, as long as each row may become; see `Session`."""
         capacity = max(len(row) + limit for row, limit in zip(prompts, limits, strict=True))

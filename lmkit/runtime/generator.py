@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator as Writing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from lmkit.encoding import Encoded, Ids, fitting_prompt
 from lmkit.errors import BundleError, TaskError
 from lmkit.formatting import Record
 from lmkit.generation import Generation
-from lmkit.logits import LogProbs, rows_together
+from lmkit.logits import LogProbs, rows_at_once
 from lmkit.loss import Loss
 from lmkit.manifest import Golden, Graph, MaskedGraph, Seq2SeqGraph
 from lmkit.runtime.beams import BeamSearch, search
@@ -25,6 +27,7 @@ from lmkit.runtime.bundle import Bundle, open_bundle
 from lmkit.runtime.causal import CausalSession
 from lmkit.runtime.golden import difference
 from lmkit.runtime.masked import MaskFiller, open_filler
+from lmkit.runtime.rows import Row, alike, write
 from lmkit.runtime.sampling import Sampler
 from lmkit.runtime.seq2seq import Seq2SeqSession
 from lmkit.runtime.session import Session
@@ -161,9 +164,10 @@ class Generator:
         row = self._row(self.prompt(record), generation, self._writer)
 
         def pieces() -> Iterator[str]:
-            for _ in self._write([row], self._writer):
-                if piece := row.take():
-                    yield piece
+            with closing(self._write([row], self._writer, 1)) as writing:
+                for _ in writing:
+                    if piece := row.take():
+                        yield piece
 
         return pieces()
 
@@ -182,9 +186,11 @@ class Generator:
         generation = self.task.generation.override(**options)
         prompts = [self.prompt(record, index) for index, record in enumerate(records)]
         rows = [self._row(prompt, generation, self._writer) for prompt in prompts]
-        lengths = [len(prompt) for prompt in prompts]
-        for group in rows_together(lengths, self._session.vocab_size, batch_size):
-            for _ in self._write([rows[place] for place in group], self._writer):
+        beams = max(1, generation.num_beams)
+        sizes = [beams * self._writer.row_size(len(row.prompt), row.limit) for row in rows]
+        for group in alike(sizes, batch_size):
+            at_once = min(batch_size, rows_at_once(sizes[group[0]]))
+            for _ in self._write([rows[place] for place in group], self._writer, at_once):
                 pass
         return [self._answer(row) for row in rows]
 
@@ -219,7 +225,7 @@ class Generator:
         options = Generation(max_new_tokens=max_new_tokens)
         session = self._session
         rows = [self._row(prompt, options, session, stop=()) for prompt in prompts]
-        for _ in self._write(rows, session):
+        for _ in self._write(rows, session, len(rows)):
             pass
         return [row.token_ids for row in rows]
 
@@ -233,7 +239,7 @@ class Generator:
         generation: Generation,
         session: Session,
         stop: Sequence[str] | None = None,
-    ) -> _Row:
+    ) -> Row:
         if stop is None:
             stop = self.task.stop_strings(generation)
         room = session.room(prompt)
@@ -249,7 +255,7 @@ class Generator:
                 stop_ids=self._stop_ids,
                 ends=self._says(stop),
             )
-        return _Row(
+        return Row(
             prompt=prompt,
             history=history,
             limit=limit,
@@ -264,26 +270,22 @@ class Generator:
             return None
         return lambda ids: any(text in self._tokenizer.decode(ids) for text in stop)
 
-    def _write(self, rows: Sequence[_Row], session: Session) -> Iterator[None]:
+    def _write(
+        self, rows: Sequence[Row], session: Session, at_once: int
+    ) -> Writing[None, None, None]:
         """Write rows until all are finished; yields after every token, or once for all beams."""
-        searches = [row.beams for row in rows if row.beams is not None]
-        if searches:
-            search(session, [row.prompt for row in rows], searches)
-            for row, found in zip(rows, searches, strict=True):
+        if all(row.beams is None for row in rows):
+            yield from write(session, rows, self._stop_ids, at_once=at_once)
+            return
+        for start in range(0, len(rows), at_once):
+            part = rows[start : start + at_once]
+            searches = [row.beams for row in part if row.beams is not None]
+            search(session, [row.prompt for row in part], searches)
+            for row, found in zip(part, searches, strict=True):
                 row.take_over(found.best, self._stop_ids)
             yield
-            return
-        state, logits = session.begin([row.prompt for row in rows], [row.limit for row in rows])
-        while True:
-            for row, row_logits in zip(rows, logits, strict=True):
-                if row.reason is None:
-                    row.accept(row_logits, self._stop_ids)
-            yield
-            if all(row.reason is not None for row in rows):
-                return
-            logits = state.step([row.token_ids[-1] if row.reason is None else None for row in rows])
 
-    def _answer(self, row: _Row) -> Answer:
+    def _answer(self, row: Row) -> Answer:
         text = row.text.text
         return Answer(
             value=self.task.decoder.read(text),
@@ -299,64 +301,3 @@ def _writer(session: Session, task: Task) -> Session:
     if not isinstance(task.collator, Stream):
         return session
     return SlidingSession(session, window=task.collator.max_length, kept=task.collator.kept)
-
-
-class _Row:
-    """One answer while it is written."""
-
-    def __init__(
-        self,
-        *,
-        prompt: Ids,
-        history: Ids,
-        limit: int,
-        sampler: Sampler,
-        text: IncrementalText,
-        beams: BeamSearch | None = None,
-    ) -> None:
-        self.prompt = prompt
-        self.beams = beams
-        self.limit = limit
-        self.text = text
-        self.token_ids: list[int] = []
-        self.reason: str | None = None
-        self._sampler = sampler
-        self._pending = ""
-        self._before = len(history)
-        self._history = np.concatenate([history, np.empty(limit, dtype=np.int64)])
-
-    def accept(self, logits: np.ndarray, stop_ids: frozenset[int]) -> None:
-        """Choose the next token from the logits, float32 [V]."""
-        length = self._before + len(self.token_ids)
-        token = self._sampler.choose(logits, self._history[:length], len(self.token_ids))
-        self._history[length] = token
-        self._append(token, stop_ids)
-
-    def take_over(self, token_ids: Sequence[int], stop_ids: frozenset[int]) -> None:
-        """Write what a search found, from the first token to the last."""
-        for token in token_ids:
-            self._append(token, stop_ids)
-            if self.reason is not None:
-                return
-        self._pending += self.text.finish()  # a stop string whose last character might go on
-        self.reason = "stop"
-
-    def _append(self, token: int, stop_ids: frozenset[int]) -> None:
-        self.token_ids.append(token)
-        if token in stop_ids:
-            self.reason = "stop"
-        else:
-            self._pending += self.text.push(token)
-            if self.text.stopped:
-                self.reason = "stop"
-            elif len(self.token_ids) >= self.limit:
-                self.reason = "length"
-        if self.reason is not None:
-            self._pending += self.text.finish()
-            if self.text.stopped:  # by a character that might have gone on
-                self.reason = "stop"
-
-    def take(self) -> str:
-        """Return the text that came since the last call."""
-        piece, self._pending = self._pending, ""
-        return piece
