@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from lmkit.cli.options import (
-    precision_option,
     bad_row_option,
     cache_options,
     pack_option,
     pairs,
+    precision_option,
     rename_option,
     renamed_task,
     row_options,

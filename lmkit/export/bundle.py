@@ -36,7 +36,7 @@ from lmkit.manifest import (
     write_manifest,
 )
 from lmkit.plugins import distributions_of
-from lmkit.precisions import FP32, Precision, named
+from lmkit.precisions import FP32, named
 from lmkit.reading import read_for
 from lmkit.records import Data, Row
 from lmkit.runtime.bundle import Bundle

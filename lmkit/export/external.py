@@ -79,6 +79,17 @@ class Weights:
         return self._places[key]
 
 
+def save_together(graphs: Mapping[Path, ir.Model], data: str) -> None:
+    """Write graphs beside each other, their large weights into one file; see `Weights.save`.
+
+    Args:
+        graphs: each with the file to write; all in one folder.
+        data: the weights' file in that folder.
+    """
+    folder = next(iter(graphs)).parent
+    Weights(folder).save({path.name: graph for path, graph in graphs.items()}, data)
+
+
 def _is_whole(tensor: ir.TensorProtocol) -> bool:
     """Say whether each number of a tensor fills bytes of its own."""
     return tensor.dtype.bitwidth >= 8

@@ -36,7 +36,7 @@ from lmkit.export.attention import (
     odd_heads,
     probe,
 )
-from lmkit.export.external import Weights
+from lmkit.export.external import save_together
 from lmkit.export.fusing import fuse
 from lmkit.export.tracing import OPSET, inference, port, quiet, traced, uncollected
 from lmkit.manifest import Tensor
@@ -190,7 +190,7 @@ def export_causal(model: PreTrainedModel, path: Path) -> GraphContract:
         ExportError: the model is refused, cannot be traced, or lost an input in the trace.
     """
     with traced_causal(model) as (graph, contract):
-        Weights(path.parent).save({path.name: graph}, f"{path.name}.data")
+        save_together({path: graph}, f"{path.name}.data")
     return contract
 
 

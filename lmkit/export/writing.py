@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from lmkit.export.external import Weights
-from lmkit.export.quantizing import quantize
+from lmkit.export.quantizing import Store, quantize
 from lmkit.precisions import FP32, Precision, file_of
 
 DATA_FILE = "model.onnx.data"
@@ -49,7 +49,11 @@ class Writer:
         if name == FP32:
             return self.float32
         files = self._files(name)
-        own = {files[plain]: quantize(graph, name) for plain, graph in self._graphs.items()}
+        store = Store()  # what two graphs share is rounded once
+        own = {
+            files[plain]: quantize(graph, name, store=store)
+            for plain, graph in self._graphs.items()
+        }
         return Precision(files=files, size_bytes=self._weights.save(own, self._data(name)))
 
     def tidy(self) -> None:

@@ -156,6 +156,7 @@ class CausalState:
         parts = [part for layer in session.prefix for part in layer]
         for array, part in zip(self._kept.values(), parts, strict=True):
             array[:, :, :n_prefix] = part
+        self._text = np.zeros((n_rows, capacity), dtype=np.int64)
         self._ids = np.zeros((n_rows, 1), dtype=np.int64)
         self._positions = np.zeros((n_rows, 1), dtype=np.int64)
         self._mask = np.zeros((n_rows, capacity), dtype=np.int64)
@@ -186,8 +187,9 @@ class CausalState:
         positions = np.ascontiguousarray(np.broadcast_to(np.arange(width), mask.shape))
         logits = np.empty((*ids.shape, self._session.graph.vocab_size), dtype=np.float32)
         self._run(self._bind(ids, mask, positions, logits))
-        self._mask[:, :width] = mask
-        self._lengths = lengths
+        self._text[:, :width] = ids
+        for row, length in enumerate(lengths.tolist()):
+            self._settle(row, length)
         return logits
 
     def read_in_chunks(self, prompt: Ids, row: int = 0) -> Logits:
@@ -200,31 +202,76 @@ class CausalState:
             The logits behind its last token, float32 [1, V].
         """
         for start in range(0, len(prompt), CHUNK):
-            logits = self._extend(prompt[start : start + CHUNK], row)
-        return logits[:, -1]
+            logits = self.extend(row, prompt[start : start + CHUNK])
+        return logits[-1:]
 
     def _read_behind_prefix(self, rows: Sequence[Ids]) -> Logits:
         """Run whole rows one by one: with a past, the operator takes several new tokens of one only."""
         shape = (len(rows), max(map(len, rows)), self._session.graph.vocab_size)
         logits = np.zeros(shape, dtype=np.float32)
         for row, ids in enumerate(rows):
-            logits[row, : len(ids)] = self._extend(ids, row)[0]
+            logits[row, : len(ids)] = self.extend(row, ids)
         return logits
 
-    def _extend(self, new: Ids, row: int) -> Logits:
-        """Run some tokens behind what a row holds already; return float32 [1, S, V]."""
+    def extend(self, row: int, ids: Ids) -> Logits:
+        """Run some tokens behind what a row holds already, in one step of the model.
+
+        Args:
+            row: which row; the others stay as they are.
+            ids: int64 [S], at least one, and no more than the row has room for.
+        Returns:
+            The logits behind each of them, float32 [S, V], the caller's own.
+        Raises:
+            ValueError: there are none, or no room for them.
+        """
         start = int(self._lengths[row])
-        ids = np.ascontiguousarray(new[None])
-        end = start + len(new)
+        end = start + len(ids)
+        if not start < end <= self._capacity:
+            raise ValueError(
+                f"row {row} was to go on with {len(ids)} tokens; expected 1 to "
+                f"{self._capacity - start}, the room that is left"
+            )
         mask = np.ones((1, end), dtype=np.int64)
         positions = np.arange(start, end, dtype=np.int64)[None]
-        logits = np.empty((*ids.shape, self._session.graph.vocab_size), dtype=np.float32)
+        shape = (len(ids), self._session.graph.vocab_size)
+        logits: Logits = np.empty(shape, dtype=np.float32)
         # A row of a buffer is a buffer of one row: nothing is copied.
         alone = _shared({name: array[row : row + 1] for name, array in self._kept.items()})
-        self._run(self._bind(ids, mask, positions, logits, alone))
-        self._mask[row, start:end] = 1
-        self._lengths[row] = end
+        new = np.ascontiguousarray(ids[None])
+        self._run(self._bind(new, mask, positions, logits[None], alone))
+        self._text[row, start:end] = ids
+        self._settle(row, end)
         return logits
+
+    def length(self, row: int) -> int:
+        """Return how many tokens a row holds, those of the prefix not counted."""
+        return int(self._lengths[row]) - self._session.n_prefix
+
+    def rewind(self, row: int, length: int) -> None:
+        """Forget a row's tokens behind its first `length`, so that it can go on otherwise.
+
+        Nothing is moved or cleared: what is behind a row's end is never looked at.
+
+        Args:
+            row: which row; the others stay as they are.
+            length: how many tokens to keep, from 1 to `length(row)`, the prefix not counted.
+        Raises:
+            ValueError: the row does not hold so many.
+        """
+        if not 1 <= length <= self.length(row):
+            raise ValueError(
+                f"row {row} was to be cut to {length} tokens; expected 1 to {self.length(row)}, "
+                "which is what it holds"
+            )
+        self._settle(row, length + self._session.n_prefix)
+
+    def _settle(self, row: int, end: int) -> None:
+        """Let a row end at a place, and a step that leaves it as it is write its last token again."""
+        self._mask[row, :end] = 1
+        self._mask[row, end:] = 0
+        self._lengths[row] = end
+        self._ids[row, 0] = self._text[row, end - 1]
+        self._positions[row, 0] = end - 1
 
     def step(self, tokens: Sequence[int | None]) -> Logits:
         """Append one token to each row and return the logits behind it.
@@ -237,7 +284,7 @@ class CausalState:
         for row, token in enumerate(tokens):
             if token is not None:
                 length = self._lengths[row]
-                self._ids[row, 0] = token
+                self._text[row, length] = self._ids[row, 0] = token
                 self._positions[row, 0] = length
                 self._mask[row, length] = 1
                 self._lengths[row] = length + 1
@@ -259,11 +306,11 @@ class CausalState:
         order = np.array(rows, dtype=np.int64)
         self._lengths = self._lengths[order]
         if n_rows == n_before:
-            for array in (self._ids, self._positions, self._mask):
+            for array in (self._text, self._ids, self._positions, self._mask):
                 array[:] = array[order]
             return
         self._ids, self._positions = self._ids[order], self._positions[order]
-        self._mask = self._mask[order]
+        self._text, self._mask = self._text[order], self._mask[order]
         self._prepare()
 
     def _bind(

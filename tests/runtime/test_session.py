@@ -149,6 +149,63 @@ def test_a_finished_row_stays_as_it_is_while_others_go_on(session, toy, prompts)
     np.testing.assert_allclose(logits[1], toy.logits(text)[-1], atol=TOLERANCE)
 
 
+class TestSeveralTokensAtOnce:
+    """What drafts are verified with: a row goes on by some tokens, and back where they were wrong."""
+
+    def test_have_the_logits_of_a_token_at_a_time(self, session, toy, prompts):
+        state, _ = session.begin(prompts, [9] * 4)
+
+        found = state.extend(1, np.array([5, 6, 7]))
+
+        whole = toy.logits(np.array([*prompts[1], 5, 6, 7]))
+        np.testing.assert_allclose(found, whole[-3:], atol=TOLERANCE)
+        assert state.length(1) == len(prompts[1]) + 3
+
+    def test_leave_the_other_rows_as_they_are(self, session, toy, prompts):
+        state, _ = session.begin(prompts, [9] * 4)
+        state.extend(1, np.array([5, 6, 7]))
+
+        logits = state.step([8, 8, None, 8])
+
+        for row in (0, 3):
+            text = np.array([*prompts[row], 8])
+            np.testing.assert_allclose(logits[row], toy.logits(text)[-1], atol=TOLERANCE)
+        text = np.array([*prompts[1], 5, 6, 7, 8])
+        np.testing.assert_allclose(logits[1], toy.logits(text)[-1], atol=TOLERANCE)
+        np.testing.assert_allclose(logits[2], toy.logits(prompts[2])[-1], atol=TOLERANCE)
+
+    @pytest.mark.parametrize("kept", [0, 1, 2, 3])
+    def test_are_taken_back_as_if_they_had_never_come(self, session, toy, prompts, kept):
+        state, _ = session.begin(prompts, [9] * 4)
+        state.extend(1, np.array([5, 6, 7]))
+
+        state.rewind(1, len(prompts[1]) + kept)
+        resting = state.step([8, None, 8, 8])[1].copy()
+        logits = state.extend(1, np.array([9, 4]))
+
+        text = np.array([*prompts[1], *[5, 6, 7][:kept]])
+        np.testing.assert_allclose(resting, toy.logits(text)[-1], atol=TOLERANCE)
+        text = np.array([*text, 9, 4])
+        np.testing.assert_allclose(logits, toy.logits(text)[-2:], atol=TOLERANCE)
+
+    def test_go_where_there_is_room(self, session, prompts):
+        state, _ = session.begin(prompts[:1], [3])
+
+        for count in (0, 4):
+            with pytest.raises(ValueError, match=f"{count} tokens; expected 1 to 3"):
+                state.extend(0, np.full(count, 5))
+
+        assert state.length(0) == len(prompts[0])
+
+    def test_are_no_more_than_what_a_row_holds(self, session, prompts):
+        state, _ = session.begin(prompts[:1], [3])
+        n = len(prompts[0])
+
+        for length in (0, n + 1):
+            with pytest.raises(ValueError, match=f"to {length} tokens; expected 1 to {n}"):
+                state.rewind(0, length)
+
+
 class TestTheBuffer:
     """Keys and values are written where they are read: one buffer, never moved, never copied."""
 

@@ -267,7 +267,9 @@ def write_bundle(
         golden=(
             Golden(record=RECORD, prompt_ids=tuple(prompt.tolist()), token_ids=tuple(expected)),
         ),
-        precisions={"fp32": Precision(parity={"max_logit_difference": 0.0}, golden=(tuple(expected),))},
+        precisions={
+            "fp32": Precision(parity={"max_logit_difference": 0.0}, golden=(tuple(expected),))
+        },
     )
     write_manifest(manifest, folder)
     sign(folder)
