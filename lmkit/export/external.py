@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 ALIGNMENT = 4096  # a page, so that a runtime may map weights from the file
+CLOSER = 64  # a cache line, for what is smaller than a page
 SMALLEST = 1024  # bytes; what is smaller stays in its graph
 PIECE = 1 << 24  # bytes that are hashed and written at once
 
@@ -41,7 +42,8 @@ class Weights:
         Returns:
             The bytes of the graphs and of all weights that they read, wherever those lie.
         """
-        path, read = self._folder / data, set()
+        path = self._folder / data
+        read: set[tuple[str, int, int]] = set()
         with open(path, "wb") as file:
             for graph in graphs.values():
                 for value in graph.graph.initializers.values():
@@ -63,16 +65,17 @@ class Weights:
             path.unlink()
         for name, graph in graphs.items():
             ir.save(graph, self._folder / name)
-        sizes = sum((self._folder / name).stat().st_size for name in graphs)
-        return sizes + sum(length for _, _, length in read)
+        size: int = sum((self._folder / name).stat().st_size for name in graphs)
+        return size + sum(length for _, _, length in read)
 
     def _place(self, tensor: ir.TensorProtocol, file: BinaryIO, data: str) -> tuple[str, int]:
         """Return the file and offset of a weight, which is written now if it is new."""
         array = np.ascontiguousarray(tensor.numpy() if _is_whole(tensor) else _packed(tensor))
-        raw = memoryview(array.reshape(-1).view(np.uint8))
+        raw = array.reshape(-1).view(np.uint8).data
         key = (tensor.nbytes, hashlib.sha256(raw).digest())
         if key not in self._places:
-            file.seek(-(-file.tell() // ALIGNMENT) * ALIGNMENT)
+            step = ALIGNMENT if tensor.nbytes >= ALIGNMENT else CLOSER
+            file.seek(-(-file.tell() // step) * step)
             self._places[key] = (data, file.tell())
             for start in range(0, len(raw), PIECE):
                 file.write(raw[start : start + PIECE])
@@ -92,7 +95,7 @@ def save_together(graphs: Mapping[Path, ir.Model], data: str) -> None:
 
 def _is_whole(tensor: ir.TensorProtocol) -> bool:
     """Say whether each number of a tensor fills bytes of its own."""
-    return tensor.dtype.bitwidth >= 8
+    return int(tensor.dtype.bitwidth) >= 8
 
 
 def _packed(tensor: ir.TensorProtocol) -> np.ndarray:

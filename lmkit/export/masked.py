@@ -169,7 +169,8 @@ def agree(reference: Reference, filler: MaskAnswerer) -> Compared:
     Raises:
         ParityError: a logit is not a number.
     """
-    differences, equal, own = [], [], {}
+    differences, equal = [], []
+    own: dict[int, Logits] = {}
     for place, case, ours in _read(reference, filler):
         if not np.isfinite(ours).all():
             raise ParityError(f"{case}: a logit is not a number; no bundle was written")

@@ -13,10 +13,7 @@ from exported import CONTEXT_LENGTH, ROWS  # noqa: E402
 import lmkit as lk  # noqa: E402
 from lmkit.answering import open_answerer  # noqa: E402
 from lmkit.errors import ParityError  # noqa: E402
-from lmkit.export import (
-    external,
-    parity,
-)
+from lmkit.export import external, parity  # noqa: E402
 from lmkit.export.probes import TEXTS, probe_records  # noqa: E402
 from lmkit.export.reference import GREEDY_TOKENS, refer  # noqa: E402
 from lmkit.runtime.generator import Generator  # noqa: E402
