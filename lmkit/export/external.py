@@ -15,7 +15,8 @@ SMALLEST = 1024  # bytes; what is smaller stays in its graph
 def save_together(graphs: Mapping[Path, ir.Model], data: str) -> None:
     """Write graphs beside each other, their large weights into one file.
 
-    Two weights are one if they are the same memory read in the same way, as tied weights are.
+    Two weights are one if they are the same memory read in the same way, as tied weights are; the same
+    bytes may have two shapes, as a quantised embedding has that is also the last product's.
 
     Args:
         graphs: each with the file to write; all in one folder.
@@ -33,12 +34,7 @@ def save_together(graphs: Mapping[Path, ir.Model], data: str) -> None:
                     continue
                 array = tensor.numpy()
                 held.append(array)
-                key = (
-                    array.__array_interface__["data"][0],
-                    array.shape,
-                    array.strides,
-                    array.dtype,
-                )
+                key = _memory(array)
                 if key not in places:
                     file.seek(-(-file.tell() // ALIGNMENT) * ALIGNMENT)
                     places[key] = (file.tell(), array.nbytes)
@@ -55,3 +51,11 @@ def save_together(graphs: Mapping[Path, ir.Model], data: str) -> None:
                 )
     for path, graph in graphs.items():
         ir.save(graph, path)
+
+
+def _memory(array: np.ndarray) -> tuple[object, ...]:
+    """Return what is equal for two arrays that are the same bytes in the same order."""
+    place = array.__array_interface__["data"][0]
+    if array.flags.c_contiguous:
+        return (place, array.nbytes)
+    return (place, array.shape, array.strides, array.dtype)
