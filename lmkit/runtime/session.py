@@ -93,6 +93,7 @@ def open_graph(
     *,
     providers: Sequence[str] | None = None,
     threads: int | None = None,
+    rests: bool = False,
 ) -> ort.InferenceSession:
     """Load an ONNX graph whose inputs and outputs are the ones that are written down.
 
@@ -101,6 +102,8 @@ def open_graph(
         ports: its inputs and outputs, in any order.
         providers: onnxruntime's execution providers; the CPU's if None.
         threads: how many threads one step may use; all cores of the process if None.
+        rests: whether its threads stop when a run ends. Otherwise they go on looking for work for a
+            tenth of a second, which takes the cores from whatever runs next.
     Raises:
         BundleError: onnxruntime cannot load it, or it has other inputs or outputs.
     """
@@ -111,6 +114,8 @@ def open_graph(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
+    if rests:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # its warnings are about graphs in general, not this one
     try:
         onnx = ort.InferenceSession(
