@@ -17,6 +17,7 @@ from lmkit.collating import Stream
 from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt
 from lmkit.errors import BundleError, TaskError
+from lmkit.family import Family
 from lmkit.formatting import Record
 from lmkit.generation import Generation
 from lmkit.logits import LogProbs, rows_at_once
@@ -42,6 +43,7 @@ ROWS_AT_ONCE = 8
 def load(
     path: str | Path,
     *,
+    precision: str | None = None,
     providers: Sequence[str] | None = None,
     threads: int | None = None,
     verify: bool = True,
@@ -50,6 +52,7 @@ def load(
 
     Args:
         path: the bundle's folder.
+        precision: which of the bundle's precisions to use, such as `int4`; None for its default.
         providers: onnxruntime's execution providers; the CPU's if None.
         threads: how many threads to use; all cores of the process if None.
         verify: whether to read every file's checksum and to answer the golden prompts first.
@@ -57,20 +60,26 @@ def load(
     Raises:
         BundleError: the bundle is damaged, from the future, or answers differently than at export.
         PluginError: its task needs a plugin that is not installed.
+        UnknownName: it has no such precision.
     """
-    bundle = open_bundle(path, checksums=verify)
+    bundle = open_bundle(path, precision=precision, checksums=verify)
     generator = open_generator(bundle, providers=providers, threads=threads)
-    for golden in bundle.manifest.golden:
-        problem = generator.check_golden(golden, answer=verify)
-        if problem is not None:
-            raise BundleError(f"'{path}' does not behave as it did at export: {problem}")
+    _check_golden(generator, answer=verify)
     return generator
+
+
+def _check_golden(generator: Generator | MaskFiller, *, answer: bool) -> None:
+    """Refuse a bundle whose golden prompts come out differently."""
+    for golden in generator.manifest.golden:
+        problem = generator.check_golden(golden, answer=answer)
+        if problem is not None:
+            raise BundleError(f"'{generator.path}' does not behave as it did at export: {problem}")
 
 
 def open_generator(
     bundle: Bundle, *, providers: Sequence[str] | None = None, threads: int | None = None
 ) -> Generator | MaskFiller:
-    """Load a bundle's graphs, by its family; nothing of it is checked."""
+    """Load a bundle's graphs of its manifest's precision, by its family; nothing is checked."""
     graph = bundle.manifest.graph
     if isinstance(graph, Graph):
         file = bundle.path / graph.file
@@ -92,10 +101,19 @@ def verify(path: str | Path) -> dict[str, str]:
     Raises:
         BundleError: something does not hold; the text says what.
     """
-    generator = load(path, verify=True)
-    manifest = generator.manifest
-    answered = sum(len(golden.token_ids) for golden in manifest.golden)
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    names = list(manifest.precisions) or [manifest.precision]
+    answered = {}
+    for name in names:  # one after another: each has its weights in memory
+        at = manifest.at(name)
+        _check_golden(open_generator(Bundle(bundle.path, at)), answer=True)
+        answered[name] = sum(len(golden.token_ids) for golden in at.golden)
     size = sum(file.size_bytes for file in manifest.files.values())
+    counts = ", ".join(
+        f"{count} ({name})" if len(answered) > 1 else f"{count}" for name, count in answered.items()
+    )
+    what = "fills" if manifest.task.family is Family.MASKED else "greedy tokens"
     return {
         "schema": f"{manifest.schema}, written by lmkit {manifest.lmkit}",
         "files": f"{len(manifest.files)} files, {size:,} bytes, every sha256 as written",
@@ -104,8 +122,8 @@ def verify(path: str | Path) -> dict[str, str]:
             for graph in manifest.graph.graphs
         )
         + " as written down",
-        "golden prompts": f"{len(manifest.golden)} encode to the same ids, and {answered} "
-        f"{'fills' if isinstance(generator, MaskFiller) else 'greedy tokens'} are the same",
+        "golden prompts": f"{len(manifest.golden)} encode to the same ids, and {counts} {what} are "
+        "the same",
     }
 
 
