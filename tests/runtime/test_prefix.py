@@ -72,7 +72,7 @@ def whole(toy):
 class TestReading:
     @pytest.mark.parametrize("chunk", [1, 3, 1000])
     def test_a_prompt_in_chunks_of_any_size(self, session, whole, prompts, monkeypatch, chunk):
-        monkeypatch.setattr("lmkit.runtime.causal.CHUNK", chunk)
+        monkeypatch.setattr("lmkit.runtime.causal_state.CHUNK", chunk)
         prompt = max(prompts, key=len)
 
         state, logits = session.begin([prompt], [2])
@@ -105,6 +105,17 @@ class TestReading:
             logits = state.step([None, token])
 
         np.testing.assert_allclose(logits[1], whole([*prompts[1], 6, 7, 8, 9])[-1], atol=TOLERANCE)
+
+    def test_several_tokens_at_once_and_back(self, session, whole, prompts):
+        state, _ = session.begin(prompts[:2], [9, 9])
+        n = len(prompts[1])
+        state.extend(1, np.array([5, 6, 7]))
+
+        state.rewind(1, n + 1)
+        logits = state.extend(1, np.array([9, 4]))
+
+        np.testing.assert_allclose(logits, whole([*prompts[1], 5, 9, 4])[-2:], atol=TOLERANCE)
+        assert state.length(1) == n + 3
 
     def test_two_states_do_not_share_a_buffer(self, session, whole, prompts):
         one, _ = session.begin(prompts[:1], [9])

@@ -9,7 +9,7 @@ from lmkit.manifest import read_manifest
 from lmkit.runtime.causal import CausalSession
 from lmkit.runtime.session import available_cores
 
-from .toybundle import HEAD_SIZE, KV_HEADS, RECORDS, TASK, change_manifest
+from .toybundle import HEAD_SIZE, KV_HEADS, RECORDS, TASK, change_manifest, write_bundle
 
 # Sums of at most 64 float32 products on logits of size ten, added up in another order.
 TOLERANCE = 1e-4
@@ -33,7 +33,7 @@ def test_a_prompt_is_read_as_numpy_reads_it(session, toy, prompts):
 
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
 def test_a_prompt_is_read_in_chunks_of_any_size(session, toy, prompts, monkeypatch, chunk):
-    monkeypatch.setattr("lmkit.runtime.causal.CHUNK", chunk)
+    monkeypatch.setattr("lmkit.runtime.causal_state.CHUNK", chunk)
     prompt = max(prompts, key=len)
 
     state, logits = session.begin([prompt], [2])
@@ -149,6 +149,104 @@ def test_a_finished_row_stays_as_it_is_while_others_go_on(session, toy, prompts)
     np.testing.assert_allclose(logits[1], toy.logits(text)[-1], atol=TOLERANCE)
 
 
+class TestSeveralTokensAtOnce:
+    """What drafts are verified with: a row goes on by some tokens, and back where they were wrong."""
+
+    def test_have_the_logits_of_a_token_at_a_time(self, session, toy, prompts):
+        state, _ = session.begin(prompts, [9] * 4)
+
+        found = state.extend(1, np.array([5, 6, 7]))
+
+        whole = toy.logits(np.array([*prompts[1], 5, 6, 7]))
+        np.testing.assert_allclose(found, whole[-3:], atol=TOLERANCE)
+        assert state.length(1) == len(prompts[1]) + 3
+
+    def test_leave_the_other_rows_as_they_are(self, session, toy, prompts):
+        state, _ = session.begin(prompts, [9] * 4)
+        state.extend(1, np.array([5, 6, 7]))
+
+        logits = state.step([8, 8, None, 8])
+
+        for row in (0, 3):
+            text = np.array([*prompts[row], 8])
+            np.testing.assert_allclose(logits[row], toy.logits(text)[-1], atol=TOLERANCE)
+        text = np.array([*prompts[1], 5, 6, 7, 8])
+        np.testing.assert_allclose(logits[1], toy.logits(text)[-1], atol=TOLERANCE)
+        np.testing.assert_allclose(logits[2], toy.logits(prompts[2])[-1], atol=TOLERANCE)
+
+    @pytest.mark.parametrize("kept", [0, 1, 2, 3])
+    def test_are_taken_back_as_if_they_had_never_come(self, session, toy, prompts, kept):
+        state, _ = session.begin(prompts, [9] * 4)
+        state.extend(1, np.array([5, 6, 7]))
+
+        state.rewind(1, len(prompts[1]) + kept)
+        resting = state.step([8, None, 8, 8])[1].copy()
+        logits = state.extend(1, np.array([9, 4]))
+
+        text = np.array([*prompts[1], *[5, 6, 7][:kept]])
+        np.testing.assert_allclose(resting, toy.logits(text)[-1], atol=TOLERANCE)
+        text = np.array([*text, 9, 4])
+        np.testing.assert_allclose(logits, toy.logits(text)[-2:], atol=TOLERANCE)
+
+    def test_go_where_there_is_room(self, session, prompts):
+        state, _ = session.begin(prompts[:1], [3])
+
+        for count in (0, 4):
+            with pytest.raises(ValueError, match=f"{count} tokens; expected 1 to 3"):
+                state.extend(0, np.full(count, 5))
+
+        assert state.length(0) == len(prompts[0])
+
+    def test_are_no_more_than_what_a_row_holds(self, session, prompts):
+        state, _ = session.begin(prompts[:1], [3])
+        n = len(prompts[0])
+
+        for length in (0, n + 1):
+            with pytest.raises(ValueError, match=f"to {length} tokens; expected 1 to {n}"):
+                state.rewind(0, length)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["last", "all"])
+def either(request, tmp_path_factory):
+    """Return a session whose graph can leave out the logits that nobody asks for, or cannot."""
+    folder = write_bundle(tmp_path_factory.mktemp("either") / "b", keeps_last=request.param)
+    return CausalSession(folder / "model.onnx", read_manifest(folder).graph, threads=1)
+
+
+class TestLogitsThatNobodyAsksFor:
+    """A prompt's tokens but the last need none: a graph that can leave them out is told to."""
+
+    @pytest.mark.parametrize("lengths", [[5], [5, 5, 5], [5, 1, 9, 4], [30, 2, 30, 29, 1, 40]])
+    @pytest.mark.parametrize("chunk", [4, 64, 512])
+    def test_are_not_missed(self, either, toy, monkeypatch, lengths, chunk):
+        monkeypatch.setattr("lmkit.runtime.causal_state.CHUNK", chunk)
+        rng = np.random.default_rng(0)
+        rows = [rng.integers(5, 200, length) for length in lengths]
+
+        state, logits = either.begin(rows, [2] * len(rows))
+        after = state.step([7] * len(rows))
+
+        for row, ids in enumerate(rows):
+            np.testing.assert_allclose(logits[row], toy.logits(ids)[-1], atol=TOLERANCE)
+            np.testing.assert_allclose(
+                after[row], toy.logits(np.append(ids, 7))[-1], atol=TOLERANCE
+            )
+
+    def test_are_computed_where_they_are_needed(self, either, toy, prompts):
+        whole = either.forced(prompts[0], np.array([5, 6]))
+        state, _ = either.begin(prompts[:1], [9])
+        several = state.extend(0, np.array([5, 6]))
+
+        expected = toy.logits(np.array([*prompts[0], 5, 6]))
+        np.testing.assert_allclose(whole, expected[-3:], atol=TOLERANCE)
+        np.testing.assert_allclose(several, expected[-2:], atol=TOLERANCE)
+
+    def test_take_no_memory(self, either, prompts):
+        state, _ = either.begin([np.full(50, 5)], [9])
+
+        assert len(state._desk) == (1 if either.keeps_last else 50)
+
+
 class TestTheBuffer:
     """Keys and values are written where they are read: one buffer, never moved, never copied."""
 
@@ -167,9 +265,22 @@ class TestTheBuffer:
 
         after = state._buffers["0.key"].numpy()
         assert np.abs(before[:, :, :n]).min(axis=-1).all()
-        assert not before[:, :, n:].any()
         assert np.array_equal(np.delete(after, n, axis=2), np.delete(before, n, axis=2))
         assert np.abs(after[:, :, n]).max() > 0
+
+    @pytest.mark.parametrize("remains", [np.nan, 1e30])
+    def test_what_was_in_it_before_does_not_matter(self, session, toy, prompts, remains):
+        session.pool.take(1 << 16, session).release()
+        session.pool._idle[0][:] = remains
+
+        state, logits = session.begin(prompts, [9] * 4)
+        state.extend(1, np.array([5, 6]))
+        after = state.step([7, 7, None, 7])
+
+        assert session.pool.used_bytes == 1 << 18
+        np.testing.assert_allclose(logits[2], toy.logits(prompts[2])[-1], atol=TOLERANCE)
+        text = np.array([*prompts[1], 5, 6, 7])
+        np.testing.assert_allclose(after[1], toy.logits(text)[-1], atol=TOLERANCE)
 
     def test_nothing_moves_from_step_to_step(self, session, prompts):
         state, _ = session.begin(prompts, [40] * len(prompts))

@@ -1,0 +1,137 @@
+"""The operators that read smaller weights, written in place of those that read float32.
+
+A kernel takes one weight and rewrites the nodes that read it. Another way to multiply is another class with
+the same two methods.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+from attrs import frozen
+
+from lmkit.export.fusing import MICROSOFT
+from lmkit.export.quantizing.blocks import Blocks, Format, blocked
+from lmkit.export.quantizing.weights import Weight
+
+
+class Kernel(Protocol):
+    """A way to store a weight and to read it."""
+
+    def stored(self, weight: Weight) -> object:
+        """Return the weight as it is stored; called once for a weight that several graphs share."""
+
+    def rewrite(self, graph: ir.Graph, weight: Weight, stored: object) -> None:
+        """Let the nodes that read `weight` read `stored`."""
+
+
+@frozen(kw_only=True)
+class BlockKernel:
+    """Weights in blocks: MatMulNBits for products, GatherBlockQuantized for lookups, on the same bytes.
+
+    Attributes:
+        format: how the numbers are stored.
+        accuracy_level: how MatMulNBits may round what it multiplies: 4 is to 8 bits in blocks of the same
+            size, 1 leaves it in float32.
+    """
+
+    format: Format
+    accuracy_level: int = 4
+
+    def stored(self, weight: Weight) -> Blocks:
+        """Return the rounded weight."""
+        return blocked(weight.array, self.format)
+
+    def rewrite(self, graph: ir.Graph, weight: Weight, stored: object) -> None:
+        """Put MatMulNBits for the products and GatherBlockQuantized for the lookups of a weight."""
+        assert isinstance(stored, Blocks)
+        scales = _initializer(graph, f"{weight.name}.scales", stored.scales)
+        zeros = None
+        if stored.zero_points is not None:
+            zeros = _initializer(graph, f"{weight.name}.zero_points", stored.zero_points)
+        if weight.products:
+            data = _initializer(graph, f"{weight.name}.blocks", stored.data)
+            for node in weight.products:
+                self._rewrite_product(graph, node, stored, data, scales, zeros)
+        whole = stored.width % self.format.block == 0
+        if weight.lookups and whole:
+            # The same bytes in the shape in which rows are taken.
+            rows = stored.data.reshape(len(stored.data), -1)
+            data = _initializer(graph, f"{weight.name}.rows", rows)
+            for node in weight.lookups:
+                self._rewrite_lookup(graph, node, data, scales, zeros)
+        if not weight.value.uses():
+            del graph.initializers[weight.name]
+
+    def _rewrite_product(
+        self,
+        graph: ir.Graph,
+        node: ir.Node,
+        stored: Blocks,
+        data: ir.Value,
+        scales: ir.Value,
+        zeros: ir.Value | None,
+    ) -> None:
+        alpha = node.attributes.get_float("alpha", 1.0)
+        if alpha != 1.0:
+            name = f"{data.name}.scales.{alpha:g}"
+            scales = graph.initializers.get(name) or _initializer(
+                graph, name, stored.scales * np.float32(alpha)
+            )
+        inputs = [node.inputs[0], data, scales, zeros]
+        product = ir.node(
+            "MatMulNBits",
+            inputs[:3] if zeros is None else inputs,
+            attributes={
+                "K": stored.width,
+                "N": len(stored.data),
+                "bits": self.format.bits,
+                "block_size": self.format.block,
+                "accuracy_level": self.accuracy_level,
+            },
+            domain=MICROSOFT,
+        )
+        replace(graph, node, product)
+
+    def _rewrite_lookup(
+        self,
+        graph: ir.Graph,
+        node: ir.Node,
+        data: ir.Value,
+        scales: ir.Value,
+        zeros: ir.Value | None,
+    ) -> None:
+        inputs = [data, node.inputs[1], scales, zeros]
+        lookup = ir.node(
+            "GatherBlockQuantized",
+            inputs[:3] if zeros is None else inputs,
+            attributes={
+                "bits": self.format.bits,
+                "block_size": self.format.block,
+                "gather_axis": 0,
+                "quantize_axis": 1,
+            },
+            domain=MICROSOFT,
+        )
+        replace(graph, node, lookup)
+
+
+def replace(graph: ir.Graph, node: ir.Node, other: ir.Node) -> None:
+    """Put `other` where `node` was, with the name, type and shape of its one output."""
+    old, new = node.outputs[0], other.outputs[0]
+    other.name = node.name
+    new.name, new.shape = old.name, old.shape
+    new.dtype = old.dtype or ir.DataType.FLOAT
+    graph.insert_before(node, other)
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+    value.const_value = tensor
+    graph.register_initializer(value)
+    return value
