@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lmkit.encoding import Ids
 from lmkit.errors import TaskError
@@ -16,8 +15,7 @@ from lmkit.runtime.masked import MaskFiller
 
 def open_side(path: str | Path, *, precision: str | None, threads: int) -> Generator | MaskFiller:
     """Open a bundle as it is served: its sizes are checked, its checksums were when it was copied."""
-    options: dict[str, Any] = {} if precision is None else {"precision": precision}
-    return load(path, threads=threads, verify=False, **options)
+    return load(path, precision=precision, threads=threads, verify=False)
 
 
 def written(
@@ -46,5 +44,5 @@ def written(
             f"{len(short.prompt)} tokens and {n_tokens} new ones do not fit the model, which has room "
             f"for {short.limit} behind them; ask for fewer"
         )
-    times = [time.perf_counter() for _ in generator._write(rows, session)]
+    times = [time.perf_counter() for _ in generator._write(rows, session, len(rows))]
     return times, [row.token_ids for row in rows]

@@ -242,25 +242,21 @@ def _given(bundle: Bundle, family: Family, work: Work) -> dict[str, Any]:
     }
 
 
-def _precisions(manifest: Manifest, asked: Sequence[str] | None) -> list[str | None]:
-    known = list(manifest.precisions)
+def _precisions(manifest: Manifest, asked: Sequence[str] | None) -> list[str]:
+    known = list(dict.fromkeys([manifest.precision, *manifest.precisions]))
     for name in asked or ():
         if name not in known:
             raise UnknownName("precision of this bundle", name, known)
-    names: list[str] = list(dict.fromkeys(asked or known))
-    # What has one precision is opened as it is, which an older bundle knows no other way.
-    return [None] if len(known) < 2 else [*names]
+    return list(dict.fromkeys(asked or known))
 
 
 def _weights(bundle: Bundle, precision: str | None) -> int | None:
     """Return the bytes of weights that one token reads in a precision; None of a masked model."""
-    manifest = bundle.manifest
-    graph = manifest.graph
-    if manifest.task.family is Family.MASKED:
+    if bundle.manifest.task.family is Family.MASKED:
         return None
-    plain = (graph.decoder if isinstance(graph, Seq2SeqGraph) else graph.graphs[0]).file
-    named = manifest.precisions.get(precision or "", {}).get("files", {})
-    return bytes_per_token(bundle.path / named.get(plain, plain))
+    graph = bundle.manifest.at(precision).graph
+    ports = graph.decoder if isinstance(graph, Seq2SeqGraph) else graph.graphs[0]
+    return bytes_per_token(bundle.path / ports.file)
 
 
 def _why(side: Side, error: SideFailed) -> str:

@@ -16,7 +16,7 @@ from lmkit.benching.report import Report, Spread
 from lmkit.errors import MissingExtra, TaskError
 from lmkit.files import write_atomically
 
-OURS, THEIRS, INK, FAINT = "#1d4ed8", "#9ca3af", "#111827", "#6b7280"
+OURS, THEIRS, INK, FAINT = "#3b82f6", "#9ca3af", "#111827", "#6b7280"
 WIDTH, LABELS, FIGURES = 460, 140, 84  # of a panel, its names and its figures, in pixels
 BAR, GAP, HEAD, MARGIN = 16, 7, 40, 20
 COLUMNS = 2

@@ -125,7 +125,7 @@ class Skipped:
     reason: str
 
 
-def our_sides(bundle: Path, precisions: Sequence[str | None]) -> list[Side]:
+def our_sides(bundle: Path, precisions: Sequence[str]) -> list[Side]:
     """Return the bundle in each precision."""
     worker = WORKERS / "with_lmkit.py"
     return [

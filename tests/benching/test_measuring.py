@@ -55,9 +55,9 @@ def test_sides_take_turns_and_each_does_every_work_once_a_round(bundle, peer):
     worked = [what for what, _, _ in said if not what.startswith("loading")]
 
     assert worked[:4] == [
-        "lmkit: 8 + 6 tokens",
+        "lmkit fp32: 8 + 6 tokens",
         "fake: 8 + 6 tokens",
-        "lmkit: 9 + 6 tokens",
+        "lmkit fp32: 9 + 6 tokens",
         "fake: 9 + 6 tokens",
     ]
     assert worked == worked[:4] * 4

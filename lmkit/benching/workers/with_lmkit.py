@@ -24,7 +24,7 @@ class Side:
         threads = given["threads"]
         self._model = open_side(given["model"], precision=given.get("precision"), threads=threads)
         self.library = f"lmkit {lmkit.__version__}, onnxruntime {onnxruntime.__version__}"
-        self.settings = f"{given.get('precision') or 'default'}, {threads} threads"
+        self.settings = f"{given['precision']}, {threads} threads"
 
     def run(self, work: dict[str, Any]) -> dict[str, Any]:
         """Do a piece of work; tell when each step was done, and the ids."""
