@@ -20,11 +20,14 @@ from lmkit.generation import Generation
 from lmkit.logits import LogProbs, rows_together
 from lmkit.loss import Loss
 from lmkit.manifest import Golden, Graph, MaskedGraph, Seq2SeqGraph
+from lmkit.runtime import drafting
 from lmkit.runtime.beams import BeamSearch, search
 from lmkit.runtime.bundle import Bundle, open_bundle
 from lmkit.runtime.causal import CausalSession
+from lmkit.runtime.causal_state import CausalState
 from lmkit.runtime.golden import difference
 from lmkit.runtime.masked import MaskFiller, open_filler
+from lmkit.runtime.pace import MOST_GUESSED, Pace
 from lmkit.runtime.sampling import Sampler
 from lmkit.runtime.seq2seq import Seq2SeqSession
 from lmkit.runtime.session import Session
@@ -113,6 +116,7 @@ class Generator:
         self.path = bundle.path
         self.manifest = bundle.manifest
         self._session = session
+        self._pace = Pace()
         self._writer = _writer(session, bundle.manifest.task)
         self._tokenizer = bundle.tokenizer
         self._stop_ids = frozenset(bundle.manifest.tokens.stop)
@@ -216,7 +220,7 @@ class Generator:
         They are the model's own: stop strings, the task's included, do not end them, and no text
         goes on past the model's context.
         """
-        options = Generation(max_new_tokens=max_new_tokens)
+        options = Generation(max_new_tokens=max_new_tokens, prompt_lookup_num_tokens=0)
         session = self._session
         rows = [self._row(prompt, options, session, stop=()) for prompt in prompts]
         for _ in self._write(rows, session):
@@ -256,6 +260,7 @@ class Generator:
             sampler=Sampler(generation, eos_ids=self._stop_ids, limit=limit, source=prompt),
             text=IncrementalText(self._tokenizer.decode, stop=stop),
             beams=beams,
+            drafts=generation.prompt_lookup_num_tokens if generation.temperature == 0 else 0,
         )
 
     def _says(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
@@ -274,6 +279,11 @@ class Generator:
             yield
             return
         state, logits = session.begin([row.prompt for row in rows], [row.limit for row in rows])
+        if isinstance(state, CausalState) and len(rows) == 1 and rows[0].drafts:
+            yield from drafting.write(
+                rows[0], state, logits[0], stop_ids=self._stop_ids, pace=self._pace
+            )
+            return
         while True:
             for row, row_logits in zip(rows, logits, strict=True):
                 if row.reason is None:
@@ -313,8 +323,10 @@ class _Row:
         sampler: Sampler,
         text: IncrementalText,
         beams: BeamSearch | None = None,
+        drafts: int | None = 0,
     ) -> None:
         self.prompt = prompt
+        self.drafts = MOST_GUESSED if drafts is None else drafts
         self.beams = beams
         self.limit = limit
         self.text = text
@@ -331,6 +343,11 @@ class _Row:
         token = self._sampler.choose(logits, self._history[:length], len(self.token_ids))
         self._history[length] = token
         self._append(token, stop_ids)
+
+    def is_near(self, logits: np.ndarray, margin: float) -> bool:
+        """Return whether another token comes within a margin of the best; logits are float32 [V]."""
+        history = self._history[: self._before + len(self.token_ids)]
+        return self._sampler.is_near(logits, history, len(self.token_ids), margin)
 
     def take_over(self, token_ids: Sequence[int], stop_ids: frozenset[int]) -> None:
         """Write what a search found, from the first token to the last."""
