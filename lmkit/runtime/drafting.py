@@ -25,7 +25,7 @@ via Speculative Decoding", section 3.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -78,12 +78,12 @@ def write(
 
     Args:
         row: the answer; it is greedy.
-        state: one row, which has read the prompt.
-        logits: float32 [V], those behind the prompt.
+        state: one row, which has read the prompt and what was written so far.
+        logits: float32 [V], those behind that.
         stop_ids: ids that end an answer.
         pace: what the model's steps cost.
     """
-    drafts = _Drafts(row.prompt, state, pace, row.drafts)
+    drafts = _Drafts([*row.prompt.tolist(), *row.token_ids], state, pace, row.drafts)
     row.accept(logits, stop_ids)
     yield
     while row.reason is None:
@@ -111,8 +111,8 @@ def write(
 class _Drafts:
     """What was read and written of one text, and the model's state of it."""
 
-    def __init__(self, prompt: Ids, state: CausalState, pace: Pace, most: int) -> None:
-        self.text = Repeats(prompt.tolist())
+    def __init__(self, text: Sequence[int], state: CausalState, pace: Pace, most: int) -> None:
+        self.text = Repeats(text)
         self._state = state
         self._pace = pace
         self._most = most
@@ -120,7 +120,7 @@ class _Drafts:
         self._matched = 0
         self._n_guessed = 0
         self._seconds = 0.0
-        self._plain = len(prompt)  # what the plain loop's own numbers are kept of, from the start
+        self._plain = len(text)  # what the plain loop's own numbers are kept of, from the start
 
     @property
     def margin(self) -> float:

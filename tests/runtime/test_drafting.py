@@ -30,11 +30,10 @@ class Eager(Pace):
 
 
 @pytest.fixture
-def eager(ask):
+def eager(ask, monkeypatch):
     """Return the toy model, which drafts whatever that costs."""
-    other = ask.with_task(TASK)
-    other._pace = Eager()
-    return other
+    monkeypatch.setattr(ask._session, "pace", Eager())
+    return ask
 
 
 @pytest.fixture
@@ -80,7 +79,7 @@ class TestTheText:
 
             assert eager(record, **given) == eager(record, **given, **PLAIN), (record, given)
 
-        assert eager._pace.n_drafts > 5
+        assert eager._session.pace.n_drafts > 5
 
     @pytest.mark.parametrize("record", REPEATING)
     def test_is_the_plain_loops_up_to_the_end_of_the_context(self, eager, record):
@@ -102,7 +101,7 @@ class TestTheText:
         ask = lk.load(
             write_bundle(tmp_path / "says", says=text, ends=ends, behind=behind), threads=1
         )
-        ask._pace = Eager()
+        ask._session.pace = Eager()
         for stop in [(), "네, 네, 네", "네!", "!"]:
             wanted = ask(RECORD, **LONG, stop=stop, **PLAIN)
 
@@ -137,7 +136,7 @@ class TestTheSteps:
     def says(self, tmp_path):
         task = TASK.evolve(decoder=TextDecoder())
         ask = lk.load(write_bundle(tmp_path / "says", says=self.TEXT, task=task), threads=1)
-        ask._pace = Eager()
+        ask._session.pace = Eager()
         return ask
 
     def test_are_fewer_where_a_text_repeats(self, says, read):
