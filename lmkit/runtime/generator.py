@@ -240,7 +240,7 @@ class Generator:
         They are the model's own: stop strings, the task's included, do not end them, and no text
         goes on past the model's context.
         """
-        options = Generation(max_new_tokens=max_new_tokens)
+        options = Generation(max_new_tokens=max_new_tokens, prompt_lookup_num_tokens=0)
         session = self._session
         rows = [self._row(prompt, options, session, stop=()) for prompt in prompts]
         for _ in self._write(rows, session, len(rows)):
@@ -280,6 +280,7 @@ class Generator:
             sampler=Sampler(generation, eos_ids=self._stop_ids, limit=limit, source=prompt),
             text=IncrementalText(self._tokenizer.decode, stop=stop),
             beams=beams,
+            drafts=generation.prompt_lookup_num_tokens if generation.temperature == 0 else 0,
         )
 
     def _says(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:

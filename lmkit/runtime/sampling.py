@@ -248,6 +248,24 @@ class Sampler:
         whole[kept] = scores[kept]
         return whole
 
+    def is_near(self, logits: Floats, history: Ids, n_new: int, margin: float) -> bool:
+        """Return whether rounding could make a greedy choice another one.
+
+        Args:
+            logits: float32 [V], as for `choose`.
+            history: int64 [T], the ids so far.
+            n_new: how many of them the answer has.
+            margin: how far two logits may be from what they should be, together.
+        """
+        if self.is_argmax:
+            scores = logits
+        else:
+            with np.errstate(all="ignore"):
+                scores, _ = self._scores(logits, history, n_new)
+            penalty = self.options.repetition_penalty  # which widens a difference too
+            margin *= max(penalty, 1 / penalty)
+        return int(np.count_nonzero(scores >= scores.max() - np.float32(margin))) > 1
+
     def _scores(self, logits: Floats, history: Ids, n_new: int) -> tuple[Floats, Floats]:
         """Return the penalised, tempered logits, and a desk as large; both only until the next call."""
         if self._scratch.shape[1] != len(logits):
@@ -304,8 +322,9 @@ def draw(scores: Floats, rng: np.random.Generator, desk: Floats | None = None) -
     """
     weights = exponentials(scores, desk)
     # First the block, then the place in it: summing 256k weights one by one takes milliseconds.
-    starts = np.arange(0, len(weights), _BLOCK)
-    blocks = np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64))
+    n_even = len(weights) // _BLOCK * _BLOCK
+    sums = weights[:n_even].reshape(-1, _BLOCK).sum(axis=1, dtype=np.float64)
+    blocks = np.cumsum(np.append(sums, weights[n_even:].sum(dtype=np.float64)))
     aim = rng.random() * blocks[-1]
     # side="right" steps over what has no probability, also when the number drawn is 0.
     block = int(np.searchsorted(blocks, aim, side="right"))
