@@ -70,7 +70,7 @@ def test_the_mass_is_held_by_the_fewest(p):
     ids=str,
 )
 def test_a_token_allocates_nothing_as_large_as_the_logits(options):
-    """A mask of them, a byte each, is what a filter may take; the plain argmax takes next to nothing."""
+    """A mask of them, and a few candidates, are what a filter may take; the argmax next to nothing."""
     sampler = Sampler(Generation(**options), seed=0)
     scores, history = logits(1), np.arange(100)
     sampler.choose(scores, history, 5)
@@ -80,4 +80,4 @@ def test_a_token_allocates_nothing_as_large_as_the_logits(options):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert peak < (4_000 if not options else 2 * VOCABULARY)
+    assert peak < (4_000 if not options else 3 * VOCABULARY)  # a copy has 4 bytes each
