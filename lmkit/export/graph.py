@@ -24,6 +24,8 @@ Where S = T the past is not read (a prefill); where S = 1 any batch may be ragge
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx_ir as ir
@@ -40,9 +42,10 @@ from lmkit.export.attention import (
     odd_heads,
     probe,
 )
+from lmkit.export.external import save_together
 from lmkit.export.fusing import fuse
 from lmkit.export.fusing.keeping import AXIS, INPUT, keep_last_logits
-from lmkit.export.tracing import OPSET, inference, port, quiet, save, traced, uncollected
+from lmkit.export.tracing import OPSET, inference, port, quiet, traced, uncollected
 from lmkit.manifest import Tensor
 
 
@@ -166,15 +169,13 @@ def _rope_types(parameters: object) -> set[str]:
     return set().union(*nested) | ({own} if isinstance(own, str) else set())
 
 
-def export_causal(model: PreTrainedModel, path: Path) -> GraphContract:
-    """Write `model` to `path` with its weights beside it, in `path` + ".data".
+@contextmanager
+def traced_causal(model: PreTrainedModel) -> Iterator[tuple[ir.Model, GraphContract]]:
+    """Give the model as a fused graph, whose weights are the model's memory until this ends.
 
     Args:
-        model: a causal model; it is as it was when this returns or raises. Other dtypes than float32
-            are widened, because the CPU's operators compute in float32.
-        path: the graph's file; its folder exists.
-    Returns:
-        what a runtime may rely on.
+        model: a causal model; it is as it was when this ends. Other dtypes than float32 are widened,
+            because the CPU's operators compute in float32.
     Raises:
         ExportError: the model is refused, cannot be traced, or lost an input in the trace.
     """
@@ -183,8 +184,22 @@ def export_causal(model: PreTrainedModel, path: Path) -> GraphContract:
         graph = _trace(model, layers)
         fuse(graph)
         keep_last_logits(graph.graph)
-        contract = _contract(model, layers, graph)
-        save(graph, path)
+        yield graph, _contract(model, layers, graph)
+
+
+def export_causal(model: PreTrainedModel, path: Path) -> GraphContract:
+    """Write `model` to `path` with its weights beside it, in `path` + ".data".
+
+    Args:
+        model: a causal model; see `traced_causal`.
+        path: the graph's file; its folder exists.
+    Returns:
+        what a runtime may rely on.
+    Raises:
+        ExportError: the model is refused, cannot be traced, or lost an input in the trace.
+    """
+    with traced_causal(model) as (graph, contract):
+        save_together({path: graph}, f"{path.name}.data")
     return contract
 
 

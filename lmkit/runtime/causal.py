@@ -22,6 +22,7 @@ from lmkit.logits import Logits, LogProbs, log_probs_of, rows_at_once
 from lmkit.manifest import Graph, Prefix
 from lmkit.runtime.buffers import Pool
 from lmkit.runtime.causal_state import CausalState
+from lmkit.runtime.pace import Pace
 from lmkit.runtime.session import open_graph, stepped
 
 # What a graph may have as an initializer that a caller can override: how many of the last places get
@@ -41,6 +42,7 @@ class CausalSession:
         BundleError: onnxruntime cannot load it, or its prefix is not what is written down.
 
     Attributes:
+        pace: what its steps cost, and what drafts may.
         pool: where the memory of keys and values comes from, and goes back to.
         prefix: the prefix's keys and values, float32 [layers, 2, KV, n, D]; n may be 0.
     """
@@ -60,6 +62,7 @@ class CausalSession:
         _check_sizes(file, graph)
         self.prefix = _read_prefix(file, graph)
         self.pool = Pool()
+        self.pace = Pace()
         optional = {port.name: port.shape for port in self.onnx.get_overridable_initializers()}
         self._n_kept_shape: Sequence[int] | None = optional.get(N_KEPT)
 
@@ -81,6 +84,10 @@ class CausalSession:
     def history(self, prompt: Ids) -> Ids:
         """Return the prompt: an answer continues it."""
         return prompt
+
+    def row_size(self, n_prompt: int, limit: int) -> int:
+        """Return how many numbers are kept while a row is written; see `Session`."""
+        return (self.n_prefix + n_prompt + limit) * self._floats_per_token
 
     def begin(self, prompts: Sequence[Ids], limits: Sequence[int]) -> tuple[CausalState, Logits]:
         """Read prompts into fresh buffers, as long as each row may become; see `Session`."""

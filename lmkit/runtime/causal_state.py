@@ -11,6 +11,7 @@ import onnxruntime as ort
 from lmkit.encoding import Ids
 from lmkit.logits import Logits
 from lmkit.runtime.keyvalues import KeyValues, bind
+from lmkit.runtime.session import run
 
 if TYPE_CHECKING:
     from lmkit.runtime.causal import CausalSession
@@ -48,14 +49,15 @@ class CausalState:
     def _prepare(self) -> None:
         """Bind a step's arrays."""
         n_rows = len(self._lengths)
-        self._alone: dict[int, ort.IOBinding] = {}
+        self._alone: dict[tuple[int, ort.InferenceSession], ort.IOBinding] = {}
         self._buffers = self._kept.rows(0, n_rows)
         shape = (n_rows, 1, self._session.graph.vocab_size)
         self._logits = np.empty(shape, dtype=np.float32)
         self._last = self._logits[:, 0]
-        self._step = self._session.onnx.io_binding()
-        bind(self._step, self._buffers)
-        self._put(self._step, self._ids, self._mask, self._positions, self._logits)
+        step = self._session.onnx.io_binding()
+        bind(step, self._buffers)
+        self._put(step, self._ids, self._mask, self._positions, self._logits)
+        self._step: ort.IOBinding | None = step
 
     def read(self, rows: Sequence[Ids]) -> Logits:
         """Run whole rows; return the logits behind every token, float32 [B, T, V].
@@ -118,7 +120,7 @@ class CausalState:
         binding = onnx.io_binding()
         bind(binding, self._kept.rows(first, first + len(rows)))
         self._put(binding, ids, mask, positions, logits)
-        onnx.run_with_iobinding(binding)
+        run(onnx, binding)
         for row, length in enumerate(lengths.tolist(), start=first):
             self._text[row, :length] = ids[row - first, :length]
             self._settle(row, length)
@@ -149,10 +151,12 @@ class CausalState:
         positions = np.arange(start, end, dtype=np.int64)[None]
         logits = self._room_for(n_kept)
         onnx = self._session.reader(len(ids))
-        binding = onnx.io_binding()
-        bind(binding, self._kept.rows(row, row + 1))
+        binding = self._alone.get((row, onnx))
+        if binding is None:
+            binding = self._alone[row, onnx] = onnx.io_binding()
+            bind(binding, self._kept.rows(row, row + 1))
         self._put(binding, self._text[row : row + 1, start:end], mask, positions, logits[None])
-        onnx.run_with_iobinding(binding)
+        run(onnx, binding)
         self._settle(row, end)
         return logits
 
@@ -194,6 +198,8 @@ class CausalState:
         Returns:
             float32 [B, V], overwritten by the next step.
         """
+        if self._step is None:
+            raise RuntimeError("a step was taken after close()")
         for row, token in enumerate(tokens):
             if token is not None:
                 length = self._lengths[row]
@@ -201,7 +207,7 @@ class CausalState:
                 self._positions[row, 0] = length
                 self._mask[row, length] = 1
                 self._lengths[row] = length + 1
-        self._session.onnx.run_with_iobinding(self._step)
+        run(self._session.onnx, self._step)
         return self._last
 
     def reorder(self, rows: Sequence[int]) -> None:
@@ -222,9 +228,17 @@ class CausalState:
         self._text, self._mask = self._text[order], self._mask[order]
         self._prepare()
 
+    def renew(self, row: int, prompt: Ids, limit: int) -> Logits | None:
+        """Let another text take a row's place; None where it has no room; see `State`."""
+        n_prefix = self._session.n_prefix
+        if n_prefix + len(prompt) + limit > self._capacity:
+            return None
+        self._lengths[row] = n_prefix  # where its prefix ends, which stands there still
+        return self.read_in_chunks(prompt, row)
+
     def close(self) -> None:
-        """Hand the buffers back; nothing can be written from then on."""
-        del self._step
+        """Hand the buffers back; nothing can be written from then on. See `State`."""
+        self._step = None
         self._alone, self._buffers = {}, {}
         self._kept.close()
 

@@ -41,6 +41,8 @@ class KeyValues:
 
     def rows(self, start: int, stop: int) -> dict[str, ort.OrtValue]:
         """Return some rows as onnxruntime's, in the same memory: rows of a buffer are a buffer."""
+        if not self.arrays:
+            raise RuntimeError("rows were asked for after close()")
         return {
             name: ort.OrtValue.ortvalue_from_numpy(array[start:stop])
             for name, array in self.arrays.items()

@@ -327,6 +327,24 @@ class Sampler:
         whole[kept] = scores[kept]
         return whole
 
+    def is_near(self, logits: Floats, history: Ids, n_new: int, margin: float) -> bool:
+        """Return whether rounding could make a greedy choice another one.
+
+        Args:
+            logits: float32 [V], as for `choose`.
+            history: int64 [T], the ids so far.
+            n_new: how many of them the answer has.
+            margin: how far two logits may be from what they should be, together.
+        """
+        if self.is_argmax:
+            scores = logits
+        else:
+            with np.errstate(all="ignore"):
+                scores = self._scores(logits, history, n_new)
+            penalty = self.options.repetition_penalty  # which widens a difference too
+            margin *= max(penalty, 1 / penalty)
+        return int(np.count_nonzero(scores >= scores.max() - np.float32(margin))) > 1
+
     def _scores(self, logits: Floats, history: Ids, n_new: int) -> Floats:
         """Return the penalised, tempered logits in a buffer that the next call overwrites."""
         if len(self._scratch) != len(logits):

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 
 from lmkit.encoding import Encoded, Ids
-from lmkit.errors import BundleError, UnknownName
+from lmkit.errors import BundleError, ModelError, UnknownName
 from lmkit.logits import Logits, LogProbs, log_probs_of
 from lmkit.manifest import Tensor
 
@@ -42,6 +42,21 @@ class State(Protocol):
             rows: which row each new one is a copy of; there may be more or fewer than before.
         """
 
+    def renew(self, row: int, prompt: Ids, limit: int) -> Logits | None:
+        """Let another text take a row's place while the others are in the midst of theirs.
+
+        Args:
+            row: whose place.
+            prompt: int64 [P].
+            limit: the most tokens that will follow it.
+        Returns:
+            The logits behind the prompt, float32 [V], overwritten by the next call; None, and nothing
+            has changed, where there is no room for it or rows must begin together.
+        """
+
+    def close(self) -> None:
+        """Hand the buffers back; no row can be written from then on. A second call does nothing."""
+
 
 class Session(Protocol):
     """A loaded graph, or two of them, that text can be generated with."""
@@ -55,6 +70,14 @@ class Session(Protocol):
 
     def history(self, prompt: Ids) -> Ids:
         """Return the ids, int64 [T], that an answer continues: what penalties look back on."""
+
+    def row_size(self, n_prompt: int, limit: int) -> int:
+        """Return how many numbers are kept while a row is written.
+
+        Args:
+            n_prompt: the tokens of its prompt.
+            limit: the most tokens that will follow.
+        """
 
     def begin(self, prompts: Sequence[Ids], limits: Sequence[int]) -> tuple[State, Logits]:
         """Read prompts into fresh buffers.
@@ -131,6 +154,18 @@ def open_graph(
     return onnx
 
 
+def run(onnx: ort.InferenceSession, binding: ort.IOBinding) -> None:
+    """Run a graph on what is bound.
+
+    Raises:
+        ModelError: onnxruntime gives up.
+    """
+    try:
+        onnx.run_with_iobinding(binding)
+    except Exception as error:  # onnxruntime raises its own kinds, without a common base
+        raise ModelError(f"onnxruntime cannot run the model: {error}") from error
+
+
 def stepped(session: Session, prompts: Sequence[Ids], answers: Sequence[Ids]) -> list[LogProbs]:
     """Return the log-probability of each answer's tokens, float64 [L] an answer.
 
@@ -146,9 +181,17 @@ def stepped(session: Session, prompts: Sequence[Ids], answers: Sequence[Ids]) ->
     longest = max(map(len, answers))
     once = [prompts[which.index(number)] for number in range(len(known))]
     state, logits = session.begin(once, [longest] * len(once))
-    if len(once) < len(prompts):
-        state.reorder(which)
-        logits = logits[which]
+    try:
+        if len(once) < len(prompts):
+            state.reorder(which)
+            logits = logits[which]
+        return _steps(state, logits, answers)
+    finally:
+        state.close()
+
+
+def _steps(state: State, logits: Logits, answers: Sequence[Ids]) -> list[LogProbs]:
+    longest = max(map(len, answers))
     found: list[list[float]] = [[] for _ in answers]
     for place in range(longest):
         going = [row for row, answer in enumerate(answers) if place < len(answer)]

@@ -143,7 +143,7 @@ class TestTheBundle:
         manifest = bundle.manifest
 
         assert verify(bundle.path)
-        parity = manifest.precisions["fp32"]["parity"]
+        parity = manifest.precisions["fp32"].parity
         assert parity["greedy_tokens_equal"]
         assert parity["max_logit_difference"] < 1e-3
         if manifest.model["adapter"]["kind"] == "lora":

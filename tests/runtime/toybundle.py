@@ -34,6 +34,7 @@ from lmkit.manifest import (
     signature,
     write_manifest,
 )
+from lmkit.precisions import Precision
 
 WIDTH, HEADS, KV_HEADS, HEAD_SIZE = 16, 4, 2, 8
 CONTEXT_LENGTH = 64
@@ -293,7 +294,9 @@ def write_bundle(
         golden=(
             Golden(record=RECORD, prompt_ids=tuple(prompt.tolist()), token_ids=tuple(expected)),
         ),
-        precisions={"fp32": {"parity": {"max_logit_difference": 0.0}}},
+        precisions={
+            "fp32": Precision(parity={"max_logit_difference": 0.0}, golden=(tuple(expected),))
+        },
     )
     write_manifest(manifest, folder)
     sign(folder)
