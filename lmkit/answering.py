@@ -64,7 +64,7 @@ def open_answerer(source: Any, task: Task | str | None = None, **options: Any) -
         options: what `lmkit.load` takes, for a bundle.
     Raises:
         BundleError: the folder is neither, or it is a damaged bundle.
-        TaskError: a bundle was given a task, which is its own already.
+        TaskError: a bundle was given a task, which is its own already; or a run a precision.
         MissingExtra: it is a run, and torch is not installed.
     """
     if isinstance(source, Answerer):
@@ -77,6 +77,11 @@ def open_answerer(source: Any, task: Task | str | None = None, **options: Any) -
 
         _check_bundles_task(path, task)
         return load(path, **options)
+    if options.get("precision") is not None:
+        raise TaskError(
+            f"'{source}' is no bundle, so it has no precisions to choose from; leave precision= "
+            "(--precision) out, or export it first"
+        )
     if (path / "task.json").is_file():
         return _through_torch("open_run", path, task)
     if task is not None:

@@ -9,20 +9,23 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import attrs
 import cattrs
 from cattrs.v import format_exception
 
-from lmkit.errors import BundleError, LmkitError, PluginError, SerialError
+from lmkit.errors import BundleError, LmkitError, PluginError, SerialError, UnknownName
 from lmkit.family import Family
 from lmkit.jsonform import dump, from_json, plugin_types, to_json
+from lmkit.precisions import FP32, Precision
 from lmkit.task import Task
 
 MANIFEST_FILE = "lmkit.json"
-SCHEMA = 2  # raised whenever an older lmkit could misread what is written
-OLDEST = 1  # causal graphs only; all that was written then is read as it stands
+SCHEMA = 3  # raised whenever an older lmkit could misread what is written
+OLDEST = (
+    1  # causal graphs only; 2 has other families; both one precision, and figures by free names
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -59,6 +62,15 @@ class Ports:
         """The inputs' names."""
         return tuple(tensor.name for tensor in self.inputs)
 
+    @property
+    def graphs(self) -> tuple[Ports, ...]:
+        """The graph itself; a seq2seq bundle has two."""
+        return (self,)
+
+    def with_files(self, files: Mapping[str, str]) -> Self:
+        """Return the graph as it lies in another file; names that are not there stay."""
+        return attrs.evolve(self, file=files.get(self.file, self.file))
+
 
 @attrs.frozen(kw_only=True)
 class Prefix:
@@ -94,11 +106,6 @@ class Graph(Ports):
     context_length: int | None
     prefix: Prefix | None = None
 
-    @property
-    def graphs(self) -> tuple[Ports, ...]:
-        """The graph itself; a seq2seq bundle has two."""
-        return (self,)
-
 
 @attrs.frozen(kw_only=True)
 class MaskedGraph(Ports):
@@ -111,11 +118,6 @@ class MaskedGraph(Ports):
 
     vocab_size: int
     context_length: int | None
-
-    @property
-    def graphs(self) -> tuple[Ports, ...]:
-        """The graph itself."""
-        return (self,)
 
 
 @attrs.frozen(kw_only=True)
@@ -148,6 +150,11 @@ class Seq2SeqGraph:
     def graphs(self) -> tuple[Ports, ...]:
         """Both."""
         return (self.encoder, self.decoder)
+
+    def with_files(self, files: Mapping[str, str]) -> Self:
+        """Return the graphs as they lie in other files; names that are not there stay."""
+        encoder, decoder = (graph.with_files(files) for graph in self.graphs)
+        return attrs.evolve(self, encoder=encoder, decoder=decoder)
 
 
 AnyGraph = Graph | MaskedGraph | Seq2SeqGraph
@@ -183,7 +190,7 @@ class Golden:
     Attributes:
         record: the record.
         prompt_ids: what its prompt must encode to.
-        token_ids: what the model must write first, greedily.
+        token_ids: what the model must write first, greedily, in the manifest's `precision`.
     """
 
     record: dict[str, Any]
@@ -222,7 +229,8 @@ class Manifest:
         graph: how to run it.
         tokens: the ids with a meaning.
         plugins: what must be installed for the task to be read.
-        precisions: measured figures by precision, such as `fp32`.
+        precision: the one that `graph` and `golden` speak of; as it is read, the default one.
+        precisions: each precision's files and measured figures, such as `fp32`.
         golden: prompts that must still come out the same.
         genai: how onnxruntime-genai fares with the bundle.
         files: every other file of the bundle, by its name.
@@ -237,10 +245,34 @@ class Manifest:
     graph: AnyGraph
     tokens: Tokens
     plugins: tuple[Needed, ...] = ()
-    precisions: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    precision: str = FP32
+    precisions: dict[str, Precision] = attrs.field(factory=dict)
     golden: tuple[Golden, ...] = ()
     genai: dict[str, Any] = attrs.field(factory=dict)
     files: dict[str, File] = attrs.field(factory=dict)
+
+    def at(self, precision: str | None) -> Manifest:
+        """Return the manifest with a precision's graph files and golden tokens.
+
+        Args:
+            precision: one of `precisions`; None for the one that it is at already.
+        Raises:
+            UnknownName: the bundle has no such precision.
+        """
+        if precision is None or precision == self.precision:
+            return self
+        if precision not in self.precisions:
+            known = dict.fromkeys([*self.precisions, self.precision])
+            raise UnknownName("precision in this bundle", precision, known)
+        chosen = self.precisions[precision]
+        graph: Any = self.graph
+        golden = tuple(
+            attrs.evolve(entry, token_ids=token_ids)
+            for entry, token_ids in zip(self.golden, chosen.golden, strict=True)
+        )
+        return attrs.evolve(
+            self, precision=precision, graph=graph.with_files(chosen.files), golden=golden
+        )
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -281,7 +313,7 @@ def read_manifest(folder: Path) -> Manifest:
     if schema < OLDEST:
         raise BundleError(f"'{path}' has schema {schema}, which is not read; export it again")
     try:
-        content = {key: part for key, part in data.items() if key != "sha256"}
+        content = _upgraded({key: part for key, part in data.items() if key != "sha256"}, schema)
         manifest = _converter(_family_of(data)).structure(content, Manifest)
     except cattrs.BaseValidationError as error:
         _raise_plugin_error(error, data)
@@ -292,12 +324,43 @@ def read_manifest(folder: Path) -> Manifest:
             f"'{path}' does not describe a bundle: its task is {manifest.task.family}, and its "
             f"graphs serve {', '.join(manifest.families) or 'no family'} @ $.families"
         )
+    _check_precisions(path, manifest)
     if data.get("sha256") != signature(data):
         raise BundleError(
             f"'{path}' is damaged: it is not what was written (its sha256 differs); copy the bundle "
             "again, or export it again"
         )
     return manifest
+
+
+def _check_precisions(path: Path, manifest: Manifest) -> None:
+    """Refuse precisions that do not fit the rest."""
+    precisions = manifest.precisions
+    if precisions and manifest.precision not in precisions:
+        raise BundleError(
+            f"'{path}' does not describe a bundle: its precision is '{manifest.precision}', and it "
+            f"has {', '.join(precisions)} @ $.precision"
+        )
+    for name, found in precisions.items():
+        if name != manifest.precision and len(found.golden) != len(manifest.golden):
+            raise BundleError(
+                f"'{path}' does not describe a bundle: it has {len(manifest.golden)} golden prompts "
+                f"and tokens for {len(found.golden)} of them @ $.precisions.{name}.golden"
+            )
+
+
+def _upgraded(data: dict[str, Any], schema: int) -> dict[str, Any]:
+    """Return the content of an older manifest in today's form; what is wrong with it stays."""
+    if schema > 2 or not isinstance(data.get("precisions"), Mapping):
+        return data
+    golden = data.get("golden")
+    entries = golden if isinstance(golden, list) else []
+    tokens = [entry.get("token_ids", []) for entry in entries if isinstance(entry, Mapping)]
+    figures = {
+        name: {**found, "golden": tokens} if isinstance(found, Mapping) else found
+        for name, found in data["precisions"].items()
+    }
+    return {**data, "precisions": figures}
 
 
 def _family_of(data: Mapping[str, Any]) -> Family:
@@ -347,7 +410,6 @@ def _converter(family: Family = Family.CAUSAL) -> cattrs.Converter:
     as_it_is: dict[Any, Any] = {
         str | int: (str, int),
         dict[str, Any]: dict,
-        dict[str, dict[str, Any]]: dict,
     }
 
     def keep(data: Any, kind: Any) -> Any:

@@ -87,6 +87,6 @@ def test_greedy_tokens_equal_generate_for_english_korean_and_emoji(bundle):
 
 def test_the_graph_is_no_larger_than_its_weights(bundle):
     manifest = lk.load(bundle, verify=False).manifest
-    size = manifest.precisions["fp32"]["size_bytes"]
+    size = manifest.precisions["fp32"].size_bytes
 
     assert size <= 1.03 * 4 * manifest.model["parameters"]

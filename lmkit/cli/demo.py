@@ -39,6 +39,7 @@ def demo(output: str, force: bool, as_json: bool) -> None:
         from lmkit.errors import MissingExtra
 
         raise MissingExtra("the demo", "export", error.name) from error
+    from lmkit.answering import open_answerer
     from lmkit.files import check_free
 
     folder = Path(output)
@@ -69,9 +70,9 @@ def demo(output: str, force: bool, as_json: bool) -> None:
         "answers_after": asked["answers"],
         "heavy_packages_in_the_answering_process": asked["heavy"],
         "perplexity_before": perplexity_before,
-        "perplexity_after": figures["perplexity"]["torch"],
-        "perplexity_of_the_bundle": figures["perplexity"]["bundle"],
-        "parity": figures["parity"],
+        "perplexity_after": steps.perplexity(open_answerer(run.path), held_out),
+        "perplexity_of_the_bundle": figures.perplexity["bundle"],
+        "parity": figures.parity,
         "tokens_per_second": speeds,
         "seconds": time.perf_counter() - started,
         "run": str(run_folder),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
 import click
 
 from lmkit.cli.options import rename_option, renamed_task
@@ -24,7 +25,8 @@ from lmkit.cli.printing import json_option, print_json, print_table
     "--precision",
     default="fp32",
     show_default=True,
-    help="How weights are stored: fp32.",
+    help="How weights are stored: fp32, int8, int4, or several with commas; the first is what the "
+    "bundle is opened at.",
 )
 @click.option("--data", help="Records for the parity check and the golden prompts, and to measure.")
 @click.option("--force", is_flag=True, help="Replace what is at the output.")
@@ -69,15 +71,24 @@ def export(
                 "bundle": str(path),
                 "task": manifest.task.name,
                 "model": manifest.model,
-                "precisions": manifest.precisions,
+                "precisions": {
+                    name: attrs.asdict(found) for name, found in manifest.precisions.items()
+                },
                 "genai": manifest.genai,
                 "size_bytes": sum(file.size_bytes for file in manifest.files.values()),
             }
         )
         return
-    figures = manifest.precisions["fp32"]
     click.echo(f"wrote {path}: '{manifest.task.name}' on {manifest.model['architecture']}")
-    print_table(("checked", "result"), [(k.replace("_", " "), v) for k, v in _flat(figures)])
+    for name, found in manifest.precisions.items():
+        figures = {
+            "size_bytes": found.size_bytes,
+            "parity": found.parity,
+            "perplexity": found.perplexity,
+        }
+        print_table(
+            ("checked", "result"), [(k.replace("_", " "), v) for k, v in _flat(figures, name)]
+        )
     click.echo(f"next: lmkit generate {path} --help")
 
 

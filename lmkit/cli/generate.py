@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from lmkit.cli.options import precision_option
 from lmkit.cli.printing import json_option, print_fills, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.Choice(["true", "false", "never"]),
             "With beams, end: as soon as there are enough whole texts (true), when a better one is "
             "unlikely (false) or impossible (never).",
+        ),
+        "prompt_lookup_num_tokens": (
+            int,
+            "The most tokens guessed from the text so far and checked at once; 0 is off. Greedy "
+            "answers stay the same, and come faster where they repeat.",
         ),
         "seed": (int, "Makes draws repeatable."),
     }
@@ -115,6 +121,7 @@ def _true_or_false(context: click.Context, option: click.Parameter, given: Any) 
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads to use; all cores if not given."
 )
+@precision_option
 @click.option("--no-verify", is_flag=True, help="Skip the bundle's checksums and golden answers.")
 @sampling_options
 @json_option
@@ -130,6 +137,7 @@ def generate(
     batch_size: int,
     stream: bool,
     threads: int | None,
+    precision: str | None,
     no_verify: bool,
     stop: Sequence[str],
     as_json: bool,
@@ -153,7 +161,9 @@ def generate(
     if stop:
         options["stop"] = tuple(stop)
     check_options(options)
-    open_one = functools.partial(_opened, threads=threads, verify=not no_verify)
+    open_one = functools.partial(
+        _opened, threads=threads, precision=precision, verify=not no_verify
+    )
     model = _chain(run_or_bundle, into, open_one) if chained else open_one(run_or_bundle[0], task)
     if input_ is not None:
         _answer_file(model, input_, output, batch_size, options, as_json=as_json)
@@ -228,13 +238,20 @@ def check_options(options: dict[str, Any]) -> None:
     Generation(max_new_tokens=sys.maxsize).override(**options)
 
 
-def _opened(source: str, task: str | None = None, *, threads: int | None, verify: bool) -> Answerer:
+def _opened(
+    source: str,
+    task: str | None = None,
+    *,
+    threads: int | None,
+    precision: str | None,
+    verify: bool,
+) -> Answerer:
     from lmkit.answering import open_answerer
     from lmkit.manifest import MANIFEST_FILE
 
     if (Path(source) / MANIFEST_FILE).is_file():
-        return open_answerer(source, task, threads=threads, verify=verify)
-    return open_answerer(source, task)
+        return open_answerer(source, task, threads=threads, precision=precision, verify=verify)
+    return open_answerer(source, task, precision=precision)
 
 
 def _record(model: Answerer, columns: Sequence[str]) -> dict[str, Any]:

@@ -24,6 +24,12 @@ bad_row_option = click.option(
     "count them and say which they were.",
 )
 
+precision_option = click.option(
+    "--precision",
+    metavar="NAME",
+    help="Which of a bundle's precisions to use, such as int4; its default one if not given.",
+)
+
 
 def cache_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how rows are prepared."""

@@ -13,6 +13,7 @@ from lmkit.cli.options import (
     cache_options,
     pack_option,
     pairs,
+    precision_option,
     rename_option,
     renamed_task,
     row_options,
@@ -225,6 +226,7 @@ def train(
     help="Rows in one forward pass.",
 )
 @bad_row_option
+@precision_option
 @json_option
 def evaluate(
     run_or_bundle: str,
@@ -232,6 +234,7 @@ def evaluate(
     task: str | None,
     batch_size: int,
     on_bad_row: str,
+    precision: str | None,
     as_json: bool,
 ) -> None:
     """Measure RUN_OR_BUNDLE: perplexity over learned tokens, and the task's own metrics.
@@ -239,15 +242,19 @@ def evaluate(
     A run is measured through torch, a bundle without it. Of a run that learned a mixture, name each
     task with its data, as --data TASK=FILE, or one with --task.
     """
+    from lmkit.answering import open_answerer
     from lmkit.evaluating import evaluate as measure
     from lmkit.registry import get_task
 
     own = Path(run_or_bundle) / "task.json"
     found = get_task(own) if task is None and own.is_file() else None
+    measured: Any = run_or_bundle
+    if precision is not None:
+        measured, task = open_answerer(run_or_bundle, task, precision=precision), None
     with progress_bar() as progress:
         job = progress.add_task("evaluating", total=None)
         figures = measure(
-            run_or_bundle,
+            measured,
             data=data_of(found, data, "--data"),
             task=task,
             batch_size=batch_size,

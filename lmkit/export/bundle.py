@@ -6,7 +6,6 @@ against torch, so what stands at the output is whole, or nothing is there.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,12 @@ import attrs
 
 import lmkit
 from lmkit.chat.rendering import at_time, now
-from lmkit.choosing import check_labels
-from lmkit.collating.seq2seq import cutting
-from lmkit.encoding import encode_rows, prompt_ids
-from lmkit.errors import ExportError, MissingExtra, RecordError, UnknownName
+from lmkit.encoding import encode_rows
+from lmkit.errors import RecordError
 from lmkit.evaluating import EVAL_BATCH, batches_by_length
 from lmkit.export.card import write_card
 from lmkit.export.genai import try_genai
-from lmkit.export.probes import probe_records
+from lmkit.export.preparing import heavy, prepared, task_of
 from lmkit.export.source import Source
 from lmkit.family import Family
 from lmkit.files import check_free, new_folder, sha256_of
@@ -32,24 +29,23 @@ from lmkit.manifest import (
     MANIFEST_FILE,
     SCHEMA,
     File,
+    Golden,
     Manifest,
     Needed,
     Tokens,
     write_manifest,
 )
 from lmkit.plugins import distributions_of
+from lmkit.precisions import FP32, named
 from lmkit.reading import read_for
 from lmkit.records import Data, Row
-from lmkit.registry import one_task, task_in
 from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.generator import Generator, open_generator
 from lmkit.runtime.masked import MaskFiller
 from lmkit.task import Task
-from lmkit.transforms import check_named, plugins_of
+from lmkit.transforms import plugins_of
 
-GRAPH_FILE = "model.onnx"
-PRECISIONS = ("fp32",)
-SCORED_ROWS = 200  # rows of the data on which both sides' perplexity is measured
+SCORED_ROWS = 200  # rows of the data on which perplexity is measured
 
 
 def export(
@@ -58,12 +54,15 @@ def export(
     output: str | Path,
     task: Task | str | None = None,
     tokenizer: Any = None,
-    precision: str = "fp32",
+    precision: str | Sequence[str] = FP32,
     data: Data | None = None,
     force: bool = False,
     on_stage: Callable[[str], None] | None = None,
 ) -> Bundle:
     """Write a bundle, checked against torch on real prompts.
+
+    The float32 graph must write torch's own tokens, whichever precision is asked for; the others are
+    made from it.
 
     Args:
         run: a Run or its folder; with `task`, also a hub id, a model's folder, a `.gguf` file or a
@@ -71,7 +70,8 @@ def export(
         output: the folder to make.
         task: what the model does, where that is not in the run; of a mixture, one of its tasks.
         tokenizer: a folder or a tokenizer; None for the model's own.
-        precision: how weights are stored: `fp32`.
+        precision: how weights are stored, `fp32`, `int8` or `int4`; several, as names or as one text
+            with commas, lie in one bundle, and the first is what it is opened at.
         data: records for the check and the golden prompts, and to measure perplexity on.
         force: whether an existing output may be replaced.
         on_stage: called with a few words as each stage begins.
@@ -81,33 +81,22 @@ def export(
         OutputExists: something is at the output already.
         ExportError: the architecture cannot be exported; the text says why.
         ParityError: the bundle would answer differently; nothing was written.
+        UnknownName: there is no such precision.
     """
     say = on_stage or (lambda stage: None)
-    if precision not in PRECISIONS:
-        raise UnknownName("precision", precision, PRECISIONS)
+    names = named(precision)
     folder = Path(output)
     check_free(folder, force=force, marker=MANIFEST_FILE)
-    task = _task_of(run, task)
+    task = task_of(run, task)
     rows = read_for(task, data) if data is not None else []
     say("loading the model")
-    source = _prepared(run, task, tokenizer, rows)
+    source = prepared(run, task, tokenizer, rows)
     with new_folder(folder, force=force, marker=MANIFEST_FILE) as part:
         say("tracing the graph")
-        manifest = _write_model(part, source)
-        say("comparing with torch")
-        generator = open_generator(Bundle(part, manifest))
-        with at_time(manifest.created):
-            parity, golden = _heavy(task.family).compare(source.model, generator, source.records)
-        figures: dict[str, Any] = {"parity": parity, "size_bytes": _graph_size(part)}
-        if rows:
-            say("measuring perplexity")
-            figures["perplexity"] = _perplexity(source.model, generator, rows)
-        manifest = attrs.evolve(
-            manifest,
-            golden=golden,
-            precisions={precision: figures},
-            genai=_genai(part, manifest),
-        )
+        manifest, reference, writer = _traced(part, source, names, say)
+        source = attrs.evolve(source, model=None)  # large; nothing asks it any more
+        manifest = _in_each(part, manifest, reference, writer, names, rows, say)
+        manifest = attrs.evolve(manifest, genai=_genai(part, manifest))
         write_card(part, manifest, source.tokenizer)
         manifest = attrs.evolve(manifest, files=_files(part))
         write_manifest(manifest, part)
@@ -115,47 +104,23 @@ def export(
     return Bundle(folder, manifest)
 
 
-def _prepared(run: Any, task: Task, tokenizer: Any, rows: Sequence[Row]) -> Source:
-    """Load the model and refuse what cannot work before minutes are spent on the graph."""
-    family = _heavy(task.family)
-    from lmkit.export.merging import settled
-    from lmkit.train.lengths import fitted
-    from lmkit.train.models import load_model
-    from lmkit.train.special import align, stop_ids, with_own_ids
-    from lmkit.train.wrapped import base_of
+def _traced(
+    part: Path, source: Source, names: Sequence[str], say: Callable[[str], None]
+) -> tuple[Manifest, Any, Any]:
+    """Write the float32 graph and the tokenizer, and ask torch what must come out of them.
 
-    loaded = load_model(_source(run), family=task.family, tokenizer=tokenizer)
-    family.check(base_of(loaded.model))
-    task = with_own_ids(fitted(task, loaded.model), loaded.model)
-    # Read before `align` replaces them; in another tokenizer they mean nothing.
-    own_stops = stop_ids(loaded.model) if tokenizer is None else []
-    ready, stops = align(loaded.model, loaded.tokenizer, task.formatter)
-    if not stops and task.family is not Family.MASKED:
-        raise ExportError("the tokenizer has no EOS token, so no answer would ever end")
-    records = probe_records(task, rows, ready)
-    prompts = [prompt_ids(cutting(task), record, ready) for record in records]
-    for record in records:
-        check_labels(cutting(task), record, ready)
-    model, adapter = settled(loaded.model, prompts, task.family)
-    return Source(
-        task=task,
-        model=model,
-        name=loaded.name,
-        tokenizer=ready,
-        stops=tuple(dict.fromkeys([*stops, *own_stops])),
-        records=records,
-        adapter=adapter,
-    )
+    Returns:
+        The manifest so far, at the default precision; torch's side; and what writes more precisions.
+    """
+    family = heavy(source.task.family)
+    from lmkit.export.writing import Writer
 
-
-def _write_model(part: Path, source: Source) -> Manifest:
-    """Write the graph and the tokenizer, and return the manifest so far."""
-    family = _heavy(source.task.family)
-    graph = family.write(part, source)
+    writer = Writer(part, names)
+    graph = family.write(part, source, writer.save_float32)
     source.tokenizer.save(part)
     pad_id = source.tokenizer.pad_id
     assert pad_id is not None  # load_model saw to it
-    return Manifest(
+    manifest = Manifest(
         schema=SCHEMA,
         lmkit=lmkit.__version__,
         created=now(),
@@ -170,41 +135,52 @@ def _write_model(part: Path, source: Source) -> Manifest:
             bos=source.tokenizer.bos_id,
         ),
         plugins=_needed(source.task),
+        precision=names[0],
     )
+    say("asking torch")
+    with at_time(manifest.created):
+        reference = family.refer(source.model, manifest, source.tokenizer, source.records)
+    return manifest, reference, writer
 
 
-def _task_of(run: Any, task: Task | str | None) -> Task:
-    try:
-        name, has_task = str(run), (Path(run) / "task.json").is_file()
-    except TypeError:
-        name, has_task = type(run).__name__, False
-    if has_task:
-        found = task_in(run, task)
-    elif task is not None:
-        found = one_task(task)
-    else:
-        raise ExportError(
-            f"'{name}' has no task.json, so it is not known what it does; name a task with "
-            "task= (--task), such as chat"
+def _in_each(
+    part: Path,
+    manifest: Manifest,
+    reference: Any,
+    writer: Any,
+    names: Sequence[str],
+    rows: Sequence[Row],
+    say: Callable[[str], None],
+) -> Manifest:
+    """Write the precisions one after another, compare each, and return the manifest with them."""
+    family = heavy(manifest.task.family)
+    prompts = [(record, reference.prompts[place]) for place, record in reference.golden.items()]
+    found = {}
+    for name in (FP32, *(name for name in names if name != FP32)):
+        if name != FP32:
+            say(f"storing the weights as {name}")
+        written = writer.save(name)
+        say(f"comparing {name} with torch")
+        graph = manifest.graph.with_files(written.files)
+        generator = open_generator(
+            Bundle(part, attrs.evolve(manifest, precision=name, graph=graph))
         )
-    check_named(found.name, found.transforms)
-    to_json(found)  # what cannot become JSON is told before any work
-    return found
-
-
-def _heavy(family: Family) -> Any:
-    """Import the family's module, which has `check`, `write` and `compare` and needs an extra."""
-    try:
-        import onnxscript  # noqa: F401 - torch's exporter needs it
-
-        return importlib.import_module(f"lmkit.export.{family}")
-    except ModuleNotFoundError as error:
-        raise MissingExtra("export", "export", error.name) from error
-
-
-def _source(run: Any) -> Any:
-    path = getattr(run, "path", None)
-    return str(path) if path is not None else run
+        compare = family.compare if name == FP32 else family.agree
+        parity, golden = compare(reference, generator)
+        perplexity = {}
+        if rows:
+            say(f"measuring the perplexity of {name}")
+            perplexity = _perplexity(generator, rows)
+        found[name] = attrs.evolve(written, parity=parity, golden=golden, perplexity=perplexity)
+    writer.tidy()
+    return attrs.evolve(
+        manifest,
+        golden=tuple(
+            Golden(record=dict(record), prompt_ids=tuple(prompt.tolist()), token_ids=token_ids)
+            for (record, prompt), token_ids in zip(prompts, found[names[0]].golden, strict=True)
+        ),
+        precisions={name: found[name] for name in names},
+    )
 
 
 def _about(source: Source) -> dict[str, Any]:
@@ -242,31 +218,20 @@ def _genai(part: Path, manifest: Manifest) -> dict[str, Any]:
     return try_genai(part)
 
 
-def _graph_size(part: Path) -> int:
-    return sum(file.stat().st_size for file in part.glob("*.onnx*"))
-
-
-def _perplexity(
-    model: Any, generator: Generator | MaskFiller, rows: Sequence[Row]
-) -> dict[str, Any]:
-    """Return both sides' perplexity on the first rows of the data."""
-    from lmkit.train.answering import through_torch
-
+def _perplexity(generator: Generator | MaskFiller, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the bundle's perplexity on the first rows of the data."""
     task, tokenizer = generator.task, generator.tokenizer
-    torch_side = through_torch(task, model, tokenizer)
     some = rows[:SCORED_ROWS]
     try:
         own = list(encode_rows(task, some, tokenizer))
         encoded = task.collator.measured(own, tokenizer)[:SCORED_ROWS]
     except RecordError as error:
         return {"not_measured": f"the data has no answers to score: {error}"}
-    ours, torchs = Loss(), Loss()
+    ours = Loss()
     for part in batches_by_length(encoded, EVAL_BATCH):
         ours += generator.score(part)
-        torchs += torch_side.score(part)
     return {
         "bundle": ours.figures()["perplexity"],
-        "torch": torchs.figures()["perplexity"],
         "tokens": ours.count,
         "records": len(some),
     }

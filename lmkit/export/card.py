@@ -73,9 +73,21 @@ def write_card(part: Path, manifest: Manifest, tokenizer: Tokenizer) -> None:
         text=text,
         flags="" if fills else " --stream",
         compared=_COMPARED_FILLS if fills else _COMPARED,
-        figures="\n".join(_rows(manifest.precisions)),
+        figures="\n".join(_rows(_figures(manifest))),
     )
     (part / CARD_FILE).write_text(card, "utf-8")
+
+
+def _figures(manifest: Manifest) -> dict[str, Any]:
+    """Return what was measured of each precision."""
+    return {
+        name: {
+            "parity": found.parity,
+            "size_bytes": found.size_bytes,
+            "perplexity": found.perplexity,
+        }
+        for name, found in manifest.precisions.items()
+    }
 
 
 def _rows(figures: dict[str, Any], prefix: str = "") -> list[str]:

@@ -13,15 +13,17 @@ from transformers import PreTrainedModel
 from lmkit.errors import ExportError
 from lmkit.export import graph
 from lmkit.export.genai import write_genai_config
-from lmkit.export.parity import check_parity as compare
+from lmkit.export.parity import agree, compare
+from lmkit.export.reference import refer
 from lmkit.export.source import Source
+from lmkit.export.writing import Save
 from lmkit.manifest import Graph, Prefix
 from lmkit.train.adapting import is_soft_prompt, key_value_prefix
 from lmkit.train.wrapped import base_of
 
 GRAPH_FILE, PREFIX_FILE = "model.onnx", "prefix.npy"
 
-__all__ = ["check", "compare", "write"]
+__all__ = ["agree", "check", "compare", "refer", "write"]
 
 
 def check(model: PreTrainedModel) -> None:
@@ -29,9 +31,10 @@ def check(model: PreTrainedModel) -> None:
     graph.check_exportable(model)
 
 
-def write(part: Path, source: Source) -> Graph:
-    """Write the graph into a bundle that is being made, and return what the runtime must know."""
-    contract = graph.export_causal(base_of(source.model), part / GRAPH_FILE)
+def write(part: Path, source: Source, save: Save) -> Graph:
+    """Write what stands beside the graph, have the graph saved, and return what a runtime must know."""
+    with graph.traced_causal(base_of(source.model)) as (whole, contract):
+        save({GRAPH_FILE: whole})
     prefix = None
     if is_soft_prompt(source.model):
         prefix = _write_prefix(part, contract, key_value_prefix(source.model))

@@ -8,8 +8,14 @@ transformers.js and optimum:
     attention_mask   int64 [B, T]         ones where a row has a token, all at the start; T = longest row
     position_ids     int64 [B, S]         declared even where a model ignores it
     past_key_values.N.key / .value        float32 [B, KV, P, D]
-    logits           float32 [B, S, V]
+    num_logits_to_keep   int64 [1]        may be left out: of how many last positions logits are wanted;
+                                          0, the default, stands for all, and so does any n >= S
+    logits           float32 [B, K, V]    K = S, or that number where it is smaller
     present.N.key / .value                float32 [B, KV, max(P, T), D]
+
+`num_logits_to_keep` is an initializer with an input's name: onnxruntime lists it in
+`get_overridable_initializers()` and not among the inputs, so that callers who do not know it, as GenAI's,
+get every position's logits. A row that ends in padding ends in the padding's logits.
 
 A runtime binds one buffer of P >= T as both past and present, so that nothing is copied as it grows.
 Where S = T the past is not read (a prefill); where S = 1 any batch may be ragged (a decode); in between
@@ -18,6 +24,8 @@ Where S = T the past is not read (a prefill); where S = 1 any batch may be ragge
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx_ir as ir
@@ -34,8 +42,10 @@ from lmkit.export.attention import (
     odd_heads,
     probe,
 )
+from lmkit.export.external import save_together
 from lmkit.export.fusing import fuse
-from lmkit.export.tracing import OPSET, inference, port, quiet, save, traced, uncollected
+from lmkit.export.fusing.keeping import AXIS, INPUT, keep_last_logits
+from lmkit.export.tracing import OPSET, inference, port, quiet, traced, uncollected
 from lmkit.manifest import Tensor
 
 
@@ -44,7 +54,8 @@ class GraphContract:
     """What the runtime must know of the graph.
 
     Attributes:
-        inputs: in the graph's order; the past's keys and values come last, by layer.
+        inputs: those that must be given, in the graph's order; the past's keys and values come last,
+            by layer.
         outputs: logits first, then the present's keys and values by layer.
         n_layers: layers that hold keys and values.
         heads: query heads of each layer.
@@ -158,15 +169,13 @@ def _rope_types(parameters: object) -> set[str]:
     return set().union(*nested) | ({own} if isinstance(own, str) else set())
 
 
-def export_causal(model: PreTrainedModel, path: Path) -> GraphContract:
-    """Write `model` to `path` with its weights beside it, in `path` + ".data".
+@contextmanager
+def traced_causal(model: PreTrainedModel) -> Iterator[tuple[ir.Model, GraphContract]]:
+    """Give the model as a fused graph, whose weights are the model's memory until this ends.
 
     Args:
-        model: a causal model; it is as it was when this returns or raises. Other dtypes than float32
-            are widened, because the CPU's operators compute in float32.
-        path: the graph's file; its folder exists.
-    Returns:
-        what a runtime may rely on.
+        model: a causal model; it is as it was when this ends. Other dtypes than float32 are widened,
+            because the CPU's operators compute in float32.
     Raises:
         ExportError: the model is refused, cannot be traced, or lost an input in the trace.
     """
@@ -174,8 +183,23 @@ def export_causal(model: PreTrainedModel, path: Path) -> GraphContract:
     with inference(model), quiet(), uncollected():
         graph = _trace(model, layers)
         fuse(graph)
-        contract = _contract(model, layers, graph)
-        save(graph, path)
+        keep_last_logits(graph.graph)
+        yield graph, _contract(model, layers, graph)
+
+
+def export_causal(model: PreTrainedModel, path: Path) -> GraphContract:
+    """Write `model` to `path` with its weights beside it, in `path` + ".data".
+
+    Args:
+        model: a causal model; see `traced_causal`.
+        path: the graph's file; its folder exists.
+    Returns:
+        what a runtime may rely on.
+    Raises:
+        ExportError: the model is refused, cannot be traced, or lost an input in the trace.
+    """
+    with traced_causal(model) as (graph, contract):
+        save_together({path: graph}, f"{path.name}.data")
     return contract
 
 
@@ -254,7 +278,7 @@ def _contract(
         value.shape = ir.Shape(
             [value.shape[0], value.shape[1], "present_sequence_length", value.shape[3]]
         )
-    inputs = tuple(port(value) for value in graph.graph.inputs)
+    inputs = tuple(port(value) for value in graph.graph.inputs if value.name != INPUT)
     outputs = tuple(port(value) for value in graph.graph.outputs)
     names = [f"{index}.{part}" for index in range(len(layers)) for part in ("key", "value")]
     new = ("batch_size", "sequence_length")
@@ -264,7 +288,7 @@ def _contract(
         "attention_mask": ("batch_size", "total_sequence_length"),
         "position_ids": new,
         **{f"past_key_values.{n}": (*kept, "past_sequence_length", first.head_size) for n in names},
-        "logits": (*new, outputs[0].axes[-1]),
+        "logits": ("batch_size", AXIS, outputs[0].axes[-1]),
         **{f"present.{n}": (*kept, "present_sequence_length", first.head_size) for n in names},
     }
     found = {port.name: port.axes for port in (*inputs, *outputs)}

@@ -11,25 +11,34 @@ Token types, where a model has them, are those of a single text.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import onnx_ir as ir
 import torch
 from transformers import PreTrainedModel
 
 from lmkit.encoding import Ids, prompt_ids
-from lmkit.errors import ExportError
+from lmkit.errors import ExportError, ParityError
 from lmkit.export.attention import attention_through
 from lmkit.export.fusing import fuse, share_contents
-from lmkit.export.parity import golden_prompt, logit_difference
+from lmkit.export.parity import (
+    CLEAR_LEAD,
+    ROUNDED_LEAD,
+    Compared,
+    clear_tokens,
+    logit_difference,
+)
 from lmkit.export.source import Source
-from lmkit.export.tracing import inference, port, quiet, save, traced, uncollected
+from lmkit.export.tracing import inference, port, quiet, traced, uncollected
+from lmkit.export.writing import Save
+from lmkit.filling import MaskAnswerer
 from lmkit.logits import Logits
-from lmkit.manifest import Golden, MaskedGraph
-from lmkit.runtime.masked import MaskFiller
+from lmkit.manifest import Manifest, MaskedGraph
+from lmkit.tokenizing import Tokenizer
 from lmkit.train.answering import masked_logits
 from lmkit.train.lengths import context_length
 
@@ -54,8 +63,8 @@ def check(model: PreTrainedModel) -> None:
         )
 
 
-def write(part: Path, source: Source) -> MaskedGraph:
-    """Write the graph into a bundle that is being made, and return what the runtime must know."""
+def write(part: Path, source: Source, save: Save) -> MaskedGraph:
+    """Have the graph saved, and return what the runtime must know."""
     model = source.model
     with inference(model), quiet(), uncollected():
         graph = _trace(model)
@@ -68,7 +77,7 @@ def write(part: Path, source: Source) -> MaskedGraph:
         size = outputs[0].axes[-1]
         if found != {"input_ids": cells, "attention_mask": cells, "logits": (*cells, size)}:
             raise ExportError(f"{type(model).__name__} cannot be exported: its graph has {found}")
-        save(graph, part / GRAPH_FILE)
+        save({GRAPH_FILE: graph})
     return MaskedGraph(
         file=GRAPH_FILE,
         inputs=inputs,
@@ -78,48 +87,119 @@ def write(part: Path, source: Source) -> MaskedGraph:
     )
 
 
-def compare(
-    model: PreTrainedModel, filler: MaskFiller, records: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, Any], tuple[Golden, ...]]:
-    """Compare fills and logits, each prompt alone and all as one padded batch.
+@attrs.frozen(kw_only=True, eq=False)
+class Reference:
+    """What torch says of prompts that it reads alone and unpadded.
 
-    Torch reads each prompt alone and unpadded, so whatever padding might do wrong in the graph shows.
+    Attributes:
+        prompts: each int64 [P].
+        logits: each float32 [P, V].
+        masks: which of a prompt's tokens are mask tokens, each bool [P].
+        golden: the records whose prompts were cut nowhere, by their place.
+    """
+
+    prompts: Sequence[Ids]
+    logits: Sequence[Logits]
+    masks: Sequence[np.ndarray]
+    golden: Mapping[int, Mapping[str, Any]]
+
+
+def refer(
+    model: PreTrainedModel,
+    manifest: Manifest,
+    tokenizer: Tokenizer,
+    records: Sequence[Mapping[str, Any]],
+) -> Reference:
+    """Ask torch.
 
     Args:
         model: the torch model.
-        filler: the bundle.
+        manifest: what the bundle says of the task and the lengths.
+        tokenizer: the bundle's.
         records: real records, with a mask token in each; their prompts are used.
+    """
+    mask_id, most = tokenizer.mask_id, manifest.graph.context_length
+    found = [prompt_ids(manifest.task, record, tokenizer) for record in records]
+    prompts = [_short_enough(prompt, mask_id, most) for prompt in found]
+    return Reference(
+        prompts=prompts,
+        logits=[_alone(model, prompt) for prompt in prompts],
+        masks=[prompt == mask_id for prompt in prompts],
+        golden={
+            place: record
+            for place, (record, whole) in enumerate(zip(records, found, strict=True))
+            if len(whole) == len(prompts[place])
+        },
+    )
+
+
+def compare(reference: Reference, filler: MaskAnswerer) -> Compared:
+    """Compare the float32 graph's fills and logits, each prompt alone and all as one padded batch.
+
     Returns:
-        The figures for the manifest, and the golden prompts.
+        The figures for the manifest, and the likeliest fills of each golden prompt.
     Raises:
         ParityError: a fill or a logit differs beyond rounding; the text has the figures.
     """
-    mask_id = filler.tokenizer.mask_id
-    found = [prompt_ids(filler.task, record, filler.tokenizer) for record in records]
-    prompts = [_short_enough(prompt, mask_id, filler.context_length) for prompt in found]
-    theirs = [_alone(model, prompt) for prompt in prompts]
-    batch = dict(filler.logits(prompts, batch_size=len(prompts)))
     differences, equal = [], []
-    for index, prompt in enumerate(prompts):
-        ((_, single),) = filler.logits([prompt], batch_size=1)
-        masks = prompt == mask_id
-        for case, ours in (("a single prompt", single), ("a padded batch", batch[index])):
-            differences.append(logit_difference(theirs[index], ours, case))
-            equal += (theirs[index][masks].argmax(axis=1) == ours[masks].argmax(axis=1)).tolist()
+    for place, case, ours in _read(reference, filler):
+        theirs, masks = reference.logits[place], reference.masks[place]
+        differences.append(logit_difference(theirs, ours, case))
+        equal += (theirs[masks].argmax(axis=1) == ours[masks].argmax(axis=1)).tolist()
     figures = {
         "fills_equal": all(equal),
         "fills_compared": len(equal),
         # Logits agree, so where the likeliest token differs torch itself is undecided.
         "ties": equal.count(False),
         "max_logit_difference": max(differences),
-        "prompts": len(prompts),
+        "prompts": len(reference.prompts),
     }
     golden = [
-        _golden(record, prompt, logits, mask_id)
-        for record, whole, prompt, logits in zip(records, found, prompts, theirs, strict=True)
-        if len(whole) == len(prompt)
+        _clear_fills(reference.logits[place][reference.masks[place]], CLEAR_LEAD)
+        for place in reference.golden
     ]
     return figures, tuple(golden)
+
+
+def agree(reference: Reference, filler: MaskAnswerer) -> Compared:
+    """Measure how often a graph of rounded weights fills as torch does, as float32 does.
+
+    Returns:
+        The figures for the manifest, and the likeliest fills of each golden prompt: the graph's own.
+    Raises:
+        ParityError: a logit is not a number.
+    """
+    differences, equal = [], []
+    own: dict[int, Logits] = {}
+    for place, case, ours in _read(reference, filler):
+        if not np.isfinite(ours).all():
+            raise ParityError(f"{case}: a logit is not a number; no bundle was written")
+        theirs, masks = reference.logits[place], reference.masks[place]
+        differences.append(float(np.abs(ours - theirs).max()))
+        equal += (theirs[masks].argmax(axis=1) == ours[masks].argmax(axis=1)).tolist()
+        own.setdefault(place, ours[masks])
+    figures = {
+        "greedy_agreement": sum(equal) / max(1, len(equal)),
+        "fills_compared": len(equal),
+        "max_logit_difference": max(differences),
+        "prompts": len(reference.prompts),
+    }
+    return figures, tuple(_clear_fills(own[place], ROUNDED_LEAD) for place in reference.golden)
+
+
+def _read(reference: Reference, filler: MaskAnswerer) -> Iterator[tuple[int, str, Logits]]:
+    """Yield each prompt's place, the case's name and the bundle's logits, float32 [P, V]."""
+    prompts = reference.prompts
+    for place, prompt in enumerate(prompts):
+        ((_, logits),) = filler.logits([prompt], batch_size=1)
+        yield place, "a single prompt", logits
+    for place, logits in filler.logits(prompts, batch_size=len(prompts)):
+        yield place, "a padded batch", logits
+
+
+def _clear_fills(masked: Logits, least: float) -> tuple[int, ...]:
+    """Return the likeliest fills, given the masks' logits, float32 [M, V]."""
+    return clear_tokens(masked.argmax(axis=1).tolist(), masked, least)
 
 
 def _static_reason(model: PreTrainedModel) -> str:
@@ -270,9 +350,3 @@ def _alone(model: PreTrainedModel, prompt: Ids) -> Logits:
     with inference(model):
         logits: Logits = masked_logits(model, prompt[None], np.ones_like(prompt)[None])[0]
     return logits
-
-
-def _golden(record: Mapping[str, Any], prompt: Ids, logits: Logits, mask_id: int | None) -> Golden:
-    """Return a prompt with torch's likeliest fills."""
-    masked = logits[prompt == mask_id]
-    return golden_prompt(record, prompt, masked.argmax(axis=1).tolist(), masked)

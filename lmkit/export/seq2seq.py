@@ -33,19 +33,21 @@ from transformers.modeling_outputs import BaseModelOutput
 from lmkit.errors import ExportError
 from lmkit.export.attention import attention_through, odd_heads
 from lmkit.export.cross_attention import KeyValues, ReadingAttention, StepAttention
-from lmkit.export.external import save_together
 from lmkit.export.fusing import fuse
-from lmkit.export.parity import check_parity as compare
+from lmkit.export.parity import agree, compare
+from lmkit.export.reference import refer
+from lmkit.export.relative import tabled_bias
 from lmkit.export.source import Source
 from lmkit.export.tracing import inference, port, quiet, traced, uncollected
+from lmkit.export.writing import Save
 from lmkit.manifest import Ports, Seq2SeqGraph
 from lmkit.train.heads import PAIR
 from lmkit.train.lengths import context_length, target_length
 from lmkit.train.special import start_id
 
-__all__ = ["check", "compare", "write"]
+__all__ = ["agree", "check", "compare", "refer", "write"]
 
-ENCODER_FILE, DECODER_FILE, DATA_FILE = "encoder.onnx", "decoder.onnx", "model.onnx.data"
+ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
 SUPPORTED = ("t5", "mt5", "bart", "mbart", "marian", "pegasus")
 
 
@@ -92,10 +94,10 @@ def _head_size(model: PreTrainedModel) -> int:
     return int(config.hidden_size // heads)
 
 
-def write(part: Path, source: Source) -> Seq2SeqGraph:
-    """Write both graphs into a bundle that is being made, and return what the runtime must know."""
+def write(part: Path, source: Source, save: Save) -> Seq2SeqGraph:
+    """Have both graphs saved, and return what the runtime must know."""
     model = source.model
-    with inference(model), quiet(), uncollected():
+    with inference(model), quiet(), uncollected(), tabled_bias(model):
         encoder, n_layers = _trace_encoder(model)
         shape = encoder.graph.outputs[0].shape
         assert shape is not None
@@ -103,7 +105,7 @@ def write(part: Path, source: Source) -> Seq2SeqGraph:
         decoder = _trace_decoder(model, n_layers, n_heads, head_size)
         for graph in (encoder, decoder):
             fuse(graph)
-        save_together({part / ENCODER_FILE: encoder, part / DECODER_FILE: decoder}, DATA_FILE)
+        save({ENCODER_FILE: encoder, DECODER_FILE: decoder})
     start = start_id(model, source.tokenizer)
     assert start is not None  # `align` saw to it
     found = Seq2SeqGraph(

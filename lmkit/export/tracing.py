@@ -1,4 +1,4 @@
-"""What every trace needs, whatever the family: a model at rest, a quiet exporter, a graph on disk."""
+"""What every trace needs, whatever the family: a model at rest and a quiet exporter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -137,13 +136,6 @@ def traced(
     graph: ir.Model = program.model
     graph.ir_version = _IR_VERSION
     return graph
-
-
-def save(graph: ir.Model, path: Path) -> None:
-    """Write a graph to `path`, its weights beside it in `path` + ".data"."""
-    data = path.name + ".data"
-    path.with_name(data).unlink(missing_ok=True)  # onnx would append to it
-    ir.save(graph, path, external_data=data)
 
 
 def _root_cause(error: BaseException) -> BaseException:

@@ -22,8 +22,9 @@ from lmkit.encoding import Ids
 from lmkit.errors import TaskError
 from lmkit.generation import Generation
 from lmkit.logits import Logits
-from lmkit.runtime.sampling import Floats, no_choice, penalties
-from lmkit.runtime.session import Session
+from lmkit.runtime.filters import Floats
+from lmkit.runtime.sampling import no_choice, penalties
+from lmkit.runtime.session import Session, State
 
 # What stands for a score that nothing may beat: a beam that is not there yet, or is whole already.
 # Finite, so that sums with it stay numbers.
@@ -224,6 +225,13 @@ def search(session: Session, prompts: Sequence[Ids], searches: Sequence[BeamSear
         TaskError: the options forbid every token.
     """
     state, logits = session.begin(prompts, [one.limit for one in searches])
+    try:
+        _run(state, logits, searches)
+    finally:
+        state.close()
+
+
+def _run(state: State, logits: Logits, searches: Sequence[BeamSearch]) -> None:
     running = list(searches)
     shape = (2, searches[0].options.num_beams, logits.shape[1])
     desk: Floats = np.empty(shape, dtype=np.float32)

@@ -18,7 +18,7 @@ class Bundle:
 
     Attributes:
         path: its folder.
-        manifest: its `lmkit.json`.
+        manifest: its `lmkit.json`, at the precision that was asked for.
     """
 
     path: Path
@@ -33,15 +33,19 @@ class Bundle:
         return Tokenizer.load(self.path)
 
 
-def open_bundle(path: str | Path, *, checksums: bool = True) -> Bundle:
+def open_bundle(
+    path: str | Path, *, precision: str | None = None, checksums: bool = True
+) -> Bundle:
     """Return a bundle whose files are all there and as they were written.
 
     Args:
         path: its folder.
+        precision: which of its precisions the manifest is to be at; None for the default one.
         checksums: whether to read every byte; sizes are compared in any case.
     Raises:
         BundleError: a file is missing, of another size, or changed; the text names it.
         PluginError: a plugin is missing.
+        UnknownName: it has no such precision.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -64,9 +68,11 @@ def open_bundle(path: str | Path, *, checksums: bool = True) -> Bundle:
                 f"'{path}' is damaged: '{name}' is not what was written (its sha256 differs); "
                 "copy the bundle again, or export it again"
             )
-    if any(graph.file not in bundle.manifest.files for graph in bundle.manifest.graph.graphs):
-        raise BundleError(f"'{path}' has no checksum for its graph")
+    manifest = bundle.manifest
+    for graph in (manifest.graph, *(manifest.at(name).graph for name in manifest.precisions)):
+        if any(ports.file not in manifest.files for ports in graph.graphs):
+            raise BundleError(f"'{path}' has no checksum for its graph")
     prefix = getattr(bundle.manifest.graph, "prefix", None)
     if prefix is not None and prefix.file not in bundle.manifest.files:
         raise BundleError(f"'{path}' has no checksum for '{prefix.file}', its prefix")
-    return bundle
+    return Bundle(folder, manifest.at(precision))

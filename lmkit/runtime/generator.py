@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator as Writing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from lmkit.collating import Stream
 from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt
 from lmkit.errors import BundleError, TaskError
+from lmkit.family import Family
 from lmkit.formatting import Record
 from lmkit.generation import Generation
-from lmkit.logits import LogProbs, rows_together
+from lmkit.logits import LogProbs, rows_at_once
 from lmkit.loss import Loss
 from lmkit.manifest import Golden, Graph, MaskedGraph, Seq2SeqGraph
 from lmkit.runtime.beams import BeamSearch, search
@@ -25,6 +28,8 @@ from lmkit.runtime.bundle import Bundle, open_bundle
 from lmkit.runtime.causal import CausalSession
 from lmkit.runtime.golden import difference
 from lmkit.runtime.masked import MaskFiller, open_filler
+from lmkit.runtime.prefixes import PREFIX_CACHE_BYTES
+from lmkit.runtime.rows import Row, alike, write
 from lmkit.runtime.sampling import Sampler
 from lmkit.runtime.seq2seq import Seq2SeqSession
 from lmkit.runtime.session import Session
@@ -39,39 +44,63 @@ ROWS_AT_ONCE = 8
 def load(
     path: str | Path,
     *,
+    precision: str | None = None,
     providers: Sequence[str] | None = None,
     threads: int | None = None,
     verify: bool = True,
+    prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
 ) -> Generator | MaskFiller:
     """Open a bundle for answering; torch is not needed, nor imported.
 
     Args:
         path: the bundle's folder.
+        precision: which of the bundle's precisions to use, such as `int4`; None for its default.
         providers: onnxruntime's execution providers; the CPU's if None.
         threads: how many threads to use; all cores of the process if None.
         verify: whether to read every file's checksum and to answer the golden prompts first.
             Without, sizes and the golden prompts' ids are still compared.
+        prefix_cache_bytes: the most memory for what prompts that were read leave to others that begin
+            in the same way, as all of a task's do, and a chat's next turn; 0 for none. For causal
+            models.
     Raises:
         BundleError: the bundle is damaged, from the future, or answers differently than at export.
         PluginError: its task needs a plugin that is not installed.
+        UnknownName: it has no such precision.
     """
-    bundle = open_bundle(path, checksums=verify)
-    generator = open_generator(bundle, providers=providers, threads=threads)
-    for golden in bundle.manifest.golden:
-        problem = generator.check_golden(golden, answer=verify)
-        if problem is not None:
-            raise BundleError(f"'{path}' does not behave as it did at export: {problem}")
+    bundle = open_bundle(path, precision=precision, checksums=verify)
+    generator = open_generator(
+        bundle, providers=providers, threads=threads, prefix_cache_bytes=prefix_cache_bytes
+    )
+    _check_golden(generator, answer=verify)
     return generator
 
 
+def _check_golden(generator: Generator | MaskFiller, *, answer: bool) -> None:
+    """Refuse a bundle whose golden prompts come out differently."""
+    for golden in generator.manifest.golden:
+        problem = generator.check_golden(golden, answer=answer)
+        if problem is not None:
+            raise BundleError(f"'{generator.path}' does not behave as it did at export: {problem}")
+
+
 def open_generator(
-    bundle: Bundle, *, providers: Sequence[str] | None = None, threads: int | None = None
+    bundle: Bundle,
+    *,
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
+    prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
 ) -> Generator | MaskFiller:
-    """Load a bundle's graphs, by its family; nothing of it is checked."""
+    """Load a bundle's graphs of its manifest's precision, by its family; nothing is checked."""
     graph = bundle.manifest.graph
     if isinstance(graph, Graph):
         file = bundle.path / graph.file
-        session = CausalSession(file, graph, providers=providers, threads=threads)
+        session = CausalSession(
+            file,
+            graph,
+            providers=providers,
+            threads=threads,
+            prefix_cache_bytes=prefix_cache_bytes,
+        )
         return Generator(bundle, session)
     if isinstance(graph, MaskedGraph):
         return open_filler(bundle, providers=providers, threads=threads)
@@ -89,10 +118,19 @@ def verify(path: str | Path) -> dict[str, str]:
     Raises:
         BundleError: something does not hold; the text says what.
     """
-    generator = load(path, verify=True)
-    manifest = generator.manifest
-    answered = sum(len(golden.token_ids) for golden in manifest.golden)
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    names = list(manifest.precisions) or [manifest.precision]
+    answered = {}
+    for name in names:  # one after another: each has its weights in memory
+        at = manifest.at(name)
+        _check_golden(open_generator(Bundle(bundle.path, at)), answer=True)
+        answered[name] = sum(len(golden.token_ids) for golden in at.golden)
     size = sum(file.size_bytes for file in manifest.files.values())
+    counts = ", ".join(
+        f"{count} ({name})" if len(answered) > 1 else f"{count}" for name, count in answered.items()
+    )
+    what = "fills" if manifest.task.family is Family.MASKED else "greedy tokens"
     return {
         "schema": f"{manifest.schema}, written by lmkit {manifest.lmkit}",
         "files": f"{len(manifest.files)} files, {size:,} bytes, every sha256 as written",
@@ -101,8 +139,8 @@ def verify(path: str | Path) -> dict[str, str]:
             for graph in manifest.graph.graphs
         )
         + " as written down",
-        "golden prompts": f"{len(manifest.golden)} encode to the same ids, and {answered} "
-        f"{'fills' if isinstance(generator, MaskFiller) else 'greedy tokens'} are the same",
+        "golden prompts": f"{len(manifest.golden)} encode to the same ids, and {counts} {what} are "
+        "the same",
     }
 
 
@@ -161,9 +199,10 @@ class Generator:
         row = self._row(self.prompt(record), generation, self._writer)
 
         def pieces() -> Iterator[str]:
-            for _ in self._write([row], self._writer):
-                if piece := row.take():
-                    yield piece
+            with closing(self._write([row], self._writer, 1)) as writing:
+                for _ in writing:
+                    if piece := row.take():
+                        yield piece
 
         return pieces()
 
@@ -182,9 +221,11 @@ class Generator:
         generation = self.task.generation.override(**options)
         prompts = [self.prompt(record, index) for index, record in enumerate(records)]
         rows = [self._row(prompt, generation, self._writer) for prompt in prompts]
-        lengths = [len(prompt) for prompt in prompts]
-        for group in rows_together(lengths, self._session.vocab_size, batch_size):
-            for _ in self._write([rows[place] for place in group], self._writer):
+        beams = max(1, generation.num_beams)
+        sizes = [beams * self._writer.row_size(len(row.prompt), row.limit) for row in rows]
+        for group in alike(sizes, batch_size):
+            at_once = min(batch_size, rows_at_once(sizes[group[0]]))
+            for _ in self._write([rows[place] for place in group], self._writer, at_once):
                 pass
         return [self._answer(row) for row in rows]
 
@@ -216,10 +257,10 @@ class Generator:
         They are the model's own: stop strings, the task's included, do not end them, and no text
         goes on past the model's context.
         """
-        options = Generation(max_new_tokens=max_new_tokens)
+        options = Generation(max_new_tokens=max_new_tokens, prompt_lookup_num_tokens=0)
         session = self._session
         rows = [self._row(prompt, options, session, stop=()) for prompt in prompts]
-        for _ in self._write(rows, session):
+        for _ in self._write(rows, session, len(rows)):
             pass
         return [row.token_ids for row in rows]
 
@@ -233,7 +274,7 @@ class Generator:
         generation: Generation,
         session: Session,
         stop: Sequence[str] | None = None,
-    ) -> _Row:
+    ) -> Row:
         if stop is None:
             stop = self.task.stop_strings(generation)
         room = session.room(prompt)
@@ -249,13 +290,14 @@ class Generator:
                 stop_ids=self._stop_ids,
                 ends=self._says(stop),
             )
-        return _Row(
+        return Row(
             prompt=prompt,
             history=history,
             limit=limit,
             sampler=Sampler(generation, eos_ids=self._stop_ids, limit=limit, source=prompt),
             text=IncrementalText(self._tokenizer.decode, stop=stop),
             beams=beams,
+            drafts=generation.prompt_lookup_num_tokens if generation.temperature == 0 else 0,
         )
 
     def _says(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
@@ -264,26 +306,22 @@ class Generator:
             return None
         return lambda ids: any(text in self._tokenizer.decode(ids) for text in stop)
 
-    def _write(self, rows: Sequence[_Row], session: Session) -> Iterator[None]:
+    def _write(
+        self, rows: Sequence[Row], session: Session, at_once: int
+    ) -> Writing[None, None, None]:
         """Write rows until all are finished; yields after every token, or once for all beams."""
-        searches = [row.beams for row in rows if row.beams is not None]
-        if searches:
-            search(session, [row.prompt for row in rows], searches)
-            for row, found in zip(rows, searches, strict=True):
+        if all(row.beams is None for row in rows):
+            yield from write(session, rows, self._stop_ids, at_once=at_once)
+            return
+        for start in range(0, len(rows), at_once):
+            part = rows[start : start + at_once]
+            searches = [row.beams for row in part if row.beams is not None]
+            search(session, [row.prompt for row in part], searches)
+            for row, found in zip(part, searches, strict=True):
                 row.take_over(found.best, self._stop_ids)
             yield
-            return
-        state, logits = session.begin([row.prompt for row in rows], [row.limit for row in rows])
-        while True:
-            for row, row_logits in zip(rows, logits, strict=True):
-                if row.reason is None:
-                    row.accept(row_logits, self._stop_ids)
-            yield
-            if all(row.reason is not None for row in rows):
-                return
-            logits = state.step([row.token_ids[-1] if row.reason is None else None for row in rows])
 
-    def _answer(self, row: _Row) -> Answer:
+    def _answer(self, row: Row) -> Answer:
         text = row.text.text
         return Answer(
             value=self.task.decoder.read(text),
@@ -299,64 +337,3 @@ def _writer(session: Session, task: Task) -> Session:
     if not isinstance(task.collator, Stream):
         return session
     return SlidingSession(session, window=task.collator.max_length, kept=task.collator.kept)
-
-
-class _Row:
-    """One answer while it is written."""
-
-    def __init__(
-        self,
-        *,
-        prompt: Ids,
-        history: Ids,
-        limit: int,
-        sampler: Sampler,
-        text: IncrementalText,
-        beams: BeamSearch | None = None,
-    ) -> None:
-        self.prompt = prompt
-        self.beams = beams
-        self.limit = limit
-        self.text = text
-        self.token_ids: list[int] = []
-        self.reason: str | None = None
-        self._sampler = sampler
-        self._pending = ""
-        self._before = len(history)
-        self._history = np.concatenate([history, np.empty(limit, dtype=np.int64)])
-
-    def accept(self, logits: np.ndarray, stop_ids: frozenset[int]) -> None:
-        """Choose the next token from the logits, float32 [V]."""
-        length = self._before + len(self.token_ids)
-        token = self._sampler.choose(logits, self._history[:length], len(self.token_ids))
-        self._history[length] = token
-        self._append(token, stop_ids)
-
-    def take_over(self, token_ids: Sequence[int], stop_ids: frozenset[int]) -> None:
-        """Write what a search found, from the first token to the last."""
-        for token in token_ids:
-            self._append(token, stop_ids)
-            if self.reason is not None:
-                return
-        self._pending += self.text.finish()  # a stop string whose last character might go on
-        self.reason = "stop"
-
-    def _append(self, token: int, stop_ids: frozenset[int]) -> None:
-        self.token_ids.append(token)
-        if token in stop_ids:
-            self.reason = "stop"
-        else:
-            self._pending += self.text.push(token)
-            if self.text.stopped:
-                self.reason = "stop"
-            elif len(self.token_ids) >= self.limit:
-                self.reason = "length"
-        if self.reason is not None:
-            self._pending += self.text.finish()
-            if self.text.stopped:  # by a character that might have gone on
-                self.reason = "stop"
-
-    def take(self) -> str:
-        """Return the text that came since the last call."""
-        piece, self._pending = self._pending, ""
-        return piece

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 
 from lmkit.encoding import Encoded, Ids
-from lmkit.errors import BundleError, UnknownName
+from lmkit.errors import BundleError, ModelError, UnknownName
 from lmkit.logits import Logits, LogProbs, log_probs_of
 from lmkit.manifest import Tensor
 
@@ -42,6 +42,21 @@ class State(Protocol):
             rows: which row each new one is a copy of; there may be more or fewer than before.
         """
 
+    def renew(self, row: int, prompt: Ids, limit: int) -> Logits | None:
+        """Let another text take a row's place while the others are in the midst of theirs.
+
+        Args:
+            row: whose place.
+            prompt: int64 [P].
+            limit: the most tokens that will follow it.
+        Returns:
+            The logits behind the prompt, float32 [V], overwritten by the next call; None, and nothing
+            has changed, where there is no room for it or rows must begin together.
+        """
+
+    def close(self) -> None:
+        """Hand the buffers back; no row can be written from then on. A second call does nothing."""
+
 
 class Session(Protocol):
     """A loaded graph, or two of them, that text can be generated with."""
@@ -55,6 +70,14 @@ class Session(Protocol):
 
     def history(self, prompt: Ids) -> Ids:
         """Return the ids, int64 [T], that an answer continues: what penalties look back on."""
+
+    def row_size(self, n_prompt: int, limit: int) -> int:
+        """Return how many numbers are kept while a row is written.
+
+        Args:
+            n_prompt: the tokens of its prompt.
+            limit: the most tokens that will follow.
+        """
 
     def begin(self, prompts: Sequence[Ids], limits: Sequence[int]) -> tuple[State, Logits]:
         """Read prompts into fresh buffers.
@@ -93,6 +116,7 @@ def open_graph(
     *,
     providers: Sequence[str] | None = None,
     threads: int | None = None,
+    rests: bool = False,
 ) -> ort.InferenceSession:
     """Load an ONNX graph whose inputs and outputs are the ones that are written down.
 
@@ -101,6 +125,8 @@ def open_graph(
         ports: its inputs and outputs, in any order.
         providers: onnxruntime's execution providers; the CPU's if None.
         threads: how many threads one step may use; all cores of the process if None.
+        rests: whether its threads stop when a run ends. Otherwise they go on looking for work for a
+            tenth of a second, which takes the cores from whatever runs next.
     Raises:
         BundleError: onnxruntime cannot load it, or it has other inputs or outputs.
     """
@@ -111,6 +137,8 @@ def open_graph(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
+    if rests:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # its warnings are about graphs in general, not this one
     try:
         onnx = ort.InferenceSession(
@@ -124,6 +152,18 @@ def open_graph(
     if found:
         raise BundleError(f"'{file}' has '{min(found)}', which is not written down")
     return onnx
+
+
+def run(onnx: ort.InferenceSession, binding: ort.IOBinding) -> None:
+    """Run a graph on what is bound.
+
+    Raises:
+        ModelError: onnxruntime gives up.
+    """
+    try:
+        onnx.run_with_iobinding(binding)
+    except Exception as error:  # onnxruntime raises its own kinds, without a common base
+        raise ModelError(f"onnxruntime cannot run the model: {error}") from error
 
 
 def stepped(session: Session, prompts: Sequence[Ids], answers: Sequence[Ids]) -> list[LogProbs]:
@@ -141,9 +181,17 @@ def stepped(session: Session, prompts: Sequence[Ids], answers: Sequence[Ids]) ->
     longest = max(map(len, answers))
     once = [prompts[which.index(number)] for number in range(len(known))]
     state, logits = session.begin(once, [longest] * len(once))
-    if len(once) < len(prompts):
-        state.reorder(which)
-        logits = logits[which]
+    try:
+        if len(once) < len(prompts):
+            state.reorder(which)
+            logits = logits[which]
+        return _steps(state, logits, answers)
+    finally:
+        state.close()
+
+
+def _steps(state: State, logits: Logits, answers: Sequence[Ids]) -> list[LogProbs]:
+    longest = max(map(len, answers))
     found: list[list[float]] = [[] for _ in answers]
     for place in range(longest):
         going = [row for row, answer in enumerate(answers) if place < len(answer)]

@@ -41,6 +41,11 @@ class SlidingSession:
         """Return the prompt: an answer continues it."""
         return self.session.history(prompt)
 
+    def row_size(self, n_prompt: int, limit: int) -> int:
+        """Return how many numbers are kept while a row is written; see `Session`."""
+        longest = min(n_prompt + limit, self.window)
+        return self.session.row_size(longest, 0)
+
     def begin(self, prompts: Sequence[Ids], limits: Sequence[int]) -> tuple[State, Logits]:
         """Read the last window of each prompt; see `Session`."""
         state = SlidingState(self, prompts, limits)
@@ -74,6 +79,7 @@ class SlidingState:
             max(1, min(left, window - len(seen)))
             for left, seen in zip(self._left, self._seen, strict=True)
         ]
+        self.close()
         self._state, logits = self._session.session.begin(prompts, rooms)
         return logits
 
@@ -83,6 +89,14 @@ class SlidingState:
         self._left = [self._left[row] for row in rows]
         assert self._state is not None
         self._state.reorder(rows)
+
+    def renew(self, row: int, prompt: Ids, limit: int) -> None:
+        """Return None: rows begin together."""
+
+    def close(self) -> None:
+        """Hand the buffers back; see `State`."""
+        if self._state is not None:
+            self._state.close()
 
     def step(self, tokens: Sequence[int | None]) -> Logits:
         """Append one token to each row and return the logits behind it; see `State`."""

@@ -278,9 +278,9 @@ class TestExport:
         def full(*args, **named):
             raise OSError(28, "No space left on device")
 
-        from lmkit.export import graph
+        from lmkit.export.external import Weights
 
-        monkeypatch.setattr(graph, "export_causal", full)
+        monkeypatch.setattr(Weights, "save", full)
 
         message = refused("export", tiny_run, "--output", tmp_path / "out")
 
@@ -292,11 +292,11 @@ class TestExport:
             "import os, signal, sys\n"
             # A shell's background job, such as a nightly one, ignores Ctrl-C from the start.
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            "from lmkit.export import graph\n"
-            "def half(model, path):\n"
-            "    path.write_bytes(b'half')\n"
+            "from lmkit.export.external import Weights\n"
+            "def half(self, graphs, data):\n"
+            "    (self._folder / data).write_bytes(b'half')\n"
             "    os.kill(os.getpid(), signal.SIGINT)\n"
-            "graph.export_causal = half\n"
+            "Weights.save = half\n"
             "from lmkit.cli.main import main; main(sys.argv[1:])\n"
         )
 

@@ -113,7 +113,7 @@ class TestTheAnswers:
     @pytest.mark.parametrize("chunk", [1, 7, 64])
     def test_are_pefts_behind_a_long_prompt_in_chunks(self, pair, monkeypatch, chunk):
         base, run, bundle = pair
-        monkeypatch.setattr("lmkit.runtime.causal.CHUNK", chunk)
+        monkeypatch.setattr("lmkit.runtime.causal_state.CHUNK", chunk)
         ask = lk.load(bundle, verify=False)
         prompt = np.resize(ask.prompt({"prompt": PROMPTS[0]}), 90)
 
@@ -143,7 +143,7 @@ class TestTheBundle:
         manifest = bundle.manifest
 
         assert verify(bundle.path)
-        parity = manifest.precisions["fp32"]["parity"]
+        parity = manifest.precisions["fp32"].parity
         assert parity["greedy_tokens_equal"]
         assert parity["max_logit_difference"] < 1e-3
         if manifest.model["adapter"]["kind"] == "lora":

@@ -130,7 +130,9 @@ class Runner:
             for _ in range(2 * contract.n_layers)
         ]
 
-    def step(self, ids: np.ndarray, past: Sequence[int], new: Sequence[int]) -> np.ndarray:
+    def step(
+        self, ids: np.ndarray, past: Sequence[int], new: Sequence[int], keep: int | None = None
+    ) -> np.ndarray:
         """Feed ids int64 [B, S], of which row b has `new[b]`, after `past[b]` tokens; logits [B, S, V]."""
         total = [before + count for before, count in zip(past, new, strict=True)]
         mask = (np.arange(max(total))[None, :] < np.array(total)[:, None]).astype(np.int64)
@@ -140,6 +142,10 @@ class Runner:
         binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids))
         binding.bind_cpu_input("attention_mask", mask)
         binding.bind_cpu_input("position_ids", positions.astype(np.int64))
+        if keep is not None:
+            binding.bind_ortvalue_input(
+                "num_logits_to_keep", ort.OrtValue.ortvalue_from_numpy(np.array([keep]))
+            )
         names = [port.name for port in self.contract.inputs[3:]]
         for name, buffer in zip(names, self.buffers, strict=True):
             binding.bind_ortvalue_input(name, buffer)
@@ -301,6 +307,40 @@ def test_positions_come_from_position_ids_alone(exported: Exported) -> None:
     logits = runner.session.run(["logits"], session_feeds | past)[0][0]
 
     np.testing.assert_allclose(logits, reference, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("asked", "got"), [(0, 13), (1, 1), (4, 4), (13, 13), (14, 13)])
+def test_the_logits_of_the_last_positions_may_be_asked_for(
+    exported: Exported, asked: int, got: int
+) -> None:
+    ids = np.array([some_prompt(13), some_prompt(13, 2)])
+    runner = exported.runner(rows=2)
+    every = runner.step(ids, [0, 0], [13, 13])
+
+    some = runner.step(ids, [0, 0], [13, 13], keep=asked)
+
+    assert some.shape == (2, got, every.shape[2])
+    # A product of fewer rows adds up in another order.
+    np.testing.assert_allclose(some, every[:, -got:], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_what_only_the_logits_need_runs_on_the_positions_that_are_asked_for(
+    exported: Exported,
+) -> None:
+    graph = pytest.importorskip("onnx").load(exported.path, load_external_data=False).graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    node = made_by["logits"]
+    while node.op_type not in ("MatMul", "FusedMatMul"):
+        node = made_by[node.input[0]]
+    [read] = [value for value in graph.value_info if value.name == node.input[0]]
+
+    # The head's product reads no other position, and neither does what comes before it.
+    assert read.type.tensor_type.shape.dim[1].dim_param == "kept_length"
+    assert made_by[node.input[0]].op_type != "Slice"
+    overridable = [value.name for value in exported.runner().session.get_overridable_initializers()]
+    assert overridable == ["num_logits_to_keep"]
 
 
 @pytest.mark.slow
@@ -570,7 +610,8 @@ def test_the_graph_is_small_and_of_a_version_that_runtimes_read(exported: Export
     if exported.model.config.model_type in ("gpt2", "llama", "qwen2", "qwen3", "gemma2", "opt"):
         assert "Transpose" not in operators
     assert "Gemm" not in operators  # weight quantisers look for MatMul
-    assert [value.name for value in graph.graph.input] == [p.name for p in exported.contract.inputs]
+    needed = [p.name for p in exported.contract.inputs]
+    assert [value.name for value in graph.graph.input] == [*needed, "num_logits_to_keep"]
     assert [value.name for value in graph.graph.output] == [
         p.name for p in exported.contract.outputs
     ]

@@ -2,7 +2,6 @@
 
 import copy
 
-import attrs
 import numpy as np
 import pytest
 
@@ -14,10 +13,9 @@ from exported import CONTEXT_LENGTH, ROWS  # noqa: E402
 import lmkit as lk  # noqa: E402
 from lmkit.answering import open_answerer  # noqa: E402
 from lmkit.errors import ParityError  # noqa: E402
-from lmkit.export import graph as tracing  # noqa: E402
-from lmkit.export import parity  # noqa: E402
-from lmkit.export.parity import check_parity  # noqa: E402
+from lmkit.export import external, parity  # noqa: E402
 from lmkit.export.probes import TEXTS, probe_records  # noqa: E402
+from lmkit.export.reference import GREEDY_TOKENS, refer  # noqa: E402
 from lmkit.runtime.generator import Generator  # noqa: E402
 from lmkit.testing import toy_tokenizer  # noqa: E402
 
@@ -34,6 +32,11 @@ def ask(tiny_bundle):
     return lk.load(tiny_bundle)
 
 
+def check_parity(model, ask, records):
+    """Return the figures, and the first tokens behind each golden prompt."""
+    return parity.compare(refer(model, ask.manifest, ask.tokenizer, records), ask)
+
+
 RECORDS = [{"prompt": text} for text in (*TEXTS[:3], "네")]
 
 
@@ -43,36 +46,36 @@ class TestAgreement:
 
         assert figures["greedy_tokens_equal"] is True
         assert figures["prompts"] == len(golden) == len(RECORDS)
-        assert figures["longest_past"] > CONTEXT_LENGTH - parity.GREEDY_TOKENS
+        assert figures["longest_past"] > CONTEXT_LENGTH - GREEDY_TOKENS
         assert 0 <= figures["max_logit_difference"] < parity.ABSOLUTE
 
     def test_each_prompt_is_compared_alone_in_a_ragged_batch_and_behind_a_long_past(
         self, model, ask, monkeypatch
     ):
         seen = []
-        compare = parity._compare
+        compare = parity._tokens
 
-        def note(model, generator, prompt, wanted, found, case):
-            seen.append((case, len(prompt)))
-            return compare(model, generator, prompt, wanted, found, case)
+        def note(case, found, name):
+            seen.append((name, len(case.prompt)))
+            return compare(case, found, name)
 
-        monkeypatch.setattr(parity, "_compare", note)
+        monkeypatch.setattr(parity, "_tokens", note)
         check_parity(model, ask, RECORDS)
 
         cases = [case for case, _ in seen]
-        assert cases == ["a single prompt"] * 4 + ["a ragged batch"] * 4 + ["a long past"]
+        assert cases == ["a single prompt"] * 4 + ["a long past"] + ["a ragged batch"] * 4
         assert len({length for _, length in seen}) >= 4
-        assert seen[-1][1] == CONTEXT_LENGTH - parity.GREEDY_TOKENS
+        assert seen[4][1] == CONTEXT_LENGTH - GREEDY_TOKENS
 
     def test_golden_tokens_lead_clearly_so_that_another_machine_agrees(self, model, ask):
-        _, golden = check_parity(model, ask, RECORDS)
+        reference = refer(model, ask.manifest, ask.tokenizer, RECORDS)
+        _, golden = parity.compare(reference, ask)
 
-        assert any(entry.token_ids for entry in golden)
-        for entry in golden:
-            assert ask.check_golden(entry, answer=True) is None
-            parts = np.array(entry.prompt_ids), np.array(entry.token_ids, dtype=np.int64)
-            written = ask.forced(*parts)[:-1]
-            assert written.argmax(axis=-1).tolist() == list(entry.token_ids)
+        assert any(golden)
+        for prompt, tokens in zip(reference.prompts, golden, strict=True):
+            assert ask.greedy([prompt], len(tokens) or 1)[0][: len(tokens)] == list(tokens)
+            written = ask.forced(prompt, np.array(tokens, dtype=np.int64))[:-1]
+            assert written.argmax(axis=-1).tolist() == list(tokens)
             best = np.sort(written, axis=-1)
             assert (best[:, -1] - best[:, -2] > 0.99 * parity.CLEAR_LEAD).all()
 
@@ -95,7 +98,7 @@ class TestAgreement:
         figures, golden = check_parity(model, ask, RECORDS)
 
         assert figures["ties"] == 2 * len(RECORDS) + 1
-        assert all(entry.token_ids == () for entry in golden)
+        assert all(tokens == () for tokens in golden)
 
 
 def broken_logits(shift):
@@ -162,17 +165,16 @@ class TestDisagreement:
     def test_a_weight_that_changed_on_the_way_leaves_no_bundle(
         self, tiny_run, tmp_path, monkeypatch, forced
     ):
-        trace = tracing.export_causal
+        save = external.Weights.save
 
-        def perturbed(model, path):
-            contract = trace(model, path)
-            data = path.with_name(path.name + ".data")
-            weights = np.fromfile(data, np.float32)
+        def perturbed(self, graphs, data):
+            size = save(self, graphs, data)
+            weights = np.fromfile(self._folder / data, np.float32)
             weights[: len(weights) // 2] += 0.01
-            weights.tofile(data)
-            return contract
+            weights.tofile(self._folder / data)
+            return size
 
-        monkeypatch.setattr(tracing, "export_causal", perturbed)
+        monkeypatch.setattr(external.Weights, "save", perturbed)
         if forced:
             (tmp_path / "out").mkdir()
             (tmp_path / "out" / "lmkit.json").write_text("old")
@@ -236,9 +238,3 @@ class TestProbes:
         probe_records(lk.get_task("qa"), rows, toy_tokenizer())
 
         assert rows == [{"prompt": "a", "completion": "b"}] * 4
-
-
-def test_a_golden_is_a_plain_value(model, ask):
-    _, golden = check_parity(model, ask, RECORDS[:1])
-
-    assert attrs.asdict(golden[0])["record"] == RECORDS[0]

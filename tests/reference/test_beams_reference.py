@@ -34,6 +34,9 @@ class TorchState:
         if self._encoded is not None:
             self._encoded = self._encoded.index_select(0, index)
 
+    def close(self):
+        self._cache = None
+
     @torch.no_grad()
     def _run(self, ids):
         given = {"input_ids": ids}

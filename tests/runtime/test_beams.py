@@ -36,6 +36,9 @@ class Table:
         self.orders.append(list(rows))
         self.texts = [self.texts[row] for row in rows]
 
+    def close(self):
+        self.closed = True
+
     def _logits(self):
         with np.errstate(divide="ignore"):
             return np.log([self.model(text) for text in self.texts]).astype(np.float32)

@@ -72,7 +72,7 @@ def whole(toy):
 class TestReading:
     @pytest.mark.parametrize("chunk", [1, 3, 1000])
     def test_a_prompt_in_chunks_of_any_size(self, session, whole, prompts, monkeypatch, chunk):
-        monkeypatch.setattr("lmkit.runtime.causal.CHUNK", chunk)
+        monkeypatch.setattr("lmkit.runtime.causal_state.CHUNK", chunk)
         prompt = max(prompts, key=len)
 
         state, logits = session.begin([prompt], [2])

@@ -51,6 +51,13 @@ def agree(found, expected):
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
 
 
+def test_the_threads_of_one_graph_rest_while_the_other_runs(session):
+    for onnx in (session.encoder, session.decoder):
+        options = onnx.get_session_options()
+
+        assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
 class TestWriting:
     def test_starts_behind_the_start_token(self, session, twin, sources):
         _, logits = session.begin(sources[:1], [4])

@@ -9,7 +9,7 @@ from lmkit.manifest import read_manifest
 from lmkit.runtime.causal import CausalSession
 from lmkit.runtime.session import available_cores
 
-from .toybundle import HEAD_SIZE, KV_HEADS, RECORDS, TASK, change_manifest
+from .toybundle import HEAD_SIZE, KV_HEADS, RECORDS, TASK, change_manifest, write_bundle
 
 # Sums of at most 64 float32 products on logits of size ten, added up in another order.
 TOLERANCE = 1e-4
@@ -33,7 +33,7 @@ def test_a_prompt_is_read_as_numpy_reads_it(session, toy, prompts):
 
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
 def test_a_prompt_is_read_in_chunks_of_any_size(session, toy, prompts, monkeypatch, chunk):
-    monkeypatch.setattr("lmkit.runtime.causal.CHUNK", chunk)
+    monkeypatch.setattr("lmkit.runtime.causal_state.CHUNK", chunk)
     prompt = max(prompts, key=len)
 
     state, logits = session.begin([prompt], [2])
@@ -206,6 +206,47 @@ class TestSeveralTokensAtOnce:
                 state.rewind(0, length)
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["last", "all"])
+def either(request, tmp_path_factory):
+    """Return a session whose graph can leave out the logits that nobody asks for, or cannot."""
+    folder = write_bundle(tmp_path_factory.mktemp("either") / "b", keeps_last=request.param)
+    return CausalSession(folder / "model.onnx", read_manifest(folder).graph, threads=1)
+
+
+class TestLogitsThatNobodyAsksFor:
+    """A prompt's tokens but the last need none: a graph that can leave them out is told to."""
+
+    @pytest.mark.parametrize("lengths", [[5], [5, 5, 5], [5, 1, 9, 4], [30, 2, 30, 29, 1, 40]])
+    @pytest.mark.parametrize("chunk", [4, 64, 512])
+    def test_are_not_missed(self, either, toy, monkeypatch, lengths, chunk):
+        monkeypatch.setattr("lmkit.runtime.causal_state.CHUNK", chunk)
+        rng = np.random.default_rng(0)
+        rows = [rng.integers(5, 200, length) for length in lengths]
+
+        state, logits = either.begin(rows, [2] * len(rows))
+        after = state.step([7] * len(rows))
+
+        for row, ids in enumerate(rows):
+            np.testing.assert_allclose(logits[row], toy.logits(ids)[-1], atol=TOLERANCE)
+            np.testing.assert_allclose(
+                after[row], toy.logits(np.append(ids, 7))[-1], atol=TOLERANCE
+            )
+
+    def test_are_computed_where_they_are_needed(self, either, toy, prompts):
+        whole = either.forced(prompts[0], np.array([5, 6]))
+        state, _ = either.begin(prompts[:1], [9])
+        several = state.extend(0, np.array([5, 6]))
+
+        expected = toy.logits(np.array([*prompts[0], 5, 6]))
+        np.testing.assert_allclose(whole, expected[-3:], atol=TOLERANCE)
+        np.testing.assert_allclose(several, expected[-2:], atol=TOLERANCE)
+
+    def test_take_no_memory(self, either, prompts):
+        state, _ = either.begin([np.full(50, 5)], [9])
+
+        assert len(state._desk) == (1 if either.keeps_last else 50)
+
+
 class TestTheBuffer:
     """Keys and values are written where they are read: one buffer, never moved, never copied."""
 
@@ -224,9 +265,22 @@ class TestTheBuffer:
 
         after = state._buffers["0.key"].numpy()
         assert np.abs(before[:, :, :n]).min(axis=-1).all()
-        assert not before[:, :, n:].any()
         assert np.array_equal(np.delete(after, n, axis=2), np.delete(before, n, axis=2))
         assert np.abs(after[:, :, n]).max() > 0
+
+    @pytest.mark.parametrize("remains", [np.nan, 1e30])
+    def test_what_was_in_it_before_does_not_matter(self, session, toy, prompts, remains):
+        session.pool.take(1 << 16, session).release()
+        session.pool._idle[0][:] = remains
+
+        state, logits = session.begin(prompts, [9] * 4)
+        state.extend(1, np.array([5, 6]))
+        after = state.step([7, 7, None, 7])
+
+        assert session.pool.used_bytes == 1 << 18
+        np.testing.assert_allclose(logits[2], toy.logits(prompts[2])[-1], atol=TOLERANCE)
+        text = np.array([*prompts[1], 5, 6, 7])
+        np.testing.assert_allclose(after[1], toy.logits(text)[-1], atol=TOLERANCE)
 
     def test_nothing_moves_from_step_to_step(self, session, prompts):
         state, _ = session.begin(prompts, [40] * len(prompts))

@@ -34,6 +34,7 @@ from lmkit.manifest import (
     signature,
     write_manifest,
 )
+from lmkit.precisions import Precision
 
 WIDTH, HEADS, KV_HEADS, HEAD_SIZE = 16, 4, 2, 8
 CONTEXT_LENGTH = 64
@@ -154,8 +155,14 @@ def toy_graph(vocab_size: int, n_prefix: int = 0) -> Graph:
     )
 
 
-def write_graph(toy: Toy, folder: Path) -> None:
-    """Write `model.onnx`, with the weights beside it in `model.onnx.data`."""
+def write_graph(toy: Toy, folder: Path, *, keeps_last: bool = True) -> None:
+    """Write `model.onnx`, with the weights beside it in `model.onnx.data`.
+
+    Args:
+        toy: the weights.
+        folder: where.
+        keeps_last: whether a caller can ask for the last places' logits only.
+    """
     node = helper.make_node
     nodes = [
         node("Gather", ["embed", "input_ids"], ["tokens"]),
@@ -187,10 +194,11 @@ def write_graph(toy: Toy, folder: Path) -> None:
         ),
         node("MatMul", ["heads", "out"], ["attended"]),
         node("Add", ["x", "attended"], ["y"]),
-        node("MatMul", ["y", "mix"], ["mixed"]),
+        *(_keep_last() if keeps_last else ()),
+        node("MatMul", ["kept" if keeps_last else "y", "mix"], ["mixed"]),
         node("Transpose", ["embed"], ["head"], perm=[1, 0]),
         node("MatMul", ["mixed", "head"], ["scores"]),
-        node("Gather", ["script", "position_ids"], ["said"]),
+        node("Gather", ["script", "places_kept" if keeps_last else "position_ids"], ["said"]),
         node("Add", ["scores", "said"], ["logits"]),
     ]
     contract = toy_graph(len(toy.embed))
@@ -200,8 +208,16 @@ def write_graph(toy: Toy, folder: Path) -> None:
         for side in (contract.inputs, contract.outputs)
     )
     arrays = {**attrs.asdict(toy), "one": np.array([1], np.int64)}
+    if keeps_last:
+        arrays |= {
+            "num_logits_to_keep": np.array(0, np.int64),
+            "end": np.array([1 << 31]),
+            "zero": np.array([0]),
+        }
     weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     graph = helper.make_graph(nodes, "toy", inputs, outputs, weights)
+    if keeps_last:  # an initializer with an input's name is one that a caller may override
+        inputs.append(helper.make_tensor_value_info("num_logits_to_keep", TensorProto.INT64, []))
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     (folder / "model.onnx.data").unlink(missing_ok=True)
@@ -214,6 +230,16 @@ def write_graph(toy: Toy, folder: Path) -> None:
     )
 
 
+def _keep_last() -> list[onnx.NodeProto]:
+    """Return the nodes that cut what the head reads to its last places: `[-n:]`, where 0 is all."""
+    return [
+        helper.make_node("Neg", ["num_logits_to_keep"], ["minus"]),
+        helper.make_node("Unsqueeze", ["minus", "zero"], ["start"]),
+        helper.make_node("Slice", ["y", "start", "end", "one"], ["kept"]),
+        helper.make_node("Slice", ["position_ids", "start", "end", "one"], ["places_kept"]),
+    ]
+
+
 def write_bundle(
     folder: Path,
     *,
@@ -221,6 +247,7 @@ def write_bundle(
     says: str | None = None,
     ends: bool = True,
     behind: Sequence[int] = (),
+    keeps_last: bool = True,
 ) -> Path:
     """Write a whole bundle and return its folder.
 
@@ -230,6 +257,7 @@ def write_bundle(
         says: what it answers to `RECORD`, whatever the weights are.
         ends: whether the end token follows that text.
         behind: ids whose keys and values stand before every prompt, as a soft prompt's would.
+        keeps_last: whether its graph can leave out the logits of all but the last places.
     """
     folder.mkdir(parents=True)
     tokenizer = toy_tokenizer()
@@ -241,7 +269,7 @@ def write_bundle(
         ids = [*tokenizer.encode(says, opens=False), *([tokenizer.eos_id] if ends else [])]
         script = dict(enumerate(ids, start=len(behind) + len(prompt) - 1))
     toy = toy_model(tokenizer.vocab_size, script)
-    write_graph(toy, folder)
+    write_graph(toy, folder, keeps_last=keeps_last)
     tokenizer.save(folder)
     before = np.array(behind, np.int64)
     if len(behind):
@@ -266,7 +294,9 @@ def write_bundle(
         golden=(
             Golden(record=RECORD, prompt_ids=tuple(prompt.tolist()), token_ids=tuple(expected)),
         ),
-        precisions={"fp32": {"parity": {"max_logit_difference": 0.0}}},
+        precisions={
+            "fp32": Precision(parity={"max_logit_difference": 0.0}, golden=(tuple(expected),))
+        },
     )
     write_manifest(manifest, folder)
     sign(folder)

@@ -112,7 +112,7 @@ class TestAMixedRun:
         bundle = lk.export(mixed, task="qa", output=tmp_path / "bundle")
 
         assert bundle.manifest.task.name == "qa"
-        assert bundle.manifest.precisions["fp32"]["parity"]["greedy_tokens_equal"] is True
+        assert bundle.manifest.precisions["fp32"].parity["greedy_tokens_equal"] is True
 
     def test_each_record_is_what_its_own_task_would_learn(self, tokenizer):
         lessons = open_lessons(MIXTURE, data=DATA, eval_data=None, eval_fraction=None, seed=0)

@@ -1,0 +1,67 @@
+"""How a bundle's weights are stored, and what was measured of each way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from lmkit.errors import TaskError, UnknownName
+
+FP32 = "fp32"
+PRECISIONS = (FP32, "int8", "int4")
+
+
+@attrs.frozen(kw_only=True)
+class Precision:
+    """One precision of a bundle.
+
+    Attributes:
+        files: the precision's own file for each graph's plain one, such as `model.onnx` to
+            `model.int4.onnx`; empty where they are the plain ones.
+        size_bytes: its graphs and the weights that they read, those that it shares included.
+        golden: the first tokens behind each golden prompt, as far as they lead clearly.
+        parity: how it compares with torch.
+        perplexity: on the data that was given at export; empty where there was none.
+    """
+
+    files: dict[str, str] = attrs.field(factory=dict)
+    size_bytes: int = 0
+    golden: tuple[tuple[int, ...], ...] = ()
+    parity: dict[str, Any] = attrs.field(factory=dict)
+    perplexity: dict[str, Any] = attrs.field(factory=dict)
+
+
+def named(precision: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the precisions that are meant, in their order.
+
+    Args:
+        precision: names, or one text with commas between them.
+    Raises:
+        UnknownName: there is no such precision.
+        TaskError: none is named, or one is named twice.
+
+    >>> named("fp32, int4")
+    ('fp32', 'int4')
+    """
+    parts = precision.split(",") if isinstance(precision, str) else precision
+    names = tuple(str(part).strip() for part in parts)
+    for name in names:
+        if name not in PRECISIONS:
+            raise UnknownName("precision", name, PRECISIONS)
+    if not names or len(set(names)) < len(names):
+        raise TaskError(f"precision is {precision!r}; expected each one once, such as 'fp32,int4'")
+    return names
+
+
+def file_of(plain: str, precision: str, default: str) -> str:
+    """Return the name of a precision's file; the default one's are the plain names.
+
+    >>> file_of("model.onnx", "int4", "fp32")
+    'model.int4.onnx'
+    """
+    if precision == default:
+        return plain
+    stem, dot, end = plain.partition(".")
+    return f"{stem}.{precision}{dot}{end}"
