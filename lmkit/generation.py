@@ -83,6 +83,9 @@ class Generation:
             above 0 favours long texts, below 0 short ones. For beams only.
         early_stopping: when a beam search ends: True, as soon as there are `num_beams` whole texts;
             False, when a longer one is unlikely to be better; "never", when none can be.
+        prompt_lookup_num_tokens: the most tokens that are guessed from what was read and written, and
+            then checked at once, where a causal model answers greedily: its text stays the same, and
+            comes faster where it repeats. None guesses as many as pay; 0 is off.
         seed: makes draws repeatable; None draws differently each time.
         stop: texts that end the answer and are not part of it.
 
@@ -144,6 +147,9 @@ class Generation:
         validator=Check(
             "True, False or 'never'", lambda given: isinstance(given, bool) or given == "never"
         ),
+    )
+    prompt_lookup_num_tokens: int | None = attrs.field(
+        default=None, converter=as_int, validator=optional(at_least(0, "where 0 is off"))
     )
     seed: int | None = attrs.field(default=None, converter=as_int, validator=optional(at_least(0)))
     stop: tuple[str, ...] = attrs.field(default=(), converter=stop_strings, validator=TEXTS)

@@ -25,6 +25,7 @@ def test_the_defaults_are_greedy_and_change_nothing():
         "num_beams": 1,
         "length_penalty": 1.0,
         "early_stopping": False,
+        "prompt_lookup_num_tokens": None,
         "seed": None,
         "stop": (),
     }
@@ -51,6 +52,11 @@ def test_the_defaults_are_greedy_and_change_nothing():
         ("repetition_penalty", 0, "a number above 0, where 1 is off"),
         ("no_repeat_ngram_size", -2, "a whole number of 0 or more, where 0 is off"),
         ("encoder_no_repeat_ngram_size", -1, "a whole number of 0 or more, where 0 is off"),
+        (
+            "prompt_lookup_num_tokens",
+            -1,
+            "a whole number of 0 or more, where 0 is off, or None",
+        ),
         ("forced_bos_token_id", -1, "a whole number of 0 or more, or None"),
         ("forced_eos_token_id", "</s>", "a whole number of 0 or more, or None"),
         ("suppress_tokens", (-1,), "whole numbers of 0 or more"),

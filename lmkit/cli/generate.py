@@ -48,6 +48,11 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "With beams, end: as soon as there are enough whole texts (true), when a better one is "
             "unlikely (false) or impossible (never).",
         ),
+        "prompt_lookup_num_tokens": (
+            int,
+            "The most tokens guessed from the text so far and checked at once; 0 is off. Greedy "
+            "answers stay the same, and come faster where they repeat.",
+        ),
         "seed": (int, "Makes draws repeatable."),
     }
     for name, (kind, help_) in reversed(flags.items()):

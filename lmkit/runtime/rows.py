@@ -9,7 +9,11 @@ import numpy as np
 
 from lmkit.encoding import Ids
 from lmkit.logits import Logits, rows_at_once
+from lmkit.runtime import drafting
 from lmkit.runtime.beams import BeamSearch
+from lmkit.runtime.causal import CausalSession
+from lmkit.runtime.causal_state import CausalState
+from lmkit.runtime.pace import MOST_GUESSED
 from lmkit.runtime.sampling import Sampler
 from lmkit.runtime.session import Session, State
 from lmkit.streaming import IncrementalText
@@ -29,6 +33,7 @@ class Row:
         sampler: what chooses its tokens.
         text: what turns them into text.
         beams: what searches for it instead, with `num_beams` above 1.
+        drafts: the most tokens that are guessed at once; as many as pay if None.
 
     Attributes:
         token_ids: the answer's, so far.
@@ -44,8 +49,10 @@ class Row:
         sampler: Sampler,
         text: IncrementalText,
         beams: BeamSearch | None = None,
+        drafts: int | None = 0,
     ) -> None:
         self.prompt = prompt
+        self.drafts = MOST_GUESSED if drafts is None else drafts
         self.beams = beams
         self.limit = limit
         self.text = text
@@ -62,6 +69,11 @@ class Row:
         token = self._sampler.choose(logits, self._history[:length], len(self.token_ids))
         self._history[length] = token
         self._append(token, stop_ids)
+
+    def is_near(self, logits: np.ndarray, margin: float) -> bool:
+        """Return whether another token comes within a margin of the best; logits are float32 [V]."""
+        history = self._history[: self._before + len(self.token_ids)]
+        return self._sampler.is_near(logits, history, len(self.token_ids), margin)
 
     def take_over(self, token_ids: Sequence[int], stop_ids: frozenset[int]) -> None:
         """Write what a search found, from the first token to the last."""
@@ -113,15 +125,28 @@ def write(
             [row.prompt for row in writing], [row.limit for row in writing]
         )
         try:
-            yield from _write(state, logits, writing, waiting, stop_ids)
+            yield from _write(session, state, logits, writing, waiting, stop_ids)
+            if len(writing) == 1 and isinstance(state, CausalState):
+                state.keep()
         finally:
             state.close()
 
 
 def _write(
-    state: State, logits: Logits, rows: list[Row], waiting: deque[Row], stop_ids: frozenset[int]
+    session: Session,
+    state: State,
+    logits: Logits,
+    rows: list[Row],
+    waiting: deque[Row],
+    stop_ids: frozenset[int],
 ) -> Iterator[None]:
     while True:
+        if len(rows) == 1 and not waiting and rows[0].drafts and isinstance(session, CausalSession):
+            assert isinstance(state, CausalState)
+            yield from drafting.write(
+                rows[0], state, logits[0], stop_ids=stop_ids, pace=session.pace
+            )
+            return
         for row, scores in zip(rows, logits, strict=True):
             if row.reason is None:
                 row.accept(scores, stop_ids)

@@ -1,0 +1,179 @@
+"""Prompt-lookup decoding: guess what comes next from what was read and written, and check it at once.
+
+Text that repeats, as a summary, a correction or an edit does, can be written several tokens at a
+time: the end of the text is looked up earlier in it, what followed there is the draft, and one step of
+the model gives the logits behind every token of the draft. It is followed as far as it is what the
+plain loop writes anyway.
+
+**The tokens are the plain loop's**, since every one is chosen from its own place's logits, with
+the options' penalties for that place. What may differ is rounding: a model that reads several tokens
+at once adds its products in another order. So
+
+- how far the logits differ is measured, once per loaded model, at its first draft. A model that
+  rounds its activations (4- and 8-bit products with accuracy level 4, dynamic int8) turns a
+  difference in the last bit into one that decides; such a model writes without drafts;
+- where the two best tokens are nearer than `_MARGIN` times that measure, every token since the last
+  single step is read once more, one at a time, so that the choice is made from the plain loop's own
+  numbers.
+
+How long drafts are is decided by `lmkit.runtime.pace`; where nothing repeats there are none.
+
+Source: Saxena 2023, "Prompt Lookup Decoding"; Leviathan et al. 2023, "Fast Inference from Transformers
+via Speculative Decoding", section 3.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from lmkit.encoding import Ids
+from lmkit.logits import Logits
+from lmkit.runtime.causal_state import CausalState
+from lmkit.runtime.pace import Odds, Pace
+from lmkit.runtime.repeats import Repeats
+
+# A difference between two logits changes by twice what each does; the rest is for what one
+# measurement may have missed.
+_MARGIN = 8
+
+
+class Writing(Protocol):
+    """One greedy answer while it is written.
+
+    Attributes:
+        prompt: int64 [P].
+        limit: the most tokens of the answer.
+        drafts: the most tokens of a draft.
+        token_ids: the answer's, so far.
+        reason: why it ended, or None.
+    """
+
+    prompt: Ids
+    limit: int
+    drafts: int
+    token_ids: list[int]
+    reason: str | None
+
+    def accept(self, logits: Logits, stop_ids: frozenset[int]) -> None:
+        """Choose the next token from the logits, float32 [V]."""
+
+    def is_near(self, logits: Logits, margin: float) -> bool:
+        """Return whether another token is nearer to the best than a margin."""
+
+
+def write(
+    row: Writing,
+    state: CausalState,
+    logits: Logits,
+    *,
+    stop_ids: frozenset[int],
+    pace: Pace,
+) -> Iterator[None]:
+    """Write an answer to its end; yields after every token.
+
+    Args:
+        row: the answer; it is greedy.
+        state: one row, which has read the prompt and what was written so far.
+        logits: float32 [V], those behind that.
+        stop_ids: ids that end an answer.
+        pace: what the model's steps cost.
+    """
+    drafts = _Drafts([*row.prompt.tolist(), *row.token_ids], state, pace, row.drafts)
+    row.accept(logits, stop_ids)
+    yield
+    while row.reason is None:
+        drafts.text.append(row.token_ids[-1])
+        guessed = drafts.guess(row.limit - len(row.token_ids) - 1)
+        if not guessed:
+            row.accept(drafts.step(), stop_ids)
+            yield
+            continue
+        n_right = 0
+        for place, logits in enumerate(drafts.verify(guessed)):
+            near = row.is_near(logits, drafts.margin)
+            if near:
+                logits = drafts.read_again(len(drafts.text.tokens))
+            row.accept(logits, stop_ids)
+            yield
+            right = place < len(guessed) and row.token_ids[-1] == guessed[place]
+            n_right += right
+            if near or not right or row.reason is not None:
+                break
+            drafts.text.append(row.token_ids[-1])
+        drafts.keep(n_right)
+
+
+class _Drafts:
+    """What was read and written of one text, and the model's state of it."""
+
+    def __init__(self, text: Sequence[int], state: CausalState, pace: Pace, most: int) -> None:
+        self.text = Repeats(text)
+        self._state = state
+        self._pace = pace
+        self._most = most
+        self._odds = Odds()
+        self._matched = 0
+        self._n_guessed = 0
+        self._seconds = 0.0
+        self._plain = len(text)  # what the plain loop's own numbers are kept of, from the start
+
+    @property
+    def margin(self) -> float:
+        """How near two logits may be for rounding to tell them apart wrongly."""
+        return _MARGIN * (self._pace.rounding or 0.0)
+
+    def guess(self, room: int) -> list[int]:
+        """Return what may follow, at most `room` tokens; none where that does not pay."""
+        most = min(self._most, room)
+        if most < 1 or self._pace.is_steady is False:
+            return []
+        self._matched = self.text.match()
+        if not self._matched:
+            return []
+        count = self._pace.best_count(self._odds.chance(self._matched), most)
+        if not count:
+            return []
+        guessed = self.text.guess(count)
+        if self._pace.rounding is None:
+            last = self.text.tokens[-1]
+            self._state.measure_rounding(0, np.array([last, *guessed], dtype=np.int64))
+            return []
+        return guessed
+
+    def step(self) -> Logits:
+        """Read the last token alone; return the logits behind it, float32 [V]."""
+        length, began = self._state.length(0), time.perf_counter()
+        logits: Logits = self._state.step([self.text.tokens[-1]])[0]
+        self._pace.stepped(time.perf_counter() - began)
+        if self._plain == length:
+            self._plain += 1
+        return logits
+
+    def verify(self, guessed: list[int]) -> Logits:
+        """Read the last token and a draft; return the logits behind each, float32 [1 + K, V]."""
+        ids = np.array([self.text.tokens[-1], *guessed], dtype=np.int64)
+        began = time.perf_counter()
+        logits = self._state.extend(0, ids)
+        self._seconds = time.perf_counter() - began
+        self._n_guessed = len(guessed)
+        return logits
+
+    def keep(self, n_right: int) -> None:
+        """Forget what was read of a draft behind its first `n_right` tokens, and learn from it."""
+        self._state.rewind(0, len(self.text.tokens))
+        self._odds.learn(self._matched, n_right, self._n_guessed)
+        self._pace.verified(self._n_guessed + 1, self._seconds, n_right + 1)
+
+    def read_again(self, length: int) -> Logits:
+        """Read the text up to a length as the plain loop does; return the logits behind it."""
+        self._state.rewind(0, self._plain)
+        self._pace.credit -= length - self._plain
+        for token in self.text.tokens[self._plain : length]:
+            logits = self._state.step([token])
+        self._plain = length
+        last: Logits = logits[0]
+        return last
