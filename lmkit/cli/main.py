@@ -25,6 +25,7 @@ VERBS = {
     "evaluate": ("train", "Measure a run or a bundle on records."),
     "export": ("export", "Write a bundle that answers without torch."),
     "verify": ("export", "Check that a bundle is whole and answers as it did."),
+    "bench": ("bench", "Measure a bundle's speed and memory, beside others."),
     "compare": ("compare", "Answer the same records with two models, side by side."),
     "generate": ("generate", "Answer records with a run or a bundle."),
     "plugins": ("look", "List the plugins, where they come from, and what is wrong with them."),

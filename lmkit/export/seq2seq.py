@@ -36,6 +36,7 @@ from lmkit.export.cross_attention import KeyValues, ReadingAttention, StepAttent
 from lmkit.export.fusing import fuse
 from lmkit.export.parity import agree, compare
 from lmkit.export.reference import refer
+from lmkit.export.relative import tabled_bias
 from lmkit.export.source import Source
 from lmkit.export.tracing import inference, port, quiet, traced, uncollected
 from lmkit.export.writing import Save
@@ -96,7 +97,7 @@ def _head_size(model: PreTrainedModel) -> int:
 def write(part: Path, source: Source, save: Save) -> Seq2SeqGraph:
     """Have both graphs saved, and return what the runtime must know."""
     model = source.model
-    with inference(model), quiet(), uncollected():
+    with inference(model), quiet(), uncollected(), tabled_bias(model):
         encoder, n_layers = _trace_encoder(model)
         shape = encoder.graph.outputs[0].shape
         assert shape is not None

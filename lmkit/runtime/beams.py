@@ -22,7 +22,8 @@ from lmkit.encoding import Ids
 from lmkit.errors import TaskError
 from lmkit.generation import Generation
 from lmkit.logits import Logits
-from lmkit.runtime.sampling import Floats, no_choice, penalties
+from lmkit.runtime.filters import Floats
+from lmkit.runtime.sampling import no_choice, penalties
 from lmkit.runtime.session import Session, State
 
 # What stands for a score that nothing may beat: a beam that is not there yet, or is whole already.

@@ -10,20 +10,17 @@ Source: transformers.generation.logits_process (5.23), and its order from
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import attrs
 import numpy as np
 
 from lmkit.errors import LmkitError, ModelError, TaskError
 from lmkit.generation import Generation
+from lmkit.runtime.filters import Floats, Ids, exponentials, filters
 
-Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
-Ids: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Penalty: TypeAlias = Callable[[Floats, Ids, int], None]
-Filter: TypeAlias = Callable[[Floats], Ids | None]
 
 _BLOCK = 1024  # weights summed at once in a draw
 
@@ -141,69 +138,6 @@ def _allow_only(scores: Floats, token: int, name: str) -> None:
     scores[token] = 0
 
 
-@attrs.frozen
-class TopK:
-    """Keep the `k` best, and whatever ties with the last of them."""
-
-    k: int
-
-    def __call__(self, scores: Floats) -> Ids | None:
-        """Return the positions to keep in ascending order, None for all; float32 [K] in."""
-        if self.k >= len(scores):
-            return None
-        return np.flatnonzero(scores >= np.partition(scores, -self.k)[-self.k])
-
-
-@attrs.frozen
-class TopP:
-    """Keep the smallest set of best tokens whose probability exceeds `p`; at least one.
-
-    Source: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1.
-    """
-
-    p: float
-
-    def __call__(self, scores: Floats) -> Ids | None:
-        """Return the positions to keep in ascending order; float32 [K] in.
-
-        Like transformers it drops from the bottom while the dropped probability is at most 1 - p.
-        Of equal scores at the edge the later ids stay.
-        """
-        weights = np.exp(scores - scores.max())
-        weights /= weights.sum()
-        droppable = np.float32(1 - self.p)
-        # What weighs less than an even share of the droppable mass goes in any case, so only the
-        # rest is sorted: hundreds instead of the vocabulary. Half, for the sake of rounding.
-        rest = np.flatnonzero(weights > 0.5 * droppable / len(weights))
-        dropped = weights.sum(dtype=np.float64) - weights[rest].sum(dtype=np.float64)
-        ascending = np.sort(weights[rest])
-        # torch sums in float64 and rounds each sum to float32, which decides ties at the edge.
-        mass = (dropped + np.cumsum(ascending, dtype=np.float64)).astype(np.float32)
-        n_dropped = min(int(np.count_nonzero(mass <= droppable)), len(rest) - 1)
-        edge = ascending[n_dropped]
-        above = weights[rest]
-        kept = above >= edge
-        n_tied = int(np.count_nonzero(ascending[:n_dropped] == edge))  # these fall all the same
-        kept[np.flatnonzero(above == edge)[:n_tied]] = False
-        survivors: Ids = rest[kept]
-        return survivors
-
-
-@attrs.frozen
-class MinP:
-    """Keep what has at least `p` times the best token's probability.
-
-    Source: Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling", section 3. The test is
-    made on logits, where probabilities' ratios are differences: no exponential is needed.
-    """
-
-    p: float
-
-    def __call__(self, scores: Floats) -> Ids | None:
-        """Return the positions to keep in ascending order; float32 [K] in."""
-        return np.flatnonzero(scores >= scores.max() + np.float32(math.log(self.p)))
-
-
 def penalties(
     options: Generation,
     *,
@@ -238,19 +172,6 @@ def penalties(
     return tuple(steps)
 
 
-def filters(options: Generation) -> tuple[Filter, ...]:
-    """Return the steps that narrow a draw, in transformers' order; none when greedy."""
-    steps: list[Filter] = []
-    if options.temperature > 0:
-        if options.top_k > 0:
-            steps.append(TopK(options.top_k))
-        if options.top_p < 1:
-            steps.append(TopP(options.top_p))
-        if options.min_p > 0:
-            steps.append(MinP(options.min_p))
-    return tuple(steps)
-
-
 class Sampler:
     """Chooses one row's tokens. It holds the row's random state, so every row has its own.
 
@@ -278,7 +199,7 @@ class Sampler:
         self._penalties = penalties(options, eos_ids=eos_ids, limit=limit, source=source)
         self._filters = filters(options)
         self._rng = np.random.default_rng(options.seed if seed is None else seed)
-        self._scratch: Floats = np.empty(0, dtype=np.float32)
+        self._scratch: Floats = np.empty((2, 0), dtype=np.float32)
 
     @property
     def is_argmax(self) -> bool:
@@ -303,14 +224,14 @@ class Sampler:
             self._check(logits[best], logits)
             return best
         with np.errstate(all="ignore"):  # infinities are looked at below
-            scores = self._scores(logits, history, n_new)
+            scores, desk = self._scores(logits, history, n_new)
             best = int(scores.argmax())
             self._check(scores[best], logits)
             if self.options.temperature == 0:
                 return best
-            kept = self._keep(scores)
+            kept = self._keep(scores, desk)
             picked = scores if kept is None else scores[kept]
-            index = draw(picked, self._rng)
+            index = draw(picked, self._rng, desk)
         return index if kept is None else int(kept[index])
 
     def process(self, logits: Floats, history: Ids, n_new: int) -> Floats:
@@ -319,10 +240,10 @@ class Sampler:
         It is for looking and for tests; `choose` does not build it.
         """
         with np.errstate(all="ignore"):
-            scores = self._scores(logits, history, n_new).copy()
-            kept = self._keep(scores)
+            scores, desk = self._scores(logits, history, n_new)
+            kept = self._keep(scores, desk)
         if kept is None:
-            return scores
+            return scores.copy()
         whole = np.full_like(scores, -np.inf)
         whole[kept] = scores[kept]
         return whole
@@ -340,28 +261,33 @@ class Sampler:
             scores = logits
         else:
             with np.errstate(all="ignore"):
-                scores = self._scores(logits, history, n_new)
+                scores, _ = self._scores(logits, history, n_new)
             penalty = self.options.repetition_penalty  # which widens a difference too
             margin *= max(penalty, 1 / penalty)
         return int(np.count_nonzero(scores >= scores.max() - np.float32(margin))) > 1
 
-    def _scores(self, logits: Floats, history: Ids, n_new: int) -> Floats:
-        """Return the penalised, tempered logits in a buffer that the next call overwrites."""
-        if len(self._scratch) != len(logits):
-            self._scratch = np.empty(len(logits), dtype=np.float32)
-        scores = self._scratch
+    def _scores(self, logits: Floats, history: Ids, n_new: int) -> tuple[Floats, Floats]:
+        """Return the penalised, tempered logits, and a desk as large; both only until the next call."""
+        if self._scratch.shape[1] != len(logits):
+            self._scratch = np.empty((2, len(logits)), dtype=np.float32)
+        scores, desk = self._scratch
+        temperature = np.float32(self.options.temperature)
+        if not self._penalties:
+            if temperature in (0, 1):
+                return logits, desk
+            return np.divide(logits, temperature, out=scores), desk
         np.copyto(scores, logits)
         for penalise in self._penalties:
             penalise(scores, history, n_new)
-        if self.options.temperature not in (0, 1):
-            scores /= np.float32(self.options.temperature)
-        return scores
+        if temperature not in (0, 1):
+            scores /= temperature
+        return scores, desk
 
-    def _keep(self, scores: Floats) -> Ids | None:
+    def _keep(self, scores: Floats, desk: Floats) -> Ids | None:
         """Return the ids that may be drawn, ascending; None for all of them."""
         kept: Ids | None = None
         for narrow in self._filters:
-            positions = narrow(scores if kept is None else scores[kept])
+            positions = narrow(scores if kept is None else scores[kept], desk)
             if positions is not None:
                 kept = positions if kept is None else kept[positions]
         return kept
@@ -386,17 +312,19 @@ def no_choice(options: Generation, logits: Floats) -> LmkitError:
     )
 
 
-def draw(scores: Floats, rng: np.random.Generator) -> int:
+def draw(scores: Floats, rng: np.random.Generator, desk: Floats | None = None) -> int:
     """Return a position drawn with the softmax of `scores`, using one number of `rng`.
 
     Args:
         scores: float32 [K], not all -inf; what is -inf is never drawn.
         rng: advanced by one double.
+        desk: float32 [K] or longer to reckon in; fresh memory if None.
     """
-    weights = np.exp(scores - scores.max())
+    weights = exponentials(scores, desk)
     # First the block, then the place in it: summing 256k weights one by one takes milliseconds.
-    starts = np.arange(0, len(weights), _BLOCK)
-    blocks = np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64))
+    n_even = len(weights) // _BLOCK * _BLOCK
+    sums = weights[:n_even].reshape(-1, _BLOCK).sum(axis=1, dtype=np.float64)
+    blocks = np.cumsum(np.append(sums, weights[n_even:].sum(dtype=np.float64)))
     aim = rng.random() * blocks[-1]
     # side="right" steps over what has no probability, also when the number drawn is 0.
     block = int(np.searchsorted(blocks, aim, side="right"))

@@ -171,7 +171,8 @@ def test_its_weights_are_stored_once(exported):
     ]
 
     assert {file.name for file in folder.glob("*.data")} == {"model.onnx.data"}
-    assert sum(length for _, length in set(stored)) <= sum(parameters.values())
+    tables = 4096  # bytes at most: T5's distances; an embedding is 19200
+    assert sum(length for _, length in set(stored)) <= sum(parameters.values()) + tables
     if exported.model.get_output_embeddings().weight.data_ptr() in (
         exported.model.get_input_embeddings().weight.data_ptr(),
     ):
