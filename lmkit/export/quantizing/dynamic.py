@@ -15,6 +15,7 @@ import onnx_ir as ir
 from attrs import frozen
 
 from lmkit.export.fusing.rewriting import MICROSOFT, initializer, take_place
+from lmkit.export.quantizing.rotating import hadamard
 from lmkit.export.quantizing.weights import Weight
 
 _MOST = 127
@@ -74,11 +75,22 @@ def _is_even(value: ir.Value | None) -> bool:
 
 @frozen
 class RowKernel:
-    """Products of bytes: MatMulIntegerToFloat on rows that are rounded each by itself."""
+    """Products of bytes: MatMulIntegerToFloat on rows that are rounded each by itself.
+
+    Attributes:
+        mixed: neighbours in a row that a Hadamard matrix mixes before they are rounded, so that one of them
+            does not take all steps for itself; the weight is turned alike, and the product stays. A power of
+            two that divides K; 1 for none. For rows that no norm makes alike.
+    """
+
+    mixed: int = 1
 
     def stored(self, weight: Weight) -> Columns:
         """Return the rounded weight."""
-        return by_column(weight.array)
+        array = weight.array
+        if self.mixed > 1:
+            array = (array.reshape(-1, self.mixed) @ hadamard(self.mixed)).reshape(array.shape)
+        return by_column(array)
 
     def rewrite(self, graph: ir.Graph, weight: Weight, stored: object) -> None:
         """Put integer products for the float ones. Lookups of the weight stay as they are."""
@@ -87,6 +99,8 @@ class RowKernel:
         for node in weight.products:
             alpha = np.float32(node.attributes.get_float("alpha", 1.0))
             scales = _constant(graph, f"{weight.name}.scales.{alpha:g}", stored.scales * alpha)
+            if self.mixed > 1:
+                node.replace_input_with(0, _mixed(graph, node, self.mixed))
             _rewrite_product(graph, node, data, scales)
         if not weight.value.uses():
             del graph.initializers[weight.name]
@@ -107,6 +121,24 @@ def _rewrite_product(graph: ir.Graph, node: ir.Node, data: ir.Value, scales: ir.
     graph.insert_before(node, product)
     whole = ir.node("Mul", [product.outputs[0], largest])
     take_place(graph, node, whole)
+
+
+def _mixed(graph: ir.Graph, before: ir.Node, size: int) -> ir.Value:
+    """Return what a product reads with each `size` neighbours mixed."""
+    source = before.inputs[0]
+    assert source is not None
+    matrix = _constant(graph, f"rows.mixing.{size}", hadamard(size))
+    apart = _constant(graph, f"rows.apart.{size}", np.array([0, 0, -1, size]))
+    together = _constant(graph, "rows.together", np.array([0, 0, -1]))
+    split = ir.node("Reshape", [source, apart])
+    mixed = ir.node("MatMul", [split.outputs[0], matrix])
+    whole = ir.node("Reshape", [mixed.outputs[0], together])
+    for name, node in (("split", split), ("mixed", mixed), ("whole", whole)):
+        node.outputs[0].name = f"{source.name}.{name}"
+        node.outputs[0].dtype = ir.DataType.FLOAT
+        graph.insert_before(before, node)
+    whole.outputs[0].shape = source.shape
+    return whole.outputs[0]
 
 
 def _rounded(graph: ir.Graph, before: ir.Node, source: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -7,9 +7,7 @@ from attrs import field, frozen
 
 from lmkit.errors import UnknownName
 from lmkit.export.quantizing.blocks import Format
-from lmkit.export.quantizing.dynamic import RowKernel, has_even_rows
 from lmkit.export.quantizing.kernels import BlockKernel, Kernel
-from lmkit.export.quantizing.rotating import rotate
 from lmkit.export.quantizing.weights import Weight, weights
 
 _SMALLEST = 1 << 14  # numbers; below that a weight's blocks save next to nothing
@@ -56,13 +54,11 @@ def quantize(model: ir.Model, precision: str, *, store: Store | None = None) -> 
         return model
     if precision not in _KERNELS:
         raise UnknownName("precision", precision, ("fp32", *_KERNELS))
+    kernel = _KERNELS[precision]
     store = Store() if store is None else store
     smaller = model.clone()
-    rounds_rows = precision == "int8" and rotate(smaller.graph)
     for weight in weights(smaller.graph):
         if weight.array.size >= _SMALLEST:
-            rows = rounds_rows and has_even_rows(weight)
-            kernel: Kernel = RowKernel() if rows else _KERNELS[precision]
             kernel.rewrite(smaller.graph, weight, store.stored(kernel, weight))
     smaller.opset_imports.setdefault("com.microsoft", 1)
     return smaller

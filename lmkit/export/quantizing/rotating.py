@@ -58,7 +58,7 @@ def rotation(width: int) -> Rotation:
     factors, rest = [], width
     while rest % 2 == 0:
         size = min(_LARGEST, rest & -rest)
-        factors.append(_hadamard(size))
+        factors.append(hadamard(size))
         rest //= size
     if rest > 1:
         factors.append(np.linalg.qr(rng.standard_normal((rest, rest)))[0].astype(np.float32))
@@ -66,7 +66,8 @@ def rotation(width: int) -> Rotation:
     return Rotation(signs, tuple(factors))
 
 
-def _hadamard(size: int) -> np.ndarray:
+def hadamard(size: int) -> np.ndarray:
+    """Return the orthogonal float32 [size, size] of Sylvester's construction; a power of two."""
     matrix = np.ones((1, 1))
     while len(matrix) < size:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
