@@ -14,12 +14,20 @@ from lmkit.runtime.masked import MaskFiller
 
 
 def open_side(path: str | Path, *, precision: str | None, threads: int) -> Generator | MaskFiller:
-    """Open a bundle as it is served: its sizes are checked, its checksums were when it was copied."""
-    return load(path, precision=precision, threads=threads, verify=False)
+    """Open a bundle as it is served: its sizes are checked, its checksums were when it was copied.
+
+    No run finds what an earlier one has read, since the same prompts are read again and again here.
+    """
+    return load(path, precision=precision, threads=threads, verify=False, prefix_cache_bytes=0)
 
 
 def written(
-    generator: Generator, prompts: Sequence[Ids], n_tokens: int, n_beams: int
+    generator: Generator,
+    prompts: Sequence[Ids],
+    n_tokens: int,
+    n_beams: int,
+    *,
+    drafts: bool = False,
 ) -> tuple[list[float], list[list[int]]]:
     """Write exactly so many tokens behind each prompt, greedily or with beams, ends not minded.
 
@@ -28,13 +36,18 @@ def written(
         prompts: B prompts, each int64 [P].
         n_tokens: tokens to write behind each.
         n_beams: texts that a search follows at once; 1 is greedy.
+        drafts: whether tokens are guessed from what was read and written, as many as pay.
     Returns:
         `time.perf_counter()` after each step, or once for a search; and the ids, [B][n_tokens].
     Raises:
         TaskError: the model cannot hold so many tokens.
     """
     options = Generation(
-        max_new_tokens=n_tokens, min_new_tokens=n_tokens, temperature=0, num_beams=n_beams
+        max_new_tokens=n_tokens,
+        min_new_tokens=n_tokens,
+        temperature=0,
+        num_beams=n_beams,
+        prompt_lookup_num_tokens=None if drafts else 0,
     )
     session = generator._session
     rows = [generator._row(prompt, options, session, stop=()) for prompt in prompts]

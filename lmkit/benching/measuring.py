@@ -24,6 +24,7 @@ from lmkit.family import Family
 from lmkit.manifest import Manifest, Seq2SeqGraph
 from lmkit.runtime.bundle import Bundle, open_bundle
 from lmkit.runtime.session import available_cores
+from lmkit.tokenizing import Tokenizer
 
 PROMPT_TOKENS = (16, 512)
 NEW_TOKENS = 64
@@ -41,6 +42,7 @@ def bench(
     new_tokens: Sequence[int] | None = None,
     batch_sizes: Sequence[int] = (1,),
     beams: int = 1,
+    repeats: bool = False,
     rounds: int = 5,
     threads: int | None = None,
     timeout_s: float = TIMEOUT_S,
@@ -62,6 +64,7 @@ def bench(
         new_tokens: lengths of answers; 64 if None, or less in a small context.
         batch_sizes: rows at once.
         beams: texts that a beam search follows; 1 is greedy.
+        repeats: whether prompts repeat themselves; ours is then measured without drafts and with.
         rounds: how many are counted.
         threads: how many each side may use; all cores of the process if None.
         timeout_s: how long one piece of work may take a side.
@@ -75,13 +78,14 @@ def bench(
     opened = open_bundle(bundle, checksums=False)
     manifest = opened.manifest
     family = manifest.task.family
-    works = _works(manifest, prompt_tokens, new_tokens, batch_sizes, beams)
-    ours = our_sides(opened.path, _precisions(manifest, precisions))
+    works = _works(manifest, prompt_tokens, new_tokens, batch_sizes, beams, repeats)
+    ours = our_sides(opened.path, _precisions(manifest, precisions), drafts=repeats)
     peers, skipped = peer_sides(
         against, bundle=opened.path, family=family, model=model, pythons=peer_pythons
     )
     threads = threads or available_cores()
     limit, limits = ReadLimit(available_cores()), []
+    tokenizer = opened.tokenizer
     total = len(works) * (rounds + 1) * (len(ours) + len(peers))
     tell = _Telling(on_progress, total)
     with ExitStack() as stack:
@@ -96,13 +100,13 @@ def bench(
                 if side.is_ours:
                     raise SideFailed(f"{side.title}: {error}") from error
                 skipped.append(Skipped(side.title, _why(side, error)))
-        given = {work: _given(opened, family, work) for work in works}
         for turn, work in itertools.product(range(rounds + 1), works):
             limits.append(limit.measure())
+            given = _given(opened, tokenizer, work, turn)
             for one in running:
                 tell(f"{one.side.title}: {work}", done=1)
                 if one.failed is None:
-                    one.run(work, given[work], counts=turn > 0)
+                    one.run(work, given, counts=turn > 0)
                 if one.failed is not None and one.side.is_ours:
                     raise SideFailed(f"{one.side.title}: {one.failed}")
         spread = Spread.of(limits)
@@ -136,6 +140,7 @@ class _Running:
             precision=side.precision,
             family=str(family),
             threads=threads,
+            drafts=side.drafts,
         )
         self.worker = worker
         self.side = side
@@ -155,7 +160,7 @@ class _Running:
             self.worker.close()
             return
         times = [float(when) for when in reply["times"]]
-        self.ids[work] = reply["ids"]
+        self.ids.setdefault(work, reply["ids"])  # the first round's, which every side has done
         if self.start_to_first_token_s is None:
             self.start_to_first_token_s = self.load_s + times[0]
         if counts:
@@ -204,6 +209,7 @@ def _works(
     new_tokens: Sequence[int] | None,
     batch_sizes: Sequence[int],
     beams: int,
+    repeats: bool,
 ) -> list[Work]:
     """Return what to do, each piece of which fits the model."""
     graph, family = manifest.graph, manifest.task.family
@@ -226,15 +232,25 @@ def _works(
             f"{most}; ask for fewer"
         )
     each = itertools.product(batch_sizes, new_tokens, prompt_tokens)
-    return [Work(prompt_tokens=p, new_tokens=n, rows=b, beams=beams) for b, n, p in each]
+    return [
+        Work(prompt_tokens=p, new_tokens=n, rows=b, beams=beams, repeats=repeats)
+        for b, n, p in each
+    ]
 
 
-def _given(bundle: Bundle, family: Family, work: Work) -> dict[str, Any]:
-    """Return a piece of work as a side is asked for it."""
-    tokens, tokenizer = bundle.manifest.tokens, bundle.tokenizer
+def _given(bundle: Bundle, tokenizer: Tokenizer, work: Work, turn: int) -> dict[str, Any]:
+    """Return a piece of work as a side is asked for it in a round."""
+    tokens, family = bundle.manifest.tokens, bundle.manifest.task.family
     return {
         "family": str(family),
-        "prompts": prompts(tokenizer, work.prompt_tokens, work.rows, family),
+        "prompts": prompts(
+            tokenizer,
+            work.prompt_tokens,
+            work.rows,
+            family=family,
+            turn=turn,
+            repeats=work.repeats,
+        ),
         "new_tokens": work.new_tokens,
         "beams": work.beams,
         "pad_id": tokens.pad,

@@ -1,7 +1,8 @@
 """Prompts of any length: prose that does not repeat itself, cut to so many tokens.
 
-A text that repeats would flatter whoever takes drafts from the prompt, and ids drawn at random are no
-text that a tokenizer would make. Each row of a batch begins at another sentence.
+A text that repeats would flatter whoever takes drafts from the prompt, so it does only where that is
+what is measured; and ids drawn at random are no text that a tokenizer would make. Each row of a batch
+begins at another sentence.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from lmkit.tokenizing import Tokenizer
 
 
 def prompts(
-    tokenizer: Tokenizer, length: int, n_rows: int = 1, family: Family = Family.CAUSAL
+    tokenizer: Tokenizer,
+    length: int,
+    n_rows: int = 1,
+    *,
+    family: Family = Family.CAUSAL,
+    turn: int = 0,
+    repeats: bool = False,
 ) -> list[list[int]]:
     """Return rows of exactly so many ids, the same for the same tokenizer.
 
@@ -29,6 +36,10 @@ def prompts(
         length: ids in each row; beyond the passage's own length its sentences come again, shuffled.
         n_rows: how many rows, each with another beginning.
         family: what the model is.
+        turn: which round they are for; each has texts of its own, so that what one left behind, as
+            kept keys and values of a prompt, is of no use to the next.
+        repeats: whether the text comes again from its beginning, and is cut in the middle of that,
+            as one does that is to be corrected or edited.
     Raises:
         TaskError: a row is too short for the frame.
     """
@@ -40,7 +51,9 @@ def prompts(
         raise TaskError(f"{length} tokens have no room for a text; ask for more")
     rows = []
     for row in range(n_rows):
-        ids = _text(tokenizer, row, inside)
+        number = turn * n_rows + row
+        ids = _text(tokenizer, number, -(-2 * inside // 3) if repeats else inside)
+        ids = (ids + ids)[:inside]
         if family is Family.MASKED and tokenizer.mask_id is not None:
             ids[inside // 2] = tokenizer.mask_id
         rows.append([*before, *ids, *after])

@@ -41,17 +41,20 @@ class Work:
         new_tokens: tokens written behind each row; 1 of a masked model, which fills its mask.
         rows: rows at once.
         beams: texts that a search follows; 1 is greedy.
+        repeats: whether the prompt's text comes a second time.
     """
 
     prompt_tokens: int
     new_tokens: int
     rows: int = 1
     beams: int = 1
+    repeats: bool = False
 
     def __str__(self) -> str:
         text = f"{self.prompt_tokens} + {self.new_tokens} tokens"
         text += f", {self.rows} rows" if self.rows > 1 else ""
-        return text + (f", {self.beams} beams" if self.beams > 1 else "")
+        text += f", {self.beams} beams" if self.beams > 1 else ""
+        return text + (", repeating" if self.repeats else "")
 
 
 @attrs.frozen(kw_only=True)

@@ -92,6 +92,7 @@ class Side:
         worker: the file that runs it.
         python: the interpreter that has the library.
         install: how to get the library.
+        drafts: of ours, whether it guesses tokens from what it has read.
     """
 
     name: str
@@ -100,11 +101,13 @@ class Side:
     worker: Path
     python: str = sys.executable
     install: str = ""
+    drafts: bool = False
 
     @property
     def title(self) -> str:
         """How tables name it."""
-        return f"{self.name} {self.precision}" if self.precision else self.name
+        title = f"{self.name} {self.precision}" if self.precision else self.name
+        return f"{title} + drafts" if self.drafts else title
 
     @property
     def is_ours(self) -> bool:
@@ -125,11 +128,13 @@ class Skipped:
     reason: str
 
 
-def our_sides(bundle: Path, precisions: Sequence[str]) -> list[Side]:
-    """Return the bundle in each precision."""
+def our_sides(bundle: Path, precisions: Sequence[str], *, drafts: bool = False) -> list[Side]:
+    """Return the bundle in each precision; with `drafts`, once without and once with them."""
     worker = WORKERS / "with_lmkit.py"
     return [
-        Side(name="lmkit", precision=name, model=str(bundle), worker=worker) for name in precisions
+        Side(name="lmkit", precision=name, model=str(bundle), worker=worker, drafts=guesses)
+        for name in precisions
+        for guesses in ((False, True) if drafts else (False,))
     ]
 
 

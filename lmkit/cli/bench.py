@@ -80,6 +80,11 @@ def _numbers(
     help="Texts that a beam search follows; 1 is greedy.",
 )
 @click.option(
+    "--repeats",
+    is_flag=True,
+    help="Prompts whose text comes twice, and the bundle without and with drafts from what it read.",
+)
+@click.option(
     "--rounds",
     default=5,
     show_default=True,
@@ -108,6 +113,7 @@ def bench(
     new_tokens: Sequence[int] | None,
     batch_sizes: Sequence[int],
     beams: int,
+    repeats: bool,
     rounds: int,
     threads: int | None,
     timeout: float,
@@ -141,6 +147,7 @@ def bench(
             new_tokens=new_tokens,
             batch_sizes=batch_sizes,
             beams=beams,
+            repeats=repeats,
             rounds=rounds,
             threads=threads,
             timeout_s=timeout,

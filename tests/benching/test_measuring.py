@@ -93,6 +93,15 @@ def test_a_beam_search_has_one_time(bundle):
     assert figures.tokens_per_second.median == pytest.approx(6 / figures.whole_s.median)
 
 
+def test_a_repeating_text_is_written_without_and_with_drafts(bundle):
+    report = bench(bundle, repeats=True, **QUICK)
+    plain, drafted = report.results
+    work = Work(prompt_tokens=8, new_tokens=6, repeats=True)
+
+    assert [plain.title, drafted.title] == ["lmkit fp32", "lmkit fp32 + drafts"]
+    assert drafted.figures[work].agreeing_tokens == 6
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -150,7 +159,7 @@ def test_a_precision_that_the_bundle_lacks_is_named(bundle):
 
 
 def test_ours_failing_is_an_error_and_no_report(bundle, monkeypatch):
-    monkeypatch.setattr("lmkit.benching.measuring.our_sides", lambda *_: [_broken(bundle)])
+    monkeypatch.setattr("lmkit.benching.measuring.our_sides", lambda *_, **__: [_broken(bundle)])
 
     with pytest.raises(SideFailed, match=r"lmkit: .*no bundle"):
         bench(bundle, **QUICK)

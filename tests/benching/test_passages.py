@@ -22,6 +22,18 @@ def test_the_rows_of_a_batch_differ():
     assert len({tuple(row) for row in rows}) == 16
 
 
+def test_the_rounds_have_texts_of_their_own():
+    rows = [tuple(prompts(CHARS, 64, 2, turn=turn)[row]) for turn in range(6) for row in range(2)]
+
+    assert len(set(rows)) == 12
+
+
+def test_a_repeating_text_begins_again_and_is_cut_midway():
+    (ids,) = prompts(CHARS, 90, repeats=True)
+
+    assert ids[60:] == ids[:30]
+
+
 def test_prompts_are_the_same_every_time():
     assert prompts(CHARS, 3000, 2) == prompts(CHARS, 3000, 2)
 
@@ -47,7 +59,7 @@ def test_a_masked_text_has_a_mask_inside_its_frame():
     )
     if tokenizer.mask_id is None:
         pytest.skip("the tokenizer has no mask")
-    (ids,) = prompts(tokenizer, 20, 1, Family.MASKED)
+    (ids,) = prompts(tokenizer, 20, family=Family.MASKED)
 
     assert ids.count(tokenizer.mask_id) == 1
     assert ids[: len(tokenizer.opening_ids)] == list(tokenizer.opening_ids)

@@ -30,7 +30,9 @@ def test_bench_json_is_one_document(lmkit, bundle, tmp_path):
     done = lmkit("bench", bundle, *QUICK, "--json", "--plot", tmp_path / "plot.svg")
     data = json.loads(done.out)
 
-    assert data["works"] == [{"prompt_tokens": 8, "new_tokens": 4, "rows": 1, "beams": 1}]
+    assert data["works"] == [
+        {"prompt_tokens": 8, "new_tokens": 4, "rows": 1, "beams": 1, "repeats": False}
+    ]
     assert data["results"][0]["figures"][0]["tokens_per_second"]["median"] > 0
     assert (tmp_path / "plot.svg").read_text("utf-8").startswith("<svg")
 

@@ -1,7 +1,7 @@
 """Ours: a bundle through lmkit's runtime, as `lmkit generate` runs it.
 
-The whole loop is timed, sampling and decoding to text included. Drafts are not taken from the prompt,
-so that every token costs a step, as it does the others.
+The whole loop is timed, sampling and decoding to text included. Drafts are taken from the prompt only
+where they are what is measured: else every token costs a step, as it does the others.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Side:
     def __init__(self, given: dict[str, Any]) -> None:
         threads = given["threads"]
         self._model = open_side(given["model"], precision=given.get("precision"), threads=threads)
+        self._drafts = bool(given.get("drafts"))
         self.library = f"lmkit {lmkit.__version__}, onnxruntime {onnxruntime.__version__}"
         self.settings = f"{given['precision']}, {threads} threads"
 
@@ -33,5 +34,7 @@ class Side:
         if isinstance(self._model, MaskFiller):
             fills = self._model.best(prompts)
             return {"times": [time.perf_counter() - start], "ids": fills}
-        times, ids = written(self._model, prompts, work["new_tokens"], work["beams"])
+        times, ids = written(
+            self._model, prompts, work["new_tokens"], work["beams"], drafts=self._drafts
+        )
         return {"times": [when - start for when in times], "ids": ids}
