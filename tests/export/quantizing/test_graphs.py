@@ -91,7 +91,7 @@ def put_back(model):
     whole = model.clone()
     for weight in weights(whole.graph):
         array = restored(blocked(weight.array, FOUR))
-        plain = weight.products and weight.products[0].op_type == "MatMul"
+        plain = weight.products and weight.products[0].op_type in ("MatMul", "Gemm")
         weight.value.const_value = ir.tensor(
             np.ascontiguousarray(array.T if plain else array), name=weight.name
         )
@@ -113,8 +113,10 @@ def answers(model, path):
             feeds[port.name] = np.ones(shape, np.int64)
         elif port.name == "position_ids":
             feeds[port.name] = np.arange(7)[None]
-        elif port.type == "tensor(int64)":
+        elif port.name.endswith("ids"):
             feeds[port.name] = rng.integers(3, VOCAB, shape)
+        elif port.type == "tensor(int64)":
+            feeds[port.name] = np.full(shape, 6)  # a length, or the place of the last token
         else:
             feeds[port.name] = rng.standard_normal(shape).astype(np.float32)
     return session.run(None, feeds)
@@ -128,6 +130,8 @@ def graphs(request, tmp_path_factory):
 def test_it_computes_what_its_rounded_weights_say(graphs, tmp_path):
     kernel = BlockKernel(format=FOUR, accuracy_level=1)  # what is multiplied stays in float32
     for name, graph in graphs.items():
+        if name == "decoder.onnx":
+            continue  # its inputs are what an encoder's graph gives; tests/export/test_seq2seq.py has both
         found = answers(rewritten(graph, lambda weight: kernel), tmp_path / f"small.{name}")
         expected = answers(put_back(graph), tmp_path / f"whole.{name}")
         for ours, theirs in zip(found, expected, strict=True):
