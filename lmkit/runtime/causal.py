@@ -23,11 +23,14 @@ from lmkit.manifest import Graph, Prefix
 from lmkit.runtime.buffers import Pool
 from lmkit.runtime.causal_state import CausalState
 from lmkit.runtime.pace import Pace
+from lmkit.runtime.prefixes import PREFIX_CACHE_BYTES, Prefixes
 from lmkit.runtime.session import open_graph, stepped
 
 # What a graph may have as an initializer that a caller can override: how many of the last places get
 # logits. It is 0 for those who do not know of it, and gives them all.
 N_KEPT = "num_logits_to_keep"
+
+SCORED_AT_ONCE = 256  # tokens, whose logits are held; more would be no faster
 
 
 class CausalSession:
@@ -38,12 +41,15 @@ class CausalSession:
         graph: its description.
         providers: onnxruntime's execution providers; the CPU's if None.
         threads: how many threads one step may use; all cores of the process if None.
+        prefix_cache_bytes: the most memory for what texts that were read leave to others that begin in
+            the same way; 0 for none.
     Raises:
         BundleError: onnxruntime cannot load it, or its prefix is not what is written down.
 
     Attributes:
         pace: what its steps cost, and what drafts may.
         pool: where the memory of keys and values comes from, and goes back to.
+        prefixes: texts that were read before.
         prefix: the prefix's keys and values, float32 [layers, 2, KV, n, D]; n may be 0.
     """
 
@@ -54,6 +60,7 @@ class CausalSession:
         *,
         providers: Sequence[str] | None = None,
         threads: int | None = None,
+        prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
     ) -> None:
         self.onnx = open_graph(
             file, (*graph.inputs, *graph.outputs), providers=providers, threads=threads
@@ -63,6 +70,7 @@ class CausalSession:
         self.prefix = _read_prefix(file, graph)
         self.pool = Pool()
         self.pace = Pace()
+        self.prefixes = Prefixes(prefix_cache_bytes)
         optional = {port.name: port.shape for port in self.onnx.get_overridable_initializers()}
         self._n_kept_shape: Sequence[int] | None = optional.get(N_KEPT)
 
@@ -157,18 +165,30 @@ class CausalSession:
         return 2 * self.graph.n_layers * self.graph.n_kv_heads * self.graph.head_size
 
     def _read_whole(self, rows: Sequence[Encoded]) -> list[LogProbs]:
+        """Read the rows' texts one after another, some tokens at a time, in the same buffers.
+
+        Logits are computed behind the first token that predicts a learned one, and not before.
+        """
         texts, which = texts_to_read(rows)
-        at_once = rows_at_once(len(texts[0]) * self.vocab_size)
-        found: dict[int, LogProbs] = {}
-        for start in range(0, len(texts), at_once):
-            part = texts[start : start + at_once]
-            logits = self._logits_of(part)
-            for index, row in enumerate(rows):
-                if start <= which[index] < start + len(part):
-                    at = np.flatnonzero(row.labels[1:] != IGNORE)
-                    behind = logits[which[index] - start, at]
-                    found[index] = log_probs_of(behind, row.labels[1:][at])
-        return [found[index] for index in range(len(rows))]
+        found: list[list[LogProbs]] = [[] for _ in rows]
+        state = CausalState(self, 1, max(map(len, texts)))
+        try:
+            for place, text in enumerate(texts):
+                own = [index for index in range(len(rows)) if which[index] == place]
+                at = {index: np.flatnonzero(rows[index].labels[1:] != IGNORE) for index in own}
+                first = min((places[0] for places in at.values() if len(places)), default=len(text))
+                state.restart(0)
+                for start in range(0, len(text), SCORED_AT_ONCE):
+                    part = text[start : start + SCORED_AT_ONCE]
+                    end = start + len(part)
+                    logits = state.extend(0, part, last=max(1, end - max(start, int(first))))
+                    for index, places in at.items():
+                        inside = places[(places >= start) & (places < end)]
+                        behind = logits[inside - end]  # counted from the last
+                        found[index].append(log_probs_of(behind, rows[index].labels[1:][inside]))
+        finally:
+            state.close()
+        return [np.concatenate(scores) for scores in found]
 
 
 def _read_prefix(file: Path, graph: Graph) -> np.ndarray:
