@@ -7,7 +7,9 @@ from attrs import field, frozen
 
 from lmkit.errors import UnknownName
 from lmkit.export.quantizing.blocks import Format
+from lmkit.export.quantizing.dynamic import row_kernel
 from lmkit.export.quantizing.kernels import BlockKernel, Kernel
+from lmkit.export.quantizing.rotating import MATRIX, rotate
 from lmkit.export.quantizing.weights import Weight, weights
 
 _SMALLEST = 1 << 14  # numbers; below that a weight's blocks save next to nothing
@@ -54,11 +56,15 @@ def quantize(model: ir.Model, precision: str, *, store: Store | None = None) -> 
         return model
     if precision not in _KERNELS:
         raise UnknownName("precision", precision, ("fp32", *_KERNELS))
-    kernel = _KERNELS[precision]
+    blocks = _KERNELS[precision]
     store = Store() if store is None else store
     smaller = model.clone()
+    turned = precision == "int8" and rotate(smaller.graph)
     for weight in weights(smaller.graph):
-        if weight.array.size >= _SMALLEST:
-            kernel.rewrite(smaller.graph, weight, store.stored(kernel, weight))
+        if weight.array.size >= _SMALLEST and weight.name.split(".")[0] != MATRIX:
+            rows = row_kernel(weight) if turned else None
+            # What was made for integer products is this graph's alone.
+            stored = store.stored(blocks, weight) if rows is None else rows.stored(weight)
+            (rows or blocks).rewrite(smaller.graph, weight, stored)
     smaller.opset_imports.setdefault("com.microsoft", 1)
     return smaller
