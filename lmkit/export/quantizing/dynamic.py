@@ -10,6 +10,8 @@ is multiplied by it again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 from attrs import frozen
@@ -111,8 +113,8 @@ class RowKernel:
 
     mixed: int = 1
 
-    def stored(self, weight: Weight) -> Columns:
-        """Return the rounded weight."""
+    def stored(self, weight: Weight, moments: Sequence[np.ndarray] | None = None) -> Columns:
+        """Return the rounded weight; 8 bits are enough to round to the nearest."""
         array = weight.array
         if self.mixed > 1:
             array = (array.reshape(-1, self.mixed) @ hadamard(self.mixed)).reshape(array.shape)
