@@ -190,10 +190,11 @@ def _in_each(
     prompts = [(record, reference.prompts[place]) for place, record in reference.golden.items()]
     found: dict[str, Precision] = {}
     for name in (FP32, *(name for name in names if name != FP32)):
-        for plan in writer.plans(name):
+        for rung in writer.rungs(name):
             if name != FP32:
-                tell.stage(f"storing the weights as {name}{plan and ': '}{plan}")
-            written = writer.save(name, plan)
+                plan = str(rung)
+                tell.stage(f"storing the weights as {name}{plan and ', where '}{plan}")
+            written = writer.save(name, rung)
             base = found.get(FP32)
             found[name] = _measured(part, manifest, name, written, reference, sample, base, tell)
             if passes(found[name], most):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -46,13 +46,19 @@ class Store:
 
 
 def quantize(
-    model: ir.Model, precision: str, *, moments: Moments | None = None, store: Store | None = None
+    model: ir.Model,
+    precision: str,
+    *,
+    higher: Collection[str] = (),
+    moments: Moments | None = None,
+    store: Store | None = None,
 ) -> ir.Model:
     """Return a graph whose constant matrices are stored in fewer bits.
 
     Args:
         model: a fused graph in float32; it stays as it is.
         precision: `fp32` (the graph as it is), `int8` or `int4`.
+        higher: the names of weights that are stored as in `int8` whatever the precision.
         moments: what the graph's products multiply, as `second_moments` measures it on a few inputs. With it
             4-bit weights lose a third to a quarter as much.
         store: what was rounded for other graphs of the same bundle.
@@ -65,13 +71,13 @@ def quantize(
         return model
     if precision not in _KERNELS:
         raise UnknownName("precision", precision, ("fp32", *_KERNELS))
-    kernel = _KERNELS[precision]
-    return rewritten(
-        model,
-        lambda weight: kernel if weight.array.size >= _SMALLEST else None,
-        moments=moments,
-        store=store,
-    )
+
+    def choose(weight: Weight) -> Kernel | None:
+        if weight.array.size < _SMALLEST:
+            return None
+        return _KERNELS["int8" if weight.name in higher else precision]
+
+    return rewritten(model, choose, moments=moments, store=store)
 
 
 def rewritten(
