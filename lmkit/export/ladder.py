@@ -23,11 +23,15 @@ class Rung:
     Attributes:
         share: of the weights that stay in int8, half of them the first that are read and half the last;
             with them goes an embedding. 0 is none of all this.
+        careful: whether weights alone are rounded, and never what they are multiplied with.
     """
 
-    share: float
+    share: float = 0.0
+    careful: bool = False
 
     def __str__(self) -> str:
+        if self.careful:
+            return "weights alone are rounded, so prompts are read more slowly"
         if not self.share:
             return ""
         return (
@@ -36,7 +40,11 @@ class Rung:
         )
 
 
-RUNGS = (Rung(0), Rung(0.125), Rung(0.25), Rung(0.5))
+RUNGS = {
+    "fp32": (Rung(),),
+    "int8": (Rung(), Rung(careful=True)),
+    "int4": (Rung(), Rung(0.125), Rung(0.25), Rung(0.5)),
+}
 
 
 def kept_higher(rung: Rung, graph: ir.Graph) -> frozenset[str]:

@@ -47,9 +47,9 @@ class Writer:
 
     def rungs(self, name: str) -> Sequence[Rung]:
         """Return the ways to store a precision, the smallest first."""
-        return RUNGS if name == "int4" else RUNGS[:1]
+        return RUNGS[name]
 
-    def save(self, name: str, rung: Rung = RUNGS[0]) -> Precision:
+    def save(self, name: str, rung: Rung) -> Precision:
         """Write a precision and return where it lies; nothing of it is measured yet.
 
         Args:
@@ -63,7 +63,9 @@ class Writer:
         own = {}
         for plain, graph in self._graphs.items():
             higher = kept_higher(rung, graph.graph)
-            own[files[plain]] = quantize(graph, name, higher=higher, store=store)
+            own[files[plain]] = quantize(
+                graph, name, higher=higher, careful=rung.careful, store=store
+            )
         size = self._weights.save(own, self._data(name))
         return Precision(files=files, size_bytes=size, plan=str(rung))
 

@@ -409,7 +409,7 @@ class TestTheQualityGate:
     def test_what_loses_too_much_is_refused_with_figures_and_nothing_is_left(
         self, tiny_run, tmp_path, perplexities
     ):
-        perplexities += [10.0, 10.1, 12.0, 11.5, 11.0, 10.9]
+        perplexities += [10.0, 10.6, 10.1, 12.0, 11.5, 11.0, 10.9]
 
         with pytest.raises(QualityError, match=r"(?s)int4 raises.*int8 +10.100 +\+1.00%.*10.900"):
             lk.export(
