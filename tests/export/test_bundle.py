@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -391,6 +392,26 @@ def test_a_kill_leaves_no_bundle_and_the_next_export_succeeds(tiny_run, tmp_path
     assert all(name.startswith(".out.") and name.endswith(".part") for name in left)
     lk.export(tiny_run, output=tmp_path / "out")
     assert lk.load(tmp_path / "out")(RECORD).text
+
+
+def test_the_torch_model_is_gone_before_the_graph_is_opened(tiny_run, tmp_path, monkeypatch):
+    """Two of them would not fit where one does, as a session copies what it packs."""
+    models_seen, alive = [], []
+    refer, opened = causal.refer, exporting.open_generator
+
+    def noted(model, *others):
+        models_seen.append(weakref.ref(model))
+        return refer(model, *others)
+
+    def counted(bundle):
+        alive.append(models_seen[0]() is not None)
+        return opened(bundle)
+
+    monkeypatch.setattr(causal, "refer", noted)
+    monkeypatch.setattr(exporting, "open_generator", counted)
+    lk.export(tiny_run, output=tmp_path / "out", precision="fp32,int4")
+
+    assert alive == [False, False]
 
 
 @pytest.mark.usefixtures("quick")
