@@ -68,8 +68,11 @@ def _text(tokenizer: Tokenizer, number: int, length: int) -> list[int]:
     chance = random.Random(number)
     if not sentences:
         return chance.choices(tokenizer.plain_ids, k=length)
+    rounds, start = divmod(number, len(sentences))
+    skipped = rounds % 8  # a row that begins with another's sentence begins later in it
+    first = sentences.pop(start)
     ids: list[int] = []
-    while len(ids) < length:
+    while len(ids) < length + skipped:
         chance.shuffle(sentences)
-        ids += tokenizer.encode(" ".join(sentences), opens=not ids)
-    return ids[:length]
+        ids += tokenizer.encode(" ".join([first, *sentences]), opens=not ids)
+    return ids[skipped : skipped + length]
