@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 import lmkit as lk
-from lmkit.runtime.session import available_cores
+from lmkit.runtime.cores import available_cores
 from lmkit.train.answering import TorchAnswerer
 from lmkit.train.models import load_model
 from lmkit.train.special import align
