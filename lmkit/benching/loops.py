@@ -14,8 +14,11 @@ from lmkit.runtime.masked import MaskFiller
 
 
 def open_side(path: str | Path, *, precision: str | None, threads: int) -> Generator | MaskFiller:
-    """Open a bundle as it is served: its sizes are checked, its checksums were when it was copied."""
-    return load(path, precision=precision, threads=threads, verify=False)
+    """Open a bundle as it is served: its sizes are checked, its checksums were when it was copied.
+
+    No run finds what an earlier one has read, since the same prompts are read again and again here.
+    """
+    return load(path, precision=precision, threads=threads, verify=False, prefix_cache_bytes=0)
 
 
 def written(

@@ -23,6 +23,7 @@ from lmkit.manifest import Graph, Prefix
 from lmkit.runtime.buffers import Pool
 from lmkit.runtime.causal_state import CausalState
 from lmkit.runtime.pace import Pace
+from lmkit.runtime.prefixes import PREFIX_CACHE_BYTES, Prefixes
 from lmkit.runtime.session import open_graph, stepped
 
 # What a graph may have as an initializer that a caller can override: how many of the last places get
@@ -38,12 +39,15 @@ class CausalSession:
         graph: its description.
         providers: onnxruntime's execution providers; the CPU's if None.
         threads: how many threads one step may use; all cores of the process if None.
+        prefix_cache_bytes: the most memory for what texts that were read leave to others that begin in
+            the same way; 0 for none.
     Raises:
         BundleError: onnxruntime cannot load it, or its prefix is not what is written down.
 
     Attributes:
         pace: what its steps cost, and what drafts may.
         pool: where the memory of keys and values comes from, and goes back to.
+        prefixes: texts that were read before.
         prefix: the prefix's keys and values, float32 [layers, 2, KV, n, D]; n may be 0.
     """
 
@@ -54,6 +58,7 @@ class CausalSession:
         *,
         providers: Sequence[str] | None = None,
         threads: int | None = None,
+        prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
     ) -> None:
         self.onnx = open_graph(
             file, (*graph.inputs, *graph.outputs), providers=providers, threads=threads
@@ -63,6 +68,7 @@ class CausalSession:
         self.prefix = _read_prefix(file, graph)
         self.pool = Pool()
         self.pace = Pace()
+        self.prefixes = Prefixes(prefix_cache_bytes)
         optional = {port.name: port.shape for port in self.onnx.get_overridable_initializers()}
         self._n_kept_shape: Sequence[int] | None = optional.get(N_KEPT)
 

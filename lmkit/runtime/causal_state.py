@@ -11,6 +11,7 @@ import onnxruntime as ort
 from lmkit.encoding import Ids
 from lmkit.logits import Logits
 from lmkit.runtime.keyvalues import KeyValues, bind
+from lmkit.runtime.prefixes import LEAST, Kept, n_common
 from lmkit.runtime.session import run
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class CausalState:
         self._kept = KeyValues(session.pool, graph.n_layers, shape)
         self._kept.put(session.prefix)
         self._lengths = np.full(n_rows, n_prefix, dtype=np.int64)
+        self._n_read = self._lengths.copy()  # up to there, all was read several tokens at a time
         self._text = np.zeros((n_rows, capacity), dtype=np.int64)
         self._ids = np.zeros((n_rows, 1), dtype=np.int64)
         self._positions = np.zeros((n_rows, 1), dtype=np.int64)
@@ -79,9 +81,12 @@ class CausalState:
     def read_last(self, rows: Sequence[Ids]) -> Logits:
         """Run whole rows; return the logits behind each one's last token, float32 [B, V]."""
         last: Logits = np.empty((len(rows), self._session.graph.vocab_size), dtype=np.float32)
-        for start, part in _passes(rows, alone=self._session.n_prefix > 0):
+        n_shared = self._n_to_share(rows)
+        for start, part in _passes(rows, alone=self._session.n_prefix > 0 or n_shared > 0):
             if len(part) == 1:
-                last[start] = self.read_in_chunks(part[0], start)
+                last[start] = self.read_prompt(start, part[0])
+                if start == 0 and n_shared:
+                    self._keep(0, n_shared)
                 continue
             lengths = np.array([len(ids) for ids in part])
             n_kept = int(lengths.max())
@@ -94,6 +99,82 @@ class CausalState:
             last[start : start + len(part)] = logits[np.arange(len(part)), ends]
         return last
 
+    def _n_to_share(self, rows: Sequence[Ids]) -> int:
+        """Return how many tokens to read once for all rows; 0 where reading them together is faster."""
+        prefixes, cost = self._session.prefixes, self._session.pace.cost
+        if len(rows) == 1 or not prefixes.most_bytes:
+            return 0
+        n_shared = min(n_common(rows[0], row[:-2]) for row in rows)
+        if n_shared < LEAST:
+            return 0
+        found = prefixes.find(rows[0], written=False)
+        first = len(rows[0]) - (found[1] if found else 0)
+        alone = cost(first) + sum(cost(len(row) - n_shared) for row in rows[1:])
+        passes = _passes(rows, alone=False)
+        together = sum(cost(len(part) * max(map(len, part))) for _, part in passes)
+        return n_shared if alone < together else 0
+
+    def read_prompt(self, row: int, prompt: Ids) -> Logits:
+        """Run one fresh row, but for what an earlier request has read of it already.
+
+        Args:
+            row: which row.
+            prompt: int64 [P].
+        Returns:
+            The logits behind its last token, float32 [V], overwritten by the next call.
+        """
+        pace = self._session.pace
+        found = self._session.prefixes.find(prompt, written=pace.is_steady is not False)
+        if found is not None:
+            kept, count = found
+            if kept.n_read < count and pace.is_steady is None:
+                self._take(row, kept, max(1, kept.n_read))
+                self.measure_rounding(row, prompt[max(1, kept.n_read) : count + 2])
+            if kept.n_read < count and not pace.is_steady:
+                count = kept.n_read if kept.n_read >= LEAST else 0
+            self._take(row, kept, count)
+            prompt = prompt[count:]
+        return self.read_in_chunks(prompt, row)
+
+    def _take(self, row: int, kept: Kept, count: int) -> None:
+        """Begin a row with the first tokens of what was kept."""
+        start = self._session.n_prefix
+        end = start + count
+        for array, part in zip(self._kept.arrays.values(), kept.parts, strict=True):
+            array[row, :, start:end] = part[:, :count]
+        self._text[row, start:end] = kept.ids[:count]
+        self._n_read[row] = start + min(count, kept.n_read)
+        self._settle(row, end)
+
+    def keep(self) -> None:
+        """Keep what the first row holds, for requests that begin with the same tokens."""
+        self._keep(0, self.length(0))
+
+    def _keep(self, row: int, count: int) -> None:
+        start = self._session.n_prefix
+        n_read = int(self._n_read[row]) - start
+        if self._session.pace.is_steady is False:  # what was written one by one is of no use then
+            count = min(count, n_read)
+        ids = self._text[row, start : start + count]
+        arrays = {name: array[row] for name, array in self._kept.arrays.items()}
+        self._session.prefixes.keep(ids, n_read, arrays, start)
+
+    def measure_rounding(self, row: int, ids: Ids) -> None:
+        """Read some tokens together, and the first alone: note how far its logits differ.
+
+        Args:
+            row: which row, not empty; it stays as it is.
+            ids: int64 [S], two at least.
+        """
+        held = self.length(row)
+        together = self.extend(row, ids)[0].copy()
+        self.rewind(row, held)
+        difference = np.abs(self.extend(row, ids[:1])[0] - together).max()
+        self.rewind(row, held)
+        # What is equal by chance is no measure: float32 holds 24 bits of a logit.
+        largest = float(np.abs(together[np.isfinite(together)]).max(initial=1.0))
+        self._session.pace.rounding = max(float(difference), largest * 2.0**-22)
+
     def read_in_chunks(self, prompt: Ids, row: int = 0) -> Logits:
         """Run one row, some tokens at a time, so that a long prompt's logits never lie in memory.
 
@@ -103,8 +184,13 @@ class CausalState:
         Returns:
             The logits behind its last token, float32 [V], overwritten by the next call.
         """
-        for start in range(0, len(prompt), CHUNK):
-            logits = self.extend(row, prompt[start : start + CHUNK], last=1)
+        start, end = 0, len(prompt)
+        while start < end:
+            stop = min(start + CHUNK, end)
+            if stop == end - 1 and stop - start > 2:
+                stop -= 1  # no single one is left over: it would go through other kernels
+            logits = self.extend(row, prompt[start:stop], last=1)
+            start = stop
         last: Logits = logits[-1]
         return last
 
@@ -123,6 +209,7 @@ class CausalState:
         run(onnx, binding)
         for row, length in enumerate(lengths.tolist(), start=first):
             self._text[row, :length] = ids[row - first, :length]
+            self._n_read[row] = length
             self._settle(row, length)
 
     def extend(self, row: int, ids: Ids, *, last: int | None = None) -> Logits:
@@ -157,6 +244,8 @@ class CausalState:
             bind(binding, self._kept.rows(row, row + 1))
         self._put(binding, self._text[row : row + 1, start:end], mask, positions, logits[None])
         run(onnx, binding)
+        if self._n_read[row] == start and len(ids) > 1:
+            self._n_read[row] = end
         self._settle(row, end)
         return logits
 
@@ -180,7 +269,9 @@ class CausalState:
                 f"row {row} was to be cut to {length} tokens; expected 1 to {self.length(row)}, "
                 "which is what it holds"
             )
-        self._settle(row, length + self._session.n_prefix)
+        end = length + self._session.n_prefix
+        self._n_read[row] = min(self._n_read[row], end)
+        self._settle(row, end)
 
     def _settle(self, row: int, end: int) -> None:
         """Let a row end at a place, and a step that leaves it as it is write its last token again."""
@@ -219,7 +310,7 @@ class CausalState:
         n_before = len(self._lengths)
         self._kept.reorder(rows, int(self._lengths.max()))
         order = np.array(rows, dtype=np.int64)
-        self._lengths = self._lengths[order]
+        self._lengths, self._n_read = self._lengths[order], self._n_read[order]
         if len(rows) == n_before:
             for array in (self._text, self._ids, self._positions, self._mask):
                 array[:] = array[order]
@@ -233,8 +324,9 @@ class CausalState:
         n_prefix = self._session.n_prefix
         if n_prefix + len(prompt) + limit > self._capacity:
             return None
-        self._lengths[row] = n_prefix  # where its prefix ends, which stands there still
-        return self.read_in_chunks(prompt, row)
+        # Where its prefix ends, which stands there still.
+        self._lengths[row] = self._n_read[row] = n_prefix
+        return self.read_prompt(row, prompt)
 
     def close(self) -> None:
         """Hand the buffers back; nothing can be written from then on. See `State`."""

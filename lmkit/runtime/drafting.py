@@ -39,7 +39,6 @@ from lmkit.runtime.repeats import Repeats
 # A difference between two logits changes by twice what each does; the rest is for what one
 # measurement may have missed.
 _MARGIN = 8
-_STEADY = 1e-3  # the most rounding, in logits, that a model may have to be drafted for
 
 
 class Writing(Protocol):
@@ -130,7 +129,7 @@ class _Drafts:
     def guess(self, room: int) -> list[int]:
         """Return what may follow, at most `room` tokens; none where that does not pay."""
         most = min(self._most, room)
-        if most < 1 or (self._pace.rounding or 0.0) > _STEADY:
+        if most < 1 or self._pace.is_steady is False:
             return []
         self._matched = self.text.match()
         if not self._matched:
@@ -140,21 +139,10 @@ class _Drafts:
             return []
         guessed = self.text.guess(count)
         if self._pace.rounding is None:
-            self._measure(guessed)
+            last = self.text.tokens[-1]
+            self._state.measure_rounding(0, np.array([last, *guessed], dtype=np.int64))
             return []
         return guessed
-
-    def _measure(self, guessed: list[int]) -> None:
-        """Read the last token with a draft and alone, and take note of how far its logits differ."""
-        held, token = self._state.length(0), self.text.tokens[-1]
-        read = self._state.extend(0, np.array([token, *guessed], dtype=np.int64))
-        together = read[0].copy()
-        self._state.rewind(0, held)
-        difference = np.abs(self._state.step([token])[0] - together).max()
-        self._state.rewind(0, held)
-        # What is equal by chance, or infinite, is no measure: float32 holds 24 bits of a logit.
-        least = float(np.abs(together[np.isfinite(together)]).max(initial=1.0)) * 2.0**-22
-        self._pace.rounding = max(float(difference), least)
 
     def step(self) -> Logits:
         """Read the last token alone; return the logits behind it, float32 [V]."""

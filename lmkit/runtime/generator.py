@@ -28,6 +28,7 @@ from lmkit.runtime.bundle import Bundle, open_bundle
 from lmkit.runtime.causal import CausalSession
 from lmkit.runtime.golden import difference
 from lmkit.runtime.masked import MaskFiller, open_filler
+from lmkit.runtime.prefixes import PREFIX_CACHE_BYTES
 from lmkit.runtime.rows import Row, alike, write
 from lmkit.runtime.sampling import Sampler
 from lmkit.runtime.seq2seq import Seq2SeqSession
@@ -47,6 +48,7 @@ def load(
     providers: Sequence[str] | None = None,
     threads: int | None = None,
     verify: bool = True,
+    prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
 ) -> Generator | MaskFiller:
     """Open a bundle for answering; torch is not needed, nor imported.
 
@@ -57,13 +59,18 @@ def load(
         threads: how many threads to use; all cores of the process if None.
         verify: whether to read every file's checksum and to answer the golden prompts first.
             Without, sizes and the golden prompts' ids are still compared.
+        prefix_cache_bytes: the most memory for what prompts that were read leave to others that begin
+            in the same way, as all of a task's do, and a chat's next turn; 0 for none. For causal
+            models.
     Raises:
         BundleError: the bundle is damaged, from the future, or answers differently than at export.
         PluginError: its task needs a plugin that is not installed.
         UnknownName: it has no such precision.
     """
     bundle = open_bundle(path, precision=precision, checksums=verify)
-    generator = open_generator(bundle, providers=providers, threads=threads)
+    generator = open_generator(
+        bundle, providers=providers, threads=threads, prefix_cache_bytes=prefix_cache_bytes
+    )
     _check_golden(generator, answer=verify)
     return generator
 
@@ -77,13 +84,23 @@ def _check_golden(generator: Generator | MaskFiller, *, answer: bool) -> None:
 
 
 def open_generator(
-    bundle: Bundle, *, providers: Sequence[str] | None = None, threads: int | None = None
+    bundle: Bundle,
+    *,
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
+    prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
 ) -> Generator | MaskFiller:
     """Load a bundle's graphs of its manifest's precision, by its family; nothing is checked."""
     graph = bundle.manifest.graph
     if isinstance(graph, Graph):
         file = bundle.path / graph.file
-        session = CausalSession(file, graph, providers=providers, threads=threads)
+        session = CausalSession(
+            file,
+            graph,
+            providers=providers,
+            threads=threads,
+            prefix_cache_bytes=prefix_cache_bytes,
+        )
         return Generator(bundle, session)
     if isinstance(graph, MaskedGraph):
         return open_filler(bundle, providers=providers, threads=threads)

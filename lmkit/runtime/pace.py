@@ -8,6 +8,7 @@ import numpy as np
 
 MOST_GUESSED = 31  # tokens of one draft
 _SIZES = (2, 3, 4, 6, 8, 12, 16, 24, 32)  # tokens that are verified at once
+_STEADY = 1e-3  # the most rounding, in logits, of a model that does not round its activations
 _WORTH = 1.05  # times the plain loop's tokens a second, below which a draft is left out
 _LOST = 0.03  # of the plain loop's time: what drafts that failed may cost in the long run
 _FIRST, _SAVED = 1.5, 6.0  # steps: what they may cost at first, and what they may save up to cost
@@ -37,6 +38,11 @@ class Pace:
         self._step: float | None = None
         self._sums = np.zeros(5)  # of 1, n, n * n, y and n * y, where y is what was measured less 1
         self._fit = _line(self._sums)
+
+    @property
+    def is_steady(self) -> bool | None:
+        """Whether rounding stays in the last bits; None before it was measured."""
+        return None if self.rounding is None else self.rounding <= _STEADY
 
     def stepped(self, seconds: float) -> None:
         """Take note of a step of one token, and how long it took."""

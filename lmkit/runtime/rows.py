@@ -126,6 +126,8 @@ def write(
         )
         try:
             yield from _write(session, state, logits, writing, waiting, stop_ids)
+            if len(writing) == 1 and isinstance(state, CausalState):
+                state.keep()
         finally:
             state.close()
 
