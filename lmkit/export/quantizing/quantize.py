@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -10,7 +10,9 @@ from attrs import field, frozen
 
 from lmkit.errors import UnknownName
 from lmkit.export.quantizing.blocks import Format
+from lmkit.export.quantizing.dynamic import row_kernel
 from lmkit.export.quantizing.kernels import BlockKernel, CarefulKernel, Kernel
+from lmkit.export.quantizing.rotating import MATRIX, rotate
 from lmkit.export.quantizing.weights import Weight, weights
 
 Moments = Mapping[str, Sequence[np.ndarray]]  # by the weight's name
@@ -51,13 +53,21 @@ class Store:
 
 
 def quantize(
-    model: ir.Model, precision: str, *, moments: Moments | None = None, store: Store | None = None
+    model: ir.Model,
+    precision: str,
+    *,
+    higher: Collection[str] = (),
+    careful: bool = False,
+    moments: Moments | None = None,
+    store: Store | None = None,
 ) -> ir.Model:
     """Return a graph whose constant matrices are stored in fewer bits.
 
     Args:
         model: a fused graph in float32; it stays as it is.
         precision: `fp32` (the graph as it is), `int8` or `int4`.
+        higher: the names of weights that are stored in 8 bits where the precision has 4.
+        careful: whether what is multiplied stays as it is, and weights alone are rounded.
         moments: what the graph's products multiply, as `second_moments` measures it on a few inputs. With it
             4-bit weights lose a third to a quarter as much.
         store: what was rounded for other graphs of the same bundle.
@@ -70,13 +80,24 @@ def quantize(
         return model
     if precision not in _KERNELS:
         raise UnknownName("precision", precision, ("fp32", *_KERNELS))
-    kernel = _KERNELS[precision]
-    return rewritten(
-        model,
-        lambda weight: kernel if weight.array.size >= _SMALLEST else None,
-        moments=moments,
-        store=store,
-    )
+    blocks = _KERNELS[precision]
+    turned = model.clone()
+    if precision == "int8" and not careful and rotate(turned.graph):
+        # What is known of the given graph's numbers does not hold for the turned ones.
+        return rewritten(turned, lambda weight: _kernel_of_turned(weight, blocks), store=store)
+
+    def choose(weight: Weight) -> Kernel | None:
+        if weight.array.size < _SMALLEST:
+            return None
+        return _KERNELS["int8"] if weight.name in higher else blocks
+
+    return rewritten(model, choose, moments=moments, store=store)
+
+
+def _kernel_of_turned(weight: Weight, blocks: Kernel) -> Kernel | None:
+    if weight.array.size < _SMALLEST or weight.name.split(".")[0] == MATRIX:
+        return None
+    return row_kernel(weight) or blocks
 
 
 def rewritten(
@@ -100,6 +121,11 @@ def rewritten(
         kernel = choose(weight)
         if kernel is not None:
             known = None if moments is None else moments.get(weight.name)
-            kernel.rewrite(smaller.graph, weight, store.stored(kernel, weight, known))
+            if isinstance(weight.value.const_value, ir.LazyTensor):
+                # Made for this graph alone: a store would only keep it in memory.
+                stored = kernel.stored(weight, known)
+            else:
+                stored = store.stored(kernel, weight, known)
+            kernel.rewrite(smaller.graph, weight, stored)
     smaller.opset_imports.setdefault("com.microsoft", 1)
     return smaller
