@@ -17,7 +17,8 @@
     ├── ModelError              a model that cannot be loaded or trained
     ├── OutputExists            a folder that is already there
     ├── ExportError             a model that cannot become a bundle
-    │   └── ParityError         the bundle would answer differently from torch
+    │   ├── ParityError         the bundle would answer differently from torch
+    │   └── QualityError        a precision loses more than was allowed (carries `increases`)
     ├── BundleError             a bundle that is damaged, foreign or from the future
     ├── ChainError              one link of a chain fails (carries `position` and `cause`)
     ├── PromptTooLong           a prompt that does not fit the context
@@ -30,7 +31,7 @@ escapes is a bug in lmkit and shows its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -178,6 +179,18 @@ class ExportError(LmkitError):
 
 class ParityError(ExportError):
     """The exported graph answers differently from torch, so no bundle was written."""
+
+
+class QualityError(ExportError):
+    """A precision raises perplexity by more than was allowed, so no bundle was written.
+
+    Attributes:
+        increases: by how much each precision raises it, as a share of float32's.
+    """
+
+    def __init__(self, problem: str, increases: Mapping[str, float]) -> None:
+        super().__init__(problem)
+        self.increases = dict(increases)
 
 
 class BundleError(LmkitError):

@@ -146,15 +146,14 @@ class _Measured:
         if not task.metrics:
             return {}
         model = self._model.with_task(cutting(task))  # a row that was cut in training counts, too
-        options: dict[str, Any] = {"temperature": 0.0} if task.writes else {}
         answers: list[Any] = []
         references: list[Any] = []
         # Of several batches those of like length are answered together.
         for part in self._parts(AT_ONCE * self._batch_size, lambda error: None):
             rows = [row for row in part if row.where not in self._unfit]
-            references += [task.reference(row, model.tokenizer.dialect) for row in rows]
-            found = model.batch(rows, batch_size=self._batch_size, **options) if rows else []
-            answers += [answer.value for answer in found]
+            found, expected = answered(model, rows, self._batch_size)
+            answers += found
+            references += expected
             self._progress(len(answers), self.n_records)
         figures: dict[str, float] = {}
         for metric in task.metrics:
@@ -174,6 +173,17 @@ class _Measured:
     def _progress(self, done: int, total: int) -> None:
         if self._on_progress is not None:
             self._on_progress(done, total)
+
+
+def answered(
+    model: Answerer, rows: Sequence[Row], batch_size: int = EVAL_BATCH
+) -> tuple[list[Any], list[Any]]:
+    """Return the values of greedy answers to records, and what they are compared with."""
+    task = model.task
+    options: dict[str, Any] = {"temperature": 0.0} if task.writes else {}
+    found = model.batch(rows, batch_size=batch_size, **options) if rows else []
+    references = [task.reference(row, model.tokenizer.dialect) for row in rows]
+    return [answer.value for answer in found], references
 
 
 def measure(

@@ -14,6 +14,8 @@ LogProbs = NDArray[np.float64]
 
 HELD_FLOATS = 1 << 27  # logits, or keys and values, held at once: half a gigabyte
 
+_TOGETHER = 8  # rows of logits whose exponentials are taken at once
+
 
 def rows_at_once(n_floats: int) -> int:
     """Return how many rows, each of so many floats, may be held at once; at least one."""
@@ -53,8 +55,13 @@ def log_probs_of(logits: Logits, token_ids: Ids) -> LogProbs:
     >>> log_probs_of(np.zeros((1, 4), np.float32), np.array([2])).round(3)
     array([-1.386])
     """
-    scores = logits.astype(np.float64)
-    scores -= scores.max(axis=1, keepdims=True)
-    picked = scores[np.arange(len(token_ids)), token_ids]
-    found: LogProbs = picked - np.log(np.exp(scores).sum(axis=1))
+    found: LogProbs = np.empty(len(token_ids), dtype=np.float64)
+    for start in range(0, len(token_ids), _TOGETHER):
+        # A few rows stay in the cache; a copy of all would be as large as the logits.
+        part = logits[start : start + _TOGETHER]
+        ids = token_ids[start : start + _TOGETHER]
+        scores = part - part.max(axis=1, keepdims=True)
+        picked = scores[np.arange(len(ids)), ids].astype(np.float64)
+        np.exp(scores, out=scores)
+        found[start : start + len(ids)] = picked - np.log(scores.sum(axis=1, dtype=np.float64))
     return found

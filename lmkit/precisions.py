@@ -23,14 +23,27 @@ class Precision:
         size_bytes: its graphs and the weights that they read, those that it shares included.
         golden: the first tokens behind each golden prompt, as far as they lead clearly.
         parity: how it compares with torch.
-        perplexity: on the data that was given at export; empty where there was none.
+        greedy_agreement: the share of places at which it chooses float32's token, from 0 to 1.
+        perplexity: on the data that was given at export, and by which share it is higher than
+            float32's; empty where there was none.
+        metrics: the task's own figures on that data.
+        tokens_per_second: behind the first token, of one row; of a masked model tokens that are read.
+        first_token_seconds: behind a prompt.
+        memory_bytes: the most that a process that answers has held.
+        plan: what was kept in a higher precision, in words; empty for nothing.
     """
 
     files: dict[str, str] = attrs.field(factory=dict)
     size_bytes: int = 0
     golden: tuple[tuple[int, ...], ...] = ()
     parity: dict[str, Any] = attrs.field(factory=dict)
+    greedy_agreement: float | None = None
     perplexity: dict[str, Any] = attrs.field(factory=dict)
+    metrics: dict[str, Any] = attrs.field(factory=dict)
+    tokens_per_second: float | None = None
+    first_token_seconds: float | None = None
+    memory_bytes: int | None = None
+    plan: str = ""
 
 
 def named(precision: str | Sequence[str]) -> tuple[str, ...]:

@@ -13,18 +13,26 @@ from typing import Any
 import attrs
 
 import lmkit
+from lmkit.benching.sides import SideFailed
 from lmkit.chat.rendering import at_time, now
-from lmkit.encoding import encode_rows
-from lmkit.errors import RecordError
-from lmkit.evaluating import EVAL_BATCH, batches_by_length
+from lmkit.errors import ExportError, TaskError
 from lmkit.export.card import write_card
+from lmkit.export.gate import check, passes, share
 from lmkit.export.genai import try_genai
+from lmkit.export.measuring import (
+    MEASURED_TOKENS,
+    Progress,
+    Sample,
+    metrics_of,
+    sample_of,
+    scored,
+    speeds,
+)
 from lmkit.export.preparing import heavy, prepared, task_of
 from lmkit.export.source import Source
 from lmkit.family import Family
 from lmkit.files import check_free, new_folder, sha256_of
 from lmkit.jsonform import plugin_types, to_json
-from lmkit.loss import Loss
 from lmkit.manifest import (
     MANIFEST_FILE,
     SCHEMA,
@@ -36,16 +44,13 @@ from lmkit.manifest import (
     write_manifest,
 )
 from lmkit.plugins import distributions_of
-from lmkit.precisions import FP32, named
+from lmkit.precisions import FP32, Precision, named
 from lmkit.reading import read_for
-from lmkit.records import Data, Row
+from lmkit.records import Data
 from lmkit.runtime.bundle import Bundle
-from lmkit.runtime.generator import Generator, open_generator
-from lmkit.runtime.masked import MaskFiller
+from lmkit.runtime.generator import open_generator
 from lmkit.task import Task
 from lmkit.transforms import plugins_of
-
-SCORED_ROWS = 200  # rows of the data on which perplexity is measured
 
 
 def export(
@@ -56,8 +61,12 @@ def export(
     tokenizer: Any = None,
     precision: str | Sequence[str] = FP32,
     data: Data | None = None,
+    max_perplexity_increase: str | float | None = None,
+    measured_tokens: int = MEASURED_TOKENS,
+    timed: bool = True,
     force: bool = False,
     on_stage: Callable[[str], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Bundle:
     """Write a bundle, checked against torch on real prompts.
 
@@ -72,19 +81,33 @@ def export(
         tokenizer: a folder or a tokenizer; None for the model's own.
         precision: how weights are stored, `fp32`, `int8` or `int4`; several, as names or as one text
             with commas, lie in one bundle, and the first is what it is opened at.
-        data: records for the check and the golden prompts, and to measure perplexity on.
+        data: records for the check and the golden prompts, and to measure perplexity and the task's
+            metrics on, through the finished bundle.
+        max_perplexity_increase: by how much a precision's perplexity may be above float32's, as `2%`
+            or 0.02; where that is not asked for it is measured all the same. A precision that would
+            lose more keeps its sensitive weights higher first, and is refused if that does not help.
+        measured_tokens: learned tokens, from all over the data, on which perplexity is measured.
+        timed: whether to measure each precision's speed and memory, which takes seconds.
         force: whether an existing output may be replaced.
         on_stage: called with a few words as each stage begins.
+        on_progress: called with (done, in all) during the stages that measure.
     Returns:
         The bundle.
     Raises:
         OutputExists: something is at the output already.
         ExportError: the architecture cannot be exported; the text says why.
         ParityError: the bundle would answer differently; nothing was written.
+        QualityError: a precision loses more than was allowed; nothing was written.
         UnknownName: there is no such precision.
     """
-    say = on_stage or (lambda stage: None)
+    tell = _Telling(on_stage or (lambda stage: None), on_progress or (lambda done, total: None))
+    say = tell.stage
     names = named(precision)
+    most = None if max_perplexity_increase is None else share(max_perplexity_increase)
+    if most is not None and data is None:
+        raise ExportError("max_perplexity_increase needs data (--data) to measure perplexity on")
+    if measured_tokens < 1:
+        raise TaskError(f"measured_tokens is {measured_tokens}; expected 1 or more")
     folder = Path(output)
     check_free(folder, force=force, marker=MANIFEST_FILE)
     task = task_of(run, task)
@@ -95,8 +118,13 @@ def export(
         say("tracing the graph")
         manifest, reference, writer = _traced(part, source, names, say)
         source = attrs.evolve(source, model=None)  # large; nothing asks it any more
-        manifest = _in_each(part, manifest, reference, writer, names, rows, say)
+        sample = None
+        if data is not None:
+            sample = sample_of(source.task, rows, source.tokenizer, measured_tokens)
+        manifest = _in_each(part, manifest, reference, writer, names, sample, most, tell)
         manifest = attrs.evolve(manifest, genai=_genai(part, manifest))
+        if timed:
+            manifest = _timed(part, manifest, tell)
         write_card(part, manifest, source.tokenizer)
         manifest = attrs.evolve(manifest, files=_files(part))
         write_manifest(manifest, part)
@@ -149,30 +177,29 @@ def _in_each(
     reference: Any,
     writer: Any,
     names: Sequence[str],
-    rows: Sequence[Row],
-    say: Callable[[str], None],
+    sample: Sample | None,
+    most: float | None,
+    tell: _Telling,
 ) -> Manifest:
-    """Write the precisions one after another, compare each, and return the manifest with them."""
-    family = heavy(manifest.task.family)
+    """Write the precisions one after another, measure each, and return the manifest with them.
+
+    Raises:
+        ParityError: float32 does not write what torch writes.
+        QualityError: one loses more than was allowed.
+    """
     prompts = [(record, reference.prompts[place]) for place, record in reference.golden.items()]
-    found = {}
+    found: dict[str, Precision] = {}
     for name in (FP32, *(name for name in names if name != FP32)):
-        if name != FP32:
-            say(f"storing the weights as {name}")
-        written = writer.save(name)
-        say(f"comparing {name} with torch")
-        graph = manifest.graph.with_files(written.files)
-        generator = open_generator(
-            Bundle(part, attrs.evolve(manifest, precision=name, graph=graph))
-        )
-        compare = family.compare if name == FP32 else family.agree
-        parity, golden = compare(reference, generator)
-        perplexity = {}
-        if rows:
-            say(f"measuring the perplexity of {name}")
-            perplexity = _perplexity(generator, rows)
-        found[name] = attrs.evolve(written, parity=parity, golden=golden, perplexity=perplexity)
+        for plan in writer.plans(name):
+            if name != FP32:
+                tell.stage(f"storing the weights as {name}{plan and ': '}{plan}")
+            written = writer.save(name, plan)
+            base = found.get(FP32)
+            found[name] = _measured(part, manifest, name, written, reference, sample, base, tell)
+            if passes(found[name], most):
+                break
     writer.tidy()
+    check(found, most)
     return attrs.evolve(
         manifest,
         golden=tuple(
@@ -181,6 +208,65 @@ def _in_each(
         ),
         precisions={name: found[name] for name in names},
     )
+
+
+def _measured(
+    part: Path,
+    manifest: Manifest,
+    name: str,
+    written: Precision,
+    reference: Any,
+    sample: Sample | None,
+    base: Precision | None,
+    tell: _Telling,
+) -> Precision:
+    """Return a precision with its figures; the graph is in memory no longer than this takes."""
+    family = heavy(manifest.task.family)
+    graph = manifest.graph.with_files(written.files)
+    generator = open_generator(Bundle(part, attrs.evolve(manifest, precision=name, graph=graph)))
+    tell.stage(f"comparing {name} with torch")
+    parity, golden = (family.compare if base is None else family.agree)(reference, generator)
+    found = attrs.evolve(
+        written,
+        parity=parity,
+        golden=golden,
+        greedy_agreement=parity.pop("greedy_agreement", 1.0),
+    )
+    if sample is None:
+        return found
+    tell.stage(f"measuring the perplexity of {name}")
+    perplexity = scored(generator, sample, tell.progress)
+    if "bundle" in perplexity:
+        than = perplexity if base is None else base.perplexity
+        perplexity["increase"] = perplexity["bundle"] / than["bundle"] - 1
+    if sample.answered:
+        tell.stage(f"measuring the metrics of {name}")
+    metrics = metrics_of(generator, sample, tell.progress)
+    return attrs.evolve(found, perplexity=perplexity, metrics=metrics)
+
+
+def _timed(part: Path, manifest: Manifest, tell: _Telling) -> Manifest:
+    """Return the manifest with each precision's speed, measured on the bundle as it is so far."""
+    tell.stage("measuring speed and memory")
+    write_manifest(attrs.evolve(manifest, files=_files(part, checksums=False)), part)
+    try:
+        found = speeds(Bundle(part, manifest), tell.progress)
+    except SideFailed as error:
+        tell.stage(f"speed is not known: {error}")
+        return manifest
+    precisions = {
+        name: attrs.evolve(one, **attrs.asdict(found[name])) if name in found else one
+        for name, one in manifest.precisions.items()
+    }
+    return attrs.evolve(manifest, precisions=precisions)
+
+
+@attrs.frozen
+class _Telling:
+    """Says how far an export is."""
+
+    stage: Callable[[str], None]
+    progress: Progress
 
 
 def _about(source: Source) -> dict[str, Any]:
@@ -218,29 +304,10 @@ def _genai(part: Path, manifest: Manifest) -> dict[str, Any]:
     return try_genai(part)
 
 
-def _perplexity(generator: Generator | MaskFiller, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the bundle's perplexity on the first rows of the data."""
-    task, tokenizer = generator.task, generator.tokenizer
-    some = rows[:SCORED_ROWS]
-    try:
-        own = list(encode_rows(task, some, tokenizer))
-        encoded = task.collator.measured(own, tokenizer)[:SCORED_ROWS]
-    except RecordError as error:
-        return {"not_measured": f"the data has no answers to score: {error}"}
-    ours = Loss()
-    for part in batches_by_length(encoded, EVAL_BATCH):
-        ours += generator.score(part)
-    return {
-        "bundle": ours.figures()["perplexity"],
-        "tokens": ours.count,
-        "records": len(some),
-    }
-
-
-def _files(part: Path) -> dict[str, File]:
+def _files(part: Path, *, checksums: bool = True) -> dict[str, File]:
     return {
         path.relative_to(part).as_posix(): File(
-            sha256=sha256_of(path), size_bytes=path.stat().st_size
+            sha256=sha256_of(path) if checksums else "", size_bytes=path.stat().st_size
         )
         for path in sorted(part.rglob("*"))
         if path.is_file() and path.name != MANIFEST_FILE

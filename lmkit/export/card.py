@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lmkit.export.table import precision_notes, precision_table
 from lmkit.family import Family
 from lmkit.manifest import Manifest
 from lmkit.renaming import messages_column
@@ -35,10 +36,14 @@ print(answer.value, answer.finish_reason, answer.usage)
 lmkit generate {folder} --set {column}='{text}'{flags}
 lmkit verify {folder}
 ```
-
+{precisions}
 ## Measured at export
 
-| what | figure |
+{table}
+
+{notes}
+
+| compared with torch | figure |
 |---|---|
 {figures}
 
@@ -73,21 +78,30 @@ def write_card(part: Path, manifest: Manifest, tokenizer: Tokenizer) -> None:
         text=text,
         flags="" if fills else " --stream",
         compared=_COMPARED_FILLS if fills else _COMPARED,
-        figures="\n".join(_rows(_figures(manifest))),
+        figures="\n".join(_rows({name: one.parity for name, one in manifest.precisions.items()})),
+        table=_table(manifest),
+        notes=" ".join(precision_notes(manifest)),
+        precisions=_choice(manifest),
     )
     (part / CARD_FILE).write_text(card, "utf-8")
 
 
-def _figures(manifest: Manifest) -> dict[str, Any]:
-    """Return what was measured of each precision."""
-    return {
-        name: {
-            "parity": found.parity,
-            "size_bytes": found.size_bytes,
-            "perplexity": found.perplexity,
-        }
-        for name, found in manifest.precisions.items()
-    }
+def _table(manifest: Manifest) -> str:
+    titles, rows = precision_table(manifest)
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _choice(manifest: Manifest) -> str:
+    """Return how to choose among several precisions."""
+    names = list(manifest.precisions)
+    if len(names) < 2:
+        return ""
+    other = next(name for name in names if name != manifest.precision)
+    return (
+        f"\nIt opens at `{manifest.precision}`; others are chosen with "
+        f'`lk.load("path/to/this/folder", precision="{other}")` or `--precision {other}`.\n'
+    )
 
 
 def _rows(figures: dict[str, Any], prefix: str = "") -> list[str]:

@@ -44,11 +44,18 @@ class Weights:
         """
         path = self._folder / data
         read: set[tuple[str, int, int]] = set()
+        # What such a file held before is written over.
+        self._places = {key: at for key, at in self._places.items() if at[0] != data}
         with open(path, "wb") as file:
             for graph in graphs.values():
                 for value in graph.graph.initializers.values():
                     tensor = value.const_value
-                    if tensor is None or tensor.nbytes < SMALLEST:
+                    if tensor is None:
+                        continue
+                    if tensor.nbytes < SMALLEST:
+                        # A copy: a view would keep all that it is cut from, such as a mapped file.
+                        own = np.array(tensor.numpy())
+                        value.const_value = ir.Tensor(own, dtype=tensor.dtype, name=value.name)
                         continue
                     name, offset = self._place(tensor, file, data)
                     read.add((name, offset, tensor.nbytes))

@@ -6,7 +6,8 @@ transformers.js and optimum:
 
     input_ids        int64 [B, S]         new tokens, rows padded on the right
     attention_mask   int64 [B, T]         ones where a row has a token, all at the start; T = longest row
-    position_ids     int64 [B, S]         declared even where a model ignores it
+    position_ids     int64 [B, S]         0, 1, ... in each row, its past counted; declared even where
+                                          the graph takes them from attention_mask
     past_key_values.N.key / .value        float32 [B, KV, P, D]
     num_logits_to_keep   int64 [1]        may be left out: of how many last positions logits are wanted;
                                           0, the default, stands for all, and so does any n >= S
@@ -43,8 +44,8 @@ from lmkit.export.attention import (
     probe,
 )
 from lmkit.export.external import save_together
-from lmkit.export.fusing import fuse
-from lmkit.export.fusing.keeping import AXIS, INPUT, keep_last_logits
+from lmkit.export.fusing import fuse_causal
+from lmkit.export.fusing.keeping import AXIS, INPUT
 from lmkit.export.tracing import OPSET, inference, port, quiet, traced, uncollected
 from lmkit.manifest import Tensor
 
@@ -182,8 +183,7 @@ def traced_causal(model: PreTrainedModel) -> Iterator[tuple[ir.Model, GraphContr
     layers = _layers(model)
     with inference(model), quiet(), uncollected():
         graph = _trace(model, layers)
-        fuse(graph)
-        keep_last_logits(graph.graph)
+        fuse_causal(graph, _context_length(model))
         yield graph, _contract(model, layers, graph)
 
 
@@ -266,6 +266,12 @@ def _trace(model: PreTrainedModel, layers: tuple[AttentionLayer, ...]) -> ir.Mod
     )
 
 
+def _context_length(model: PreTrainedModel) -> int | None:
+    """Return the most tokens the model was made for, or None."""
+    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(length) if length else None
+
+
 def _contract(
     model: PreTrainedModel, layers: tuple[AttentionLayer, ...], graph: ir.Model
 ) -> GraphContract:
@@ -308,6 +314,6 @@ def _contract(
         cache_dtype="float32",
         hidden_size=config.hidden_size,
         vocab_size=int(outputs[0].axes[-1]),
-        context_length=getattr(config, "max_position_embeddings", None),
+        context_length=_context_length(model),
         opset=OPSET,
     )

@@ -44,8 +44,17 @@ class Writer:
         own = {files[plain]: graph for plain, graph in graphs.items()}
         self.float32 = Precision(files=files, size_bytes=weights.save(own, self._data(FP32)))
 
-    def save(self, name: str) -> Precision:
-        """Write a precision and return where it lies; nothing of it is measured yet."""
+    def plans(self, name: str) -> Sequence[str]:
+        """Return the ways to store a precision, the smallest first, in words; the first needs none."""
+        return ("",)
+
+    def save(self, name: str, plan: str = "") -> Precision:
+        """Write a precision and return where it lies; nothing of it is measured yet.
+
+        Args:
+            name: the precision.
+            plan: one of its `plans`; what an earlier one wrote is written over.
+        """
         if name == FP32:
             return self.float32
         files = self._files(name)

@@ -30,6 +30,8 @@ from lmkit.runtime.session import open_graph, stepped
 # logits. It is 0 for those who do not know of it, and gives them all.
 N_KEPT = "num_logits_to_keep"
 
+SCORED_AT_ONCE = 256  # tokens, whose logits are held; more would be no faster
+
 
 class CausalSession:
     """A loaded graph.
@@ -167,18 +169,30 @@ class CausalSession:
         return 2 * self.graph.n_layers * self.graph.n_kv_heads * self.graph.head_size
 
     def _read_whole(self, rows: Sequence[Encoded]) -> list[LogProbs]:
+        """Read the rows' texts one after another, some tokens at a time, in the same buffers.
+
+        Logits are computed behind the first token that predicts a learned one, and not before.
+        """
         texts, which = texts_to_read(rows)
-        at_once = rows_at_once(len(texts[0]) * self.vocab_size)
-        found: dict[int, LogProbs] = {}
-        for start in range(0, len(texts), at_once):
-            part = texts[start : start + at_once]
-            logits = self._logits_of(part)
-            for index, row in enumerate(rows):
-                if start <= which[index] < start + len(part):
-                    at = np.flatnonzero(row.labels[1:] != IGNORE)
-                    behind = logits[which[index] - start, at]
-                    found[index] = log_probs_of(behind, row.labels[1:][at])
-        return [found[index] for index in range(len(rows))]
+        found: list[list[LogProbs]] = [[] for _ in rows]
+        state = CausalState(self, 1, max(map(len, texts)))
+        try:
+            for place, text in enumerate(texts):
+                own = [index for index in range(len(rows)) if which[index] == place]
+                at = {index: np.flatnonzero(rows[index].labels[1:] != IGNORE) for index in own}
+                first = min((places[0] for places in at.values() if len(places)), default=len(text))
+                state.restart(0)
+                for start in range(0, len(text), SCORED_AT_ONCE):
+                    part = text[start : start + SCORED_AT_ONCE]
+                    end = start + len(part)
+                    logits = state.extend(0, part, last=max(1, end - max(start, int(first))))
+                    for index, places in at.items():
+                        inside = places[(places >= start) & (places < end)]
+                        behind = logits[inside - end]  # counted from the last
+                        found[index].append(log_probs_of(behind, rows[index].labels[1:][inside]))
+        finally:
+            state.close()
+        return [np.concatenate(scores) for scores in found]
 
 
 def _read_prefix(file: Path, graph: Graph) -> np.ndarray:

@@ -7,7 +7,8 @@ A session reads prompts and gives a state that is stepped token by token. `lmkit
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from lmkit.errors import BundleError, ModelError, UnknownName
 from lmkit.logits import Logits, LogProbs, log_probs_of
 from lmkit.manifest import Tensor
 
+_NO_TILES = "ORT_GQA_DISABLE_FLASH_ATTENTION"  # onnxruntime's own switch
 # What onnxruntime calls numpy's types.
 _TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 
@@ -141,9 +143,10 @@ def open_graph(
         options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # its warnings are about graphs in general, not this one
     try:
-        onnx = ort.InferenceSession(
-            str(file), options, providers=list(providers or ["CPUExecutionProvider"])
-        )
+        with _plain_attention():
+            onnx = ort.InferenceSession(
+                str(file), options, providers=list(providers or ["CPUExecutionProvider"])
+            )
     except Exception as error:  # onnxruntime raises its own kinds, without a common base
         raise BundleError(f"onnxruntime cannot load '{file}': {error}") from error
     found = {port.name: port for port in (*onnx.get_inputs(), *onnx.get_outputs())}
@@ -152,6 +155,24 @@ def open_graph(
     if found:
         raise BundleError(f"'{file}' has '{min(found)}', which is not written down")
     return onnx
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Let the graphs that are opened meanwhile not split their attention into tiles.
+
+    Measured with 9 heads on 2 threads, tiles / whole: a prompt of 512 tokens 2.8 / 2.1 ms a layer, one
+    token behind 511 0.04 / 0.03 ms, behind 8191 0.62 / 0.46 ms, 512 tokens behind 3584 the same. The
+    operator reads this when it is made; what the user has set holds.
+    """
+    given = os.environ.get(_NO_TILES)
+    if given is None:
+        os.environ[_NO_TILES] = "1"
+    try:
+        yield
+    finally:
+        if given is None:
+            os.environ.pop(_NO_TILES, None)
 
 
 def run(onnx: ort.InferenceSession, binding: ort.IOBinding) -> None:

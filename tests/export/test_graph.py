@@ -52,8 +52,8 @@ CASES: dict[str, dict[str, object]] = {
         "bos_token_id": 1,
         "eos_token_id": 2,
     },
-    "llama": {**SMALL, "tie_word_embeddings": True},
-    "qwen2": {**SMALL, "tie_word_embeddings": False},
+    "llama": {**SMALL, "head_dim": 16, "tie_word_embeddings": True},
+    "qwen2": {**SMALL, "hidden_size": 64, "tie_word_embeddings": False},
     "qwen3": {**SMALL, "head_dim": 16, "tie_word_embeddings": True},
     "mistral": {**SMALL, "sliding_window": WINDOW, "tie_word_embeddings": False},
     "gemma2": {
@@ -279,14 +279,22 @@ def test_buffers_need_not_be_shared(exported: Exported) -> None:
     np.testing.assert_allclose(np.concatenate(parts), reference, rtol=0, atol=TOLERANCE)
 
 
+ROTATES = ("llama", "qwen2", "qwen3")  # those above whose heads are of 16 numbers
+
+
 @pytest.mark.slow
-def test_positions_come_from_position_ids_alone(exported: Exported) -> None:
+def test_positions_come_from_position_ids_or_where_attention_rotates_from_the_mask(
+    exported: Exported,
+) -> None:
+    rotates = exported.model.config.model_type in ROTATES
     prompt, shift = some_prompt(9), 7
     positions = torch.arange(9)[None] + shift
     with torch.no_grad():
         reference = (
             exported.model(
-                input_ids=torch.tensor([prompt]), position_ids=positions, use_cache=False
+                input_ids=torch.tensor([prompt]),
+                position_ids=positions - shift if rotates else positions,
+                use_cache=False,
             )
             .logits[0]
             .numpy()
@@ -607,6 +615,14 @@ def test_the_graph_is_small_and_of_a_version_that_runtimes_read(exported: Export
 
     assert graph.ir_version <= 13
     assert operators.count("GroupQueryAttention") == exported.contract.n_layers
+    rotating = [
+        any(a.name == "do_rotary" and a.i for a in node.attribute) for node in graph.graph.node
+    ]
+    rotates = exported.model.config.model_type in ROTATES
+    assert sum(rotating) == (exported.contract.n_layers if rotates else 0)
+    if exported.model.config.model_type in ("llama", "qwen2"):
+        assert operators.count("MatMul") == 5 * exported.contract.n_layers + (not tied(exported))
+        assert not {"Split", "RotaryEmbedding", "Cos", "Reshape"} & set(operators)
     if exported.model.config.model_type in ("gpt2", "llama", "qwen2", "qwen3", "gemma2", "opt"):
         assert "Transpose" not in operators
     assert "Gemm" not in operators  # weight quantisers look for MatMul
@@ -615,6 +631,10 @@ def test_the_graph_is_small_and_of_a_version_that_runtimes_read(exported: Export
     assert [value.name for value in graph.graph.output] == [
         p.name for p in exported.contract.outputs
     ]
+
+
+def tied(exported: Exported) -> bool:
+    return bool(exported.model.config.tie_word_embeddings)
 
 
 def test_a_window_one_token_longer_would_show(monkeypatch: pytest.MonkeyPatch) -> None:

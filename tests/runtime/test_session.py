@@ -1,6 +1,9 @@
 """The graph's contract, against the same model written in numpy."""
 
+import os
+
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from lmkit.encoding import IGNORE, Encoded, prompt_ids
@@ -410,3 +413,24 @@ def test_an_execution_provider_that_is_not_there_is_named(bundle):
 
 def test_there_is_a_core():
     assert available_cores() >= 1
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
+def test_attention_is_computed_whole_unless_the_user_says_otherwise(
+    bundle, monkeypatch, given, expected
+):
+    switch = "ORT_GQA_DISABLE_FLASH_ATTENTION"
+    monkeypatch.delenv(switch, raising=False)
+    if given is not None:
+        monkeypatch.setenv(switch, given)
+    opened, seen = ort.InferenceSession, []
+
+    def opening(*arguments, **options):
+        seen.append(os.environ.get(switch))
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(ort, "InferenceSession", opening)
+    CausalSession(bundle / "model.onnx", read_manifest(bundle).graph, threads=1)
+
+    assert seen == [expected]
+    assert os.environ.get(switch) == given

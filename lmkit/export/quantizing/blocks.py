@@ -6,11 +6,17 @@ is (integer - zero point) * scale.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from attrs import field, frozen
 from attrs.validators import in_
 
-_CHUNK = 1 << 22  # numbers rounded at a time, so that the temporary arrays stay small and in reach
+from lmkit.export.quantizing.rounding import compensated, inverse_factor, nearest, spaced
+from lmkit.runtime.session import available_cores
+
+_ROWS = 512  # rounded at a time, so that what is computed for them stays in the processor's caches
 
 
 @frozen(kw_only=True)
@@ -47,12 +53,17 @@ class Blocks:
     zero_points: np.ndarray | None
 
 
-def blocked(array: np.ndarray, format: Format) -> Blocks:
+def blocked(
+    array: np.ndarray, format: Format, moments: Sequence[np.ndarray] | None = None
+) -> Blocks:
     """Round a weight.
 
     Args:
         array: float32 [N, K], in any memory layout; it is read in slices, never copied whole.
         format: how to store it.
+        moments: second moments of what it multiplies, as `calibrating.second_moments` measures them: float32
+            [span, span] each, the spans adding up to K. With them errors make up for each other; without
+            them each number of 8 bits is the nearest and the scales of 4 bits are those of least error.
     """
     rows, width = array.shape
     n_blocks = -(-width // format.block)
@@ -60,18 +71,58 @@ def blocked(array: np.ndarray, format: Format) -> Blocks:
     scales = np.empty((rows, n_blocks), np.float32)
     packed = -(-n_blocks * format.bits // 8)
     zero_points = np.empty((rows, packed), np.uint8) if format.zero_points else None
-    step = max(1, _CHUNK // (n_blocks * format.block))
-    for start in range(0, rows, step):
-        part = slice(start, min(rows, start + step))
-        filled = np.zeros((part.stop - start, n_blocks * format.block), np.float32)
-        filled[:, :width] = array[part]
-        numbers, scales[part], zeros = _nearest(
-            filled.reshape(-1, n_blocks, format.block), format.bits, format.zero_points
-        )
-        data[part] = _packed(numbers, format.bits)
+    spans = [] if moments is None else [(inverse_factor(m), np.diagonal(m).copy()) for m in moments]
+
+    def fill(start: int) -> None:
+        part = slice(start, min(rows, start + _ROWS))
+        columns = np.zeros((n_blocks * format.block, part.stop - start), np.float32)
+        columns[:width] = array[part].T
+        if spans:
+            numbers, own, zeros = _compensated(columns, width, spans, format)
+        else:
+            numbers, own, zeros = _apart(columns, format)
+        scales[part] = own.T
+        data[part] = _packed(numbers.T.reshape(-1, n_blocks, format.block), format.bits)
         if zero_points is not None:
-            zero_points[part] = _packed(zeros, format.bits)
+            zero_points[part] = _packed(zeros.T.astype(np.uint8), format.bits)
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        list(pool.map(fill, range(0, rows, _ROWS)))
     return Blocks(format=format, width=width, data=data, scales=scales, zero_points=zero_points)
+
+
+def _apart(columns: np.ndarray, format: Format) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Round [in, rows] a block at a time; return integers uint8 and scales and zero points [blocks, rows]."""
+    width, rows = columns.shape
+    numbers = np.empty((width, rows), np.uint8)
+    scales, zeros = np.empty((2, width // format.block, rows), np.float32)
+    for index, start in enumerate(range(0, width, format.block)):
+        part = columns[start : start + format.block]
+        found = spaced(part, None, format.bits, format.zero_points, search=format.bits < 8)
+        scales[index], zeros[index] = found
+        numbers[start : start + format.block] = nearest(part, *found, format.bits)
+    return numbers, scales, zeros
+
+
+def _compensated(
+    columns: np.ndarray,
+    width: int,
+    spans: Sequence[tuple[np.ndarray, np.ndarray]],
+    format: Format,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Round the first `width` of [in, rows], a span of inputs at a time; return what `_apart` does."""
+    found, start = [], 0
+    for factor, importance in spans:
+        part = columns[start : start + len(factor)]
+        found.append(
+            compensated(part, factor, importance, format.block, format.bits, format.zero_points)
+        )
+        start += len(factor)
+    numbers, scales, zeros = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    filled = np.empty(columns.shape, np.uint8)
+    filled[:width] = numbers
+    filled[width:] = zeros[-1]  # the integer of zero
+    return filled, scales, zeros
 
 
 def restored(blocks: Blocks) -> np.ndarray:
@@ -85,27 +136,6 @@ def restored(blocks: Blocks) -> np.ndarray:
         zeros = _unpacked(blocks.zero_points, bits)[:, :n_blocks].astype(np.float32)
     whole: np.ndarray = (numbers - zeros[..., None]) * blocks.scales[..., None]
     return whole.reshape(rows, -1)[:, : blocks.width]
-
-
-def _nearest(
-    blocks: np.ndarray, bits: int, asymmetric: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Round each block [..., block] to the nearest of evenly spaced numbers that reach its extremes."""
-    most = (1 << bits) - 1
-    if asymmetric:
-        low, high = np.minimum(blocks.min(-1), 0), np.maximum(blocks.max(-1), 0)
-        scales = (high - low) / np.float32(most)
-    else:
-        # The side of the largest number gets the extra step that the integers have below the middle.
-        low, high = blocks.min(-1), blocks.max(-1)
-        scales = np.where(-low >= high, low, high) / np.float32(-(1 << (bits - 1)))
-    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
-    zeros = np.rint(-low * inverse) if asymmetric else np.full_like(scales, 1 << (bits - 1))
-    numbers = blocks * inverse[..., None]
-    numbers += zeros[..., None]
-    np.rint(numbers, out=numbers)
-    np.clip(numbers, 0, most, out=numbers)
-    return numbers.astype(np.uint8), scales, zeros.astype(np.uint8)
 
 
 def _packed(numbers: np.ndarray, bits: int) -> np.ndarray:

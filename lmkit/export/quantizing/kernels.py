@@ -6,6 +6,7 @@ the same two methods.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -20,8 +21,13 @@ from lmkit.export.quantizing.weights import Weight
 class Kernel(Protocol):
     """A way to store a weight and to read it."""
 
-    def stored(self, weight: Weight) -> object:
-        """Return the weight as it is stored; called once for a weight that several graphs share."""
+    def stored(self, weight: Weight, moments: Sequence[np.ndarray] | None) -> object:
+        """Return the weight as it is stored; called once for a weight that several graphs share.
+
+        Args:
+            weight: what to store.
+            moments: second moments of what its products multiply, if they were measured.
+        """
 
     def rewrite(self, graph: ir.Graph, weight: Weight, stored: object) -> None:
         """Let the nodes that read `weight` read `stored`."""
@@ -40,9 +46,9 @@ class BlockKernel:
     format: Format
     accuracy_level: int = 4
 
-    def stored(self, weight: Weight) -> Blocks:
+    def stored(self, weight: Weight, moments: Sequence[np.ndarray] | None) -> Blocks:
         """Return the rounded weight."""
-        return blocked(weight.array, self.format)
+        return blocked(weight.array, self.format, moments)
 
     def rewrite(self, graph: ir.Graph, weight: Weight, stored: object) -> None:
         """Put MatMulNBits for the products and GatherBlockQuantized for the lookups of a weight."""

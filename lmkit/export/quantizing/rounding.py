@@ -1,0 +1,156 @@
+"""Which integers stand for a weight: the nearest, those of the best scale, or those that mend errors.
+
+All three work on columns: a part of a weight [out, in] is laid out as [in, rows], so that every step runs
+over contiguous rows.
+
+Measured on SmolLM2-135M, mean square error of a product's output relative to the output's own, geometric mean
+over down and packed query-key-value projections of layers 0, 10 and 20, second moments of 3774 tokens of chat
+and instructions, 4 bits with zero points, blocks of 32 / 64 / 128:
+
+    nearest                                4.5e-3  5.8e-3  7.8e-3
+    best scale by the weights' error       3.8e-3  5.5e-3  8.3e-3
+    best scale by the inputs' squares      2.3e-3  3.4e-3  5.1e-3
+    compensated, range by extremes         1.2e-3  1.6e-3  2.5e-3
+    compensated, best scale                0.85e-3 1.2e-3  1.8e-3
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_SHRINKS = (1.0, 0.93, 0.86, 0.79, 0.72)  # of a block's range, from which the best is taken
+_INNER = 8  # columns whose errors are handed on one by one; beyond them by a product
+_DAMPING = 0.01  # of the mean second moment, added to all: GPTQ's own default
+
+
+def spaced(
+    columns: np.ndarray, importance: np.ndarray | None, bits: int, zero_points: bool, search: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose a scale and a zero point for each block.
+
+    Args:
+        columns: float32 [block, ...], the numbers of a block on the first axis.
+        importance: float32 [block, 1...], what a squared error weighs; None if all weigh the same.
+        bits: of each integer.
+        zero_points: whether a block may have its own zero point.
+        search: whether to try narrower ranges, each with the scale that fits its integers best, instead of
+            the range from the smallest to the largest number alone.
+    Returns:
+        scales and zero points, float32 [...].
+    """
+    most = np.float32((1 << bits) - 1)
+    if zero_points:
+        low, high = np.minimum(columns.min(0), 0), np.maximum(columns.max(0), 0)
+        widest = (high - low) / most
+        widest[widest == 0] = 1
+        zeros = np.rint(-low / widest)
+    else:
+        # The side of the largest number gets the extra step that the integers have below the middle.
+        low, high = columns.min(0), columns.max(0)
+        widest = np.where(-low >= high, low, high) / np.float32(-(1 << (bits - 1)))
+        widest[widest == 0] = 1
+        zeros = np.full_like(widest, 1 << (bits - 1))
+    if not search:
+        return widest, zeros
+    weighed = columns if importance is None else columns * importance
+    best, scales = None, widest
+    for shrink in _SHRINKS:
+        numbers = _centred(columns, widest * np.float32(shrink), zeros, most)
+        own = numbers if importance is None else numbers * importance
+        # For given integers n the scale of least squared error is (w . n) / (n . n), and what the error
+        # loses by it is (w . n)^2 / (n . n).
+        product, square = (weighed * numbers).sum(0), (own * numbers).sum(0)
+        scale = np.divide(product, square, out=widest.copy(), where=square > 0)
+        gain = product * scale
+        if best is None:
+            best, scales = gain, scale
+        else:
+            better = gain > best
+            best, scales = np.where(better, gain, best), np.where(better, scale, scales)
+    # A block that is all but zero may have lost the sign or size that a scale needs.
+    usable = np.abs(scales) > np.abs(widest) * 0.5
+    return np.where(usable, scales, widest), zeros
+
+
+def nearest(columns: np.ndarray, scales: np.ndarray, zeros: np.ndarray, bits: int) -> np.ndarray:
+    """Return the integers, float32 like `columns` [block, ...], nearest to the numbers."""
+    most = np.float32((1 << bits) - 1)
+    numbers = _centred(columns, scales, zeros, most)
+    numbers += zeros
+    return numbers
+
+
+def _centred(
+    columns: np.ndarray, scales: np.ndarray, zeros: np.ndarray, most: np.float32
+) -> np.ndarray:
+    """Return the nearest integers less their zero point."""
+    numbers: np.ndarray = columns / scales
+    np.rint(numbers, out=numbers)
+    np.clip(numbers, -zeros, most - zeros, out=numbers)
+    return numbers
+
+
+def inverse_factor(moments: np.ndarray) -> np.ndarray:
+    """Return the upper triangular U, float32 [span, span], with U^T U the inverse of damped moments."""
+    damped = moments.astype(np.float64)
+    diagonal = np.einsum("ii->i", damped)
+    mean = float(diagonal.mean())
+    diagonal += _DAMPING * mean if mean > 0 else 1.0
+    factor = np.linalg.cholesky(np.linalg.inv(damped))
+    return np.ascontiguousarray(factor.T, dtype=np.float32)
+
+
+def compensated(
+    columns: np.ndarray,
+    factor: np.ndarray,
+    importance: np.ndarray,
+    block: int,
+    bits: int,
+    zero_points: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Round a column at a time, and let the columns after it make up for each one's error.
+
+    This is GPTQ (Frantar et al. 2022, arXiv:2210.17323, algorithm 1) with ranges searched for as `spaced`
+    does when a block is reached, on what its columns have become by then.
+
+    Args:
+        columns: float32 [in, rows]; overwritten.
+        factor: of the inverse second moments of the inputs, as `inverse_factor` gives it.
+        importance: float32 [in], the mean square of each input.
+        block: inputs that share a scale.
+        bits: of each integer.
+        zero_points: whether a block has its own zero point.
+    Returns:
+        integers uint8 [in, rows], scales and zero points float32 [blocks, rows].
+    """
+    width, rows = columns.shape
+    most = np.float32((1 << bits) - 1)
+    numbers = np.empty((width, rows), np.uint8)
+    n_blocks = -(-width // block)
+    scales, zeros = np.empty((2, n_blocks, rows), np.float32)
+    errors = np.empty((block, rows), np.float32)
+    for index, start in enumerate(range(0, width, block)):
+        stop = min(start + block, width)
+        weighing = importance[start:stop, None]
+        scale, zero = spaced(columns[start:stop], weighing, bits, zero_points, search=True)
+        scales[index], zeros[index] = scale, zero
+        for first in range(start, stop, _INNER):
+            last = min(first + _INNER, stop)
+            for column in range(first, last):
+                number = columns[column] / scale
+                np.rint(number, out=number)
+                np.clip(number, -zero, most - zero, out=number)
+                error = errors[column - start]
+                np.multiply(number, scale, out=error)
+                np.subtract(columns[column], error, out=error)
+                error *= 1 / factor[column, column]
+                number += zero
+                numbers[column] = number
+                if column + 1 < last:
+                    columns[column + 1 : last] -= factor[column, column + 1 : last, None] * error
+            if last < stop:
+                own = errors[first - start : last - start]
+                columns[last:stop] -= factor[first:last, last:stop].T @ own
+        if stop < width:
+            columns[stop:] -= factor[start:stop, stop:].T @ errors[: stop - start]
+    return numbers, scales, zeros
