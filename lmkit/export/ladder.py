@@ -54,7 +54,5 @@ def kept_higher(rung: Rung, names: Sequence[str]) -> frozenset[str]:
     count = max(layers.values(), default=-1) + 1
     outer = max(1, round(count * rung.share / 2))
     return frozenset(
-        name
-        for name in names
-        if name not in layers or not outer <= layers[name] < count - outer
+        name for name in names if name not in layers or not outer <= layers[name] < count - outer
     )
