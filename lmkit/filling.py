@@ -8,10 +8,12 @@ two sides.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import ceil
 from typing import Any, Self, cast
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 from lmkit.collating import padded
 from lmkit.collating.masked import mask_of
@@ -28,6 +30,8 @@ from lmkit.tokenizing import Tokenizer
 
 ROWS_AT_ONCE = 8
 
+Marks = NDArray[np.bool_]
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class MaskAnswerer:
@@ -38,14 +42,17 @@ class MaskAnswerer:
         tokenizer: the model's, with a mask and a pad token.
         context_length: the most tokens that the model can hold, or None.
         vocab_size: the numbers in a row of logits.
-        read: returns the logits, float32 [B, T, V], of ids and their attention mask, int64 [B, T].
+        read: returns the logits, float32 [N, V], of N marked tokens, row after row; it is given ids
+            and their attention mask, int64 [B, T], and the marks, bool [B, T].
+        picks: whether `read` computes the logits of no other tokens, so that more rows fit at once.
     """
 
     task: Task
     tokenizer: Tokenizer
     context_length: int | None
     vocab_size: int
-    read: Callable[[Ids, Ids], Logits] = attrs.field(repr=False)
+    read: Callable[[Ids, Ids, Marks], Logits] = attrs.field(repr=False)
+    picks: bool = False
 
     def __call__(self, record: Record, **options: Any) -> Answer:
         """Fill the masks of one record.
@@ -82,7 +89,8 @@ class MaskAnswerer:
             raise TaskError(f"batch_size is {batch_size}; expected 1 or more")
         prompts = [self.prompt(record, index) for index, record in enumerate(records)]
         answers: list[Answer | None] = [None] * len(prompts)
-        for index, logits in self.logits(prompts, batch_size=batch_size):
+        marks = [prompt == self.tokenizer.mask_id for prompt in prompts]
+        for index, logits in self.logits(prompts, batch_size=batch_size, marks=marks):
             answers[index] = self._answer(prompts[index], logits)
         return cast("list[Answer]", answers)
 
@@ -94,10 +102,9 @@ class MaskAnswerer:
     def log_probs(self, rows: Sequence[Encoded]) -> list[LogProbs]:
         """Return the log-probability of each row's hidden tokens, float64 [L] a row, in nats."""
         found = [np.empty(0)] * len(rows)
-        for index, logits in self.logits([row.input_ids for row in rows], batch_size=len(rows)):
-            labels = rows[index].labels
-            at = np.flatnonzero(labels != IGNORE)
-            found[index] = log_probs_of(logits[at], labels[at])
+        texts, marks = [row.input_ids for row in rows], [row.labels != IGNORE for row in rows]
+        for index, logits in self.logits(texts, batch_size=len(rows), marks=marks):
+            found[index] = log_probs_of(logits, rows[index].labels[marks[index]])
         return found
 
     def score(self, rows: Sequence[Encoded]) -> Loss:
@@ -107,31 +114,53 @@ class MaskAnswerer:
     def best(self, prompts: Sequence[Ids]) -> list[list[int]]:
         """Return the likeliest token for each mask of each prompt, int64 [P]."""
         found: list[list[int]] = [[]] * len(prompts)
-        for index, logits in self.logits(prompts, batch_size=ROWS_AT_ONCE):
-            at = prompts[index] == self.tokenizer.mask_id
-            found[index] = logits[at].argmax(axis=1).tolist()
+        marks = [prompt == self.tokenizer.mask_id for prompt in prompts]
+        for index, logits in self.logits(prompts, batch_size=ROWS_AT_ONCE, marks=marks):
+            found[index] = logits.argmax(axis=1).tolist()
         return found
 
-    def logits(self, rows: Sequence[Ids], *, batch_size: int) -> Iterator[tuple[int, Logits]]:
-        """Yield each row's place and its logits, float32 [T, V], those of like length together."""
+    def logits(
+        self, rows: Sequence[Ids], *, batch_size: int, marks: Sequence[Marks] | None = None
+    ) -> Iterator[tuple[int, Logits]]:
+        """Yield each row's place and the logits of its tokens, those of like length together.
+
+        Args:
+            rows: int64 [T] each.
+            batch_size: how many are read at once, at the most.
+            marks: whose logits are wanted, bool [T] each; None for all of them.
+        Returns:
+            Pairs of a place and float32 [K, V], where a row has K tokens that are wanted.
+        """
         pad_id = self.tokenizer.pad_id
         assert pad_id is not None
+        marks = [np.ones(len(row), np.bool_) for row in rows] if marks is None else marks
         lengths = [len(row) for row in rows]
-        for group in rows_together(lengths, self.vocab_size, batch_size):
+        for group in rows_together(lengths, self._floats_per_token(marks), batch_size):
             ids, mask = padded([rows[index] for index in group], pad_id)
-            logits = self.read(ids, mask)
-            for index, row_logits in zip(group, logits, strict=True):
-                yield index, row_logits[: len(rows[index])]
+            wanted = np.zeros(ids.shape, dtype=np.bool_)
+            for row, index in zip(wanted, group, strict=True):
+                row[: lengths[index]] = marks[index]
+            ends = np.cumsum(wanted.sum(axis=1))[:-1]
+            yield from zip(group, np.split(self.read(ids, mask, wanted), ends), strict=True)
+
+    def _floats_per_token(self, marks: Sequence[Marks]) -> int:
+        """Return how many logits are held for each token of a row, at the most."""
+        share = max((row.mean() for row in marks), default=1.0) if self.picks else 1.0
+        return max(1, ceil(self.vocab_size * share))
 
     def _answer(self, prompt: Ids, logits: Logits) -> Answer:
+        """Return what is in the masks, whose logits these are, float32 [M, V]."""
         at = prompt == self.tokenizer.mask_id
         filled = prompt.copy()
-        filled[at] = logits[at].argmax(axis=1)
+        filled[at] = logits.argmax(axis=1)
         fills = filled[at].tolist()
+        # Pages that are only zeros are never touched, so this takes no room for the other tokens.
+        whole = np.zeros((len(prompt), logits.shape[1]), dtype=np.float32)
+        whole[at] = logits
         decoder = self.task.decoder
         assert isinstance(decoder, Filler)  # the task's own check
         return Answer(
-            value=decoder.fill(prompt, logits, self.tokenizer),
+            value=decoder.fill(prompt, whole, self.tokenizer),
             text=self.tokenizer.decode(filled.tolist()),
             finish_reason="stop",
             usage=Usage(prompt_tokens=len(prompt), completion_tokens=len(fills)),

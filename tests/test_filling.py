@@ -21,8 +21,11 @@ class Model:
         self.shapes = []
         self.weights = np.random.default_rng(0).normal(size=(3, 17, 17)).astype(np.float32)
 
-    def __call__(self, ids, mask):
+    def __call__(self, ids, mask, marks):
         self.shapes.append(ids.shape)
+        return self.whole(ids, mask)[marks]
+
+    def whole(self, ids, mask):
         known = np.pad(np.where(mask == 1, ids, 0), ((0, 0), (1, 1)))
         here, before, after = self.weights
         return here[known[:, 1:-1]] + before[known[:, :-2]] + after[known[:, 2:]]
@@ -61,6 +64,25 @@ def test_no_more_logits_are_held_than_fit(filler, model, monkeypatch):
     assert model.shapes == [(2, 4), (1, 7), (1, 9)]
 
 
+def test_more_rows_fit_where_only_the_masks_logits_are_reckoned(filler, model, monkeypatch):
+    monkeypatch.setattr("lmkit.logits.HELD_FLOATS", 17 * 8)
+    attrs.evolve(filler, picks=True).batch([{"text": text} for text in TEXTS])
+
+    assert model.shapes == [(3, 7), (1, 9)]
+
+
+def test_logits_are_those_of_all_tokens_or_of_the_marked_ones(filler):
+    rows = [np.array([5, 6, 7]), np.array([8, 9]), np.array([9])]
+    marks = [np.array([True, False, True]), np.array([False, False]), np.array([True])]
+
+    whole = dict(filler.logits(rows, batch_size=3))
+    some = dict(filler.logits(rows, batch_size=3, marks=marks))
+
+    assert [len(logits) for logits in whole.values()] == [1, 2, 3]
+    for index, logits in some.items():
+        np.testing.assert_array_equal(logits, whole[index][marks[index]])
+
+
 def test_a_stream_is_the_filled_text_at_once(filler):
     record = {"text": TEXTS[1]}
 
@@ -96,7 +118,7 @@ def test_log_probabilities_are_those_of_the_hidden_tokens(filler, model):
     found = filler.log_probs(rows)
 
     for row, ours in zip(rows, found, strict=True):
-        logits = model(row.input_ids[None], np.ones((1, len(row)), int))[0].astype(float)
+        logits = model.whole(row.input_ids[None], np.ones((1, len(row)), int))[0].astype(float)
         expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         at = np.flatnonzero(row.labels >= 0)
         assert len(at) == len(ours) > 0

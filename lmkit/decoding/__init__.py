@@ -97,4 +97,10 @@ class Filler(Decoder, Protocol):
     def fill(
         self, input_ids: NDArray[np.int64], logits: NDArray[np.float32], tokenizer: Tokenizer
     ) -> Any:
-        """Return the answer's value for one text, int64 [T], and its logits, float32 [T, V]."""
+        """Return the answer's value for one text.
+
+        Args:
+            input_ids: int64 [T].
+            logits: float32 [T, V]; those of tokens that are no mask are zeros, for nobody reckons them.
+            tokenizer: the model's.
+        """

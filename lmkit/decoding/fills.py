@@ -46,7 +46,7 @@ class FillMaskDecoder:
 
         Args:
             input_ids: int64 [T], with M mask tokens in it.
-            logits: float32 [T, V].
+            logits: float32 [T, V]; only those of mask tokens are looked at.
             tokenizer: the model's.
         Returns:
             The fills, likeliest first; a list of such lists if M is more than one.

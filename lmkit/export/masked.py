@@ -2,7 +2,8 @@
 
     input_ids        int64 [B, T]         rows padded on the right
     attention_mask   int64 [B, T]         ones where a row has a token, all at the start
-    logits           float32 [B, T, V]
+    logits_mask      bool [B, T]          optional: whose logits are wanted, as many in each row
+    logits           float32 [B, T, V]    or [B, K, V], those of the K that are wanted
 
 Every layer's attention becomes one `com.microsoft::MultiHeadAttention`, which knows the rows' lengths.
 Token types, where a model has them, are those of a single text.
@@ -25,6 +26,7 @@ from lmkit.encoding import Ids, prompt_ids
 from lmkit.errors import ExportError, ParityError
 from lmkit.export.attention import attention_through
 from lmkit.export.fusing import fuse, share_contents
+from lmkit.export.fusing.keeping import keep_marked_logits
 from lmkit.export.parity import (
     CLEAR_LEAD,
     ROUNDED_LEAD,
@@ -77,6 +79,7 @@ def write(part: Path, source: Source, save: Save) -> MaskedGraph:
         size = outputs[0].axes[-1]
         if found != {"input_ids": cells, "attention_mask": cells, "logits": (*cells, size)}:
             raise ExportError(f"{type(model).__name__} cannot be exported: its graph has {found}")
+        keep_marked_logits(graph.graph)
         save({GRAPH_FILE: graph})
     return MaskedGraph(
         file=GRAPH_FILE,

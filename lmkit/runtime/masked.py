@@ -10,12 +10,14 @@ import numpy as np
 
 from lmkit.encoding import Ids
 from lmkit.errors import BundleError
-from lmkit.filling import MaskAnswerer
+from lmkit.filling import Marks, MaskAnswerer
 from lmkit.logits import Logits
 from lmkit.manifest import Golden, Manifest, MaskedGraph
 from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.golden import difference
 from lmkit.runtime.session import open_graph
+
+MARKS = "logits_mask"  # the input that says whose logits are wanted; it may be left out
 
 
 class MaskedSession:
@@ -28,6 +30,9 @@ class MaskedSession:
         threads: how many threads one pass may use; all cores of the process if None.
     Raises:
         BundleError: onnxruntime cannot load it.
+
+    Attributes:
+        takes_marks: whether it computes the logits of marked tokens only; an older bundle does not.
     """
 
     def __init__(
@@ -47,10 +52,42 @@ class MaskedSession:
                 f"vocab_size is written down as {graph.vocab_size}, and '{file}' has {size}"
             )
 
-    def read(self, input_ids: Ids, attention_mask: Ids) -> Logits:
-        """Return the logits, float32 [B, T, V], of right-padded ids, int64 [B, T]."""
+        optional = {port.name for port in self.onnx.get_overridable_initializers()}
+        self.takes_marks = MARKS in optional
+
+    def read(self, input_ids: Ids, attention_mask: Ids, marks: Marks) -> Logits:
+        """Return the logits of marked tokens, float32 [N, V], row after row.
+
+        Args:
+            input_ids: int64 [B, T], rows padded on the right.
+            attention_mask: int64 [B, T].
+            marks: bool [B, T].
+        """
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
-        return np.asarray(self.onnx.run(["logits"], feeds)[0])
+        if not self.takes_marks:
+            return np.asarray(self.onnx.run(["logits"], feeds)[0])[marks]
+        asked = evened(marks)
+        logits = np.asarray(self.onnx.run(["logits"], {**feeds, MARKS: asked})[0])
+        logits = logits.reshape(-1, logits.shape[-1])
+        return logits if asked is marks else logits[marks[asked]]
+
+
+def evened(marks: Marks) -> Marks:
+    """Return marks, bool [B, T], with further ones where a row has fewer than another, and not none.
+
+    >>> evened(np.array([[True, False, True], [False, False, True]])).astype(int)
+    array([[1, 0, 1],
+           [1, 0, 1]])
+    """
+    counts = marks.sum(axis=1)
+    most = max(1, int(counts.max()))
+    if (counts == most).all():
+        return marks
+    # A stable sort puts a row's marked places first, and then its others from the left.
+    order = np.argsort(~marks, axis=1, kind="stable")[:, :most]
+    found = np.zeros_like(marks)
+    np.put_along_axis(found, order, values=True, axis=1)
+    return found
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -85,6 +122,7 @@ def open_filler(
         context_length=graph.context_length,
         vocab_size=graph.vocab_size,
         read=session.read,
+        picks=session.takes_marks,
         path=bundle.path,
         manifest=manifest,
     )

@@ -19,7 +19,7 @@ from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt
 from lmkit.errors import TaskError
 from lmkit.family import Family
-from lmkit.filling import MaskAnswerer
+from lmkit.filling import Marks, MaskAnswerer
 from lmkit.formatting import Record
 from lmkit.generation import Generation
 from lmkit.logits import Logits, LogProbs
@@ -80,7 +80,7 @@ def through_torch(task: Task, model: Any, tokenizer: Tokenizer) -> Answerer:
             tokenizer=tokenizer,
             context_length=context_length(model),
             vocab_size=model.config.vocab_size,
-            read=functools.partial(masked_logits, model),
+            read=functools.partial(_marked_logits, model),
         )
     return TorchAnswerer(task=task, model=model, tokenizer=tokenizer)
 
@@ -92,6 +92,11 @@ def masked_logits(model: Any, input_ids: Ids, attention_mask: Ids) -> Logits:
     with torch().inference_mode():
         found = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits
     return np.asarray(found.float().cpu().numpy())
+
+
+def _marked_logits(model: Any, input_ids: Ids, attention_mask: Ids, marks: Marks) -> Logits:
+    """Return the logits of marked tokens, float32 [N, V]; see `MaskAnswerer`."""
+    return masked_logits(model, input_ids, attention_mask)[marks]
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -105,6 +105,29 @@ class TestABundle:
         assert "Softmax" not in kinds
         assert "Erf" not in kinds
 
+    @pytest.mark.parametrize("kind", CONFIGS)
+    def test_reckons_the_logits_of_marked_tokens_alone(self, kind, bundles):
+        fill = lk.load(bundles(kind)[1], threads=1)
+        rows = [np.array([5, 6, 7, 8, 9]), np.array([10, 11]), np.array([12, 13, 14])]
+        marks = [row % 3 == 0 for row in rows]  # two, none and one
+
+        whole = dict(fill.logits(rows, batch_size=3))
+        some = dict(fill.logits(rows, batch_size=3, marks=marks))
+
+        assert fill.picks
+        for index, logits in some.items():
+            np.testing.assert_allclose(logits, whole[index][marks[index]], atol=1e-5)
+
+    def test_runs_its_head_and_last_layer_behind_the_choice_of_tokens(self, bundles):
+        import onnx
+
+        graph = onnx.load(bundles("bert")[1] / "model.onnx", load_external_data=False).graph
+        kinds = [node.op_type for node in graph.node]
+        behind = kinds[len(kinds) - kinds[::-1].index("GatherND") :]
+
+        # Two of the last layer's, two of the head's.
+        assert behind.count("MatMul") + behind.count("FusedMatMul") == 4
+
     def test_stores_weights_that_layers_share_once(self, bundles):
         model, folder = bundles("albert")
         size = sum(parameter.numel() for parameter in model.parameters()) * 4

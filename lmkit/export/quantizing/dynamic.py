@@ -10,19 +10,23 @@ is multiplied by it again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 from attrs import frozen
 
-from lmkit.export.fusing.rewriting import MICROSOFT, initializer, take_place
+from lmkit.export.fusing.rewriting import MICROSOFT, initializer
+from lmkit.export.quantizing.kernels import replace
 from lmkit.export.quantizing.rotating import hadamard
 from lmkit.export.quantizing.weights import Weight
 
 _MOST = 127
-# What makes rows whose largest number is not far from the others: a norm of a rotated stream, and averages
-# of values. What a gated product makes is not among them: a few of its numbers are a hundred times larger.
-_EVEN = frozenset(
-    ["SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "GroupQueryAttention"]
+_MIXED = (64, 32, 16)  # neighbours that may be mixed, the most that divide a row first
+_NORMS = frozenset(["SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"])
+# What stands between a product and the attention that reads it.
+_TO_ATTENTION = frozenset(
+    ["Add", "Split", "Reshape", "Transpose", "RotaryEmbedding", "SimplifiedLayerNormalization"]
 )
 _CHUNK = 1 << 22  # numbers rounded at a time
 _SMALLEST = np.float32(
@@ -56,21 +60,45 @@ def by_column(array: np.ndarray) -> Columns:
     return Columns(data=data, scales=scales)
 
 
-def has_even_rows(weight: Weight) -> bool:
-    """Say whether all that is multiplied by a weight may be rounded row by row."""
-    return (
-        bool(weight.products)
-        and not weight.lookups
-        and all(_is_even(node.inputs[0]) for node in weight.products)
-        and not any(node.outputs[0].is_graph_output() for node in weight.products)
-    )
+def row_kernel(weight: Weight) -> RowKernel | None:
+    """Return how a weight of a turned graph is multiplied in integers, or None if it should not be.
+
+    It is for the products between two layers' attentions, three quarters of the work. Those that attention
+    reads or writes, lookups and the logits lose more by rounded rows than they gain: on SmolLM2-135M the
+    divergence from float32 is 0.0027 in blocks, 0.0039 with the former in integers and 0.0053 with both.
+    """
+    nodes, width = weight.products, weight.array.shape[1]
+    if not nodes or weight.lookups or any(node.outputs[0].is_graph_output() for node in nodes):
+        return None
+    if any(_feeds_attention(node.outputs[0]) or _is_attended(node.inputs[0]) for node in nodes):
+        return None
+    if all(_is_normed(node.inputs[0]) for node in nodes):
+        return RowKernel()
+    return next((RowKernel(mixed=size) for size in _MIXED if width % size == 0), None)
 
 
-def _is_even(value: ir.Value | None) -> bool:
+def _origin(value: ir.Value | None) -> str:
+    """Return the operator that made a value, before it was cut or reshaped."""
     node = None if value is None else value.producer()
-    if node is not None and node.op_type == "Slice":
-        return _is_even(node.inputs[0])
-    return node is not None and node.op_type in _EVEN
+    while node is not None and node.op_type in ("Slice", "Reshape", "Transpose"):
+        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    return "" if node is None else node.op_type
+
+
+def _is_normed(value: ir.Value | None) -> bool:
+    return _origin(value) in _NORMS
+
+
+def _is_attended(value: ir.Value | None) -> bool:
+    return _origin(value).endswith("Attention")
+
+
+def _feeds_attention(value: ir.Value) -> bool:
+    return any(
+        node.op_type.endswith("Attention")
+        or (node.op_type in _TO_ATTENTION and any(map(_feeds_attention, node.outputs)))
+        for node, _ in value.uses()
+    )
 
 
 @frozen
@@ -85,8 +113,8 @@ class RowKernel:
 
     mixed: int = 1
 
-    def stored(self, weight: Weight) -> Columns:
-        """Return the rounded weight."""
+    def stored(self, weight: Weight, moments: Sequence[np.ndarray] | None = None) -> Columns:
+        """Return the rounded weight; 8 bits are enough to round to the nearest."""
         array = weight.array
         if self.mixed > 1:
             array = (array.reshape(-1, self.mixed) @ hadamard(self.mixed)).reshape(array.shape)
@@ -120,7 +148,7 @@ def _rewrite_product(graph: ir.Graph, node: ir.Node, data: ir.Value, scales: ir.
     product.outputs[0].dtype, product.outputs[0].shape = ir.DataType.FLOAT, node.outputs[0].shape
     graph.insert_before(node, product)
     whole = ir.node("Mul", [product.outputs[0], largest])
-    take_place(graph, node, whole)
+    replace(graph, node, whole)
 
 
 def _mixed(graph: ir.Graph, before: ir.Node, size: int) -> ir.Value:

@@ -10,7 +10,9 @@ from attrs import field, frozen
 
 from lmkit.errors import UnknownName
 from lmkit.export.quantizing.blocks import Format
+from lmkit.export.quantizing.dynamic import row_kernel
 from lmkit.export.quantizing.kernels import BlockKernel, Kernel
+from lmkit.export.quantizing.rotating import MATRIX, rotate
 from lmkit.export.quantizing.weights import Weight, weights
 
 Moments = Mapping[str, Sequence[np.ndarray]]  # by the weight's name
@@ -65,13 +67,23 @@ def quantize(
         return model
     if precision not in _KERNELS:
         raise UnknownName("precision", precision, ("fp32", *_KERNELS))
-    kernel = _KERNELS[precision]
+    blocks = _KERNELS[precision]
+    turned = model.clone()
+    if precision == "int8" and rotate(turned.graph):
+        # What is known of the given graph's numbers does not hold for the turned ones.
+        return rewritten(turned, lambda weight: _kernel_of_turned(weight, blocks), store=store)
     return rewritten(
         model,
-        lambda weight: kernel if weight.array.size >= _SMALLEST else None,
+        lambda weight: blocks if weight.array.size >= _SMALLEST else None,
         moments=moments,
         store=store,
     )
+
+
+def _kernel_of_turned(weight: Weight, blocks: Kernel) -> Kernel | None:
+    if weight.array.size < _SMALLEST or weight.name.split(".")[0] == MATRIX:
+        return None
+    return row_kernel(weight) or blocks
 
 
 def rewritten(
@@ -95,6 +107,11 @@ def rewritten(
         kernel = choose(weight)
         if kernel is not None:
             known = None if moments is None else moments.get(weight.name)
-            kernel.rewrite(smaller.graph, weight, store.stored(kernel, weight, known))
+            if isinstance(weight.value.const_value, ir.LazyTensor):
+                # Made for this graph alone: a store would only keep it in memory.
+                stored = kernel.stored(weight, known)
+            else:
+                stored = store.stored(kernel, weight, known)
+            kernel.rewrite(smaller.graph, weight, stored)
     smaller.opset_imports.setdefault("com.microsoft", 1)
     return smaller

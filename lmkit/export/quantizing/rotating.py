@@ -13,7 +13,8 @@ one and back before the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +22,7 @@ from attrs import field, frozen
 
 from lmkit.export.fusing.rewriting import MICROSOFT, initializer
 
+MATRIX = "rotation"  # how the names of its constants begin, which stay in float32
 _LARGEST = 64  # of a factor that is a power of two
 _NORMS = {("", "SimplifiedLayerNormalization"), (MICROSOFT, "SkipSimplifiedLayerNormalization")}
 
@@ -44,10 +46,9 @@ class Rotation:
         for factor in self.factors:
             size = len(factor)
             behind //= size
-            if behind == 1:
-                out = out.reshape(-1, size) @ factor
-            else:
-                out = np.matmul(factor.T, out.reshape(-1, size, behind))
+            # Each factor turns one axis, which is brought to the end for one large product.
+            along = out.reshape(-1, size, behind).swapaxes(1, 2)
+            out = (along.reshape(-1, size) @ factor).reshape(along.shape).swapaxes(1, 2)
         whole: np.ndarray = out.reshape(rows.shape)
         return whole
 
@@ -108,16 +109,15 @@ def rotate(graph: ir.Graph) -> bool:
     width = len(next(iter(scales.values())))
     turn = rotation(width)
     for value in stream.writers:
-        array = _array(value)
-        _set(value, turn.turned(array.reshape(-1, width)).reshape(array.shape))
+        _set(value, partial(_written, turn, _array(value)))
     for norm, value in stream.readers:
-        _set(value, turn.turned((_array(value) * scales[norm][:, None]).T).T)
+        _set(value, partial(_read, turn, _array(value), scales[norm]))
     matrix = turn.turned(np.eye(width, dtype=np.float32))
-    _multiply(graph, stream.start, stream.start.uses(), initializer(graph, "rotation", matrix))
+    _multiply(graph, stream.start, stream.start.uses(), initializer(graph, MATRIX, matrix))
     for number, (norm, value, uses) in enumerate(stream.exits):
         back = np.ascontiguousarray(matrix.T * scales[norm])
-        _multiply(graph, value, uses, initializer(graph, f"rotation.back.{number}", back))
-    ones = initializer(graph, "rotation.scale", np.ones(width, np.float32))
+        _multiply(graph, value, uses, initializer(graph, f"{MATRIX}.back.{number}", back))
+    ones = initializer(graph, f"{MATRIX}.scale", np.ones(width, np.float32))
     for norm in stream.norms:
         norm.replace_input_with(list(norm.inputs).index(_scale(norm)), ones)
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
@@ -247,8 +247,21 @@ def _array(value: ir.Value) -> np.ndarray:
     return array
 
 
-def _set(value: ir.Value, array: np.ndarray) -> None:
-    value.const_value = ir.tensor(array, name=value.name)
+def _written(turn: Rotation, array: np.ndarray) -> ir.TensorProtocol:
+    rows = array.reshape(-1, array.shape[-1])
+    return ir.tensor(turn.turned(rows).reshape(array.shape))
+
+
+def _read(turn: Rotation, array: np.ndarray, scale: np.ndarray) -> ir.TensorProtocol:
+    return ir.tensor(turn.turned((array * scale[:, None]).T).T)
+
+
+def _set(value: ir.Value, compute: Callable[[], ir.TensorProtocol]) -> None:
+    """Give a constant other numbers, computed when they are asked for, so that few lie in memory at once."""
+    assert value.const_value is not None
+    value.const_value = ir.LazyTensor(
+        compute, dtype=ir.DataType.FLOAT, shape=value.const_value.shape, name=value.name
+    )
 
 
 def _multiply(graph: ir.Graph, value: ir.Value, uses: Sequence[ir.Usage], matrix: ir.Value) -> None:

@@ -9,8 +9,11 @@ ir = pytest.importorskip("onnx_ir")
 ort = pytest.importorskip("onnxruntime")
 
 from lmkit.export.external import save_together  # noqa: E402
+from lmkit.export.quantizing import quantize  # noqa: E402
 from lmkit.export.quantizing.dynamic import RowKernel, by_column  # noqa: E402
 from lmkit.export.quantizing.weights import weights  # noqa: E402
+
+from .test_rotating import answer, model  # noqa: E402
 
 ROWS, WIDTH = 5, 64
 N_OUT = (96, 32)
@@ -103,3 +106,61 @@ def test_a_column_of_zeros_stays_zero():
     assert not stored.data[:, [0, 2]].any()
     assert stored.data[0, 1] == -127
     np.testing.assert_allclose(stored.data.T * stored.scales[:, None], weight, atol=1 / 127)
+
+
+def operators(graph: ir.Graph) -> list[str]:
+    return [node.op_type for node in graph]
+
+
+def test_int8_of_a_graph_with_rms_norms_multiplies_integers_and_answers_alike(tmp_path):
+    given = model(width=128, inner=192)
+    smaller = quantize(given, "int8")
+
+    assert operators(smaller.graph).count("MatMulIntegerToFloat") == 2
+    assert "MatMulIntegerToFloat" not in operators(quantize(given, "int4").graph)
+    before, after = answer(given, tmp_path), answer(smaller, tmp_path)
+    assert np.linalg.norm(after - before) < 0.02 * np.linalg.norm(before)
+
+
+def test_an_answer_does_not_depend_on_its_neighbours_in_the_batch(tmp_path):
+    smaller = quantize(model(width=128, inner=192), "int8")
+    ids = np.arange(48).reshape(4, 12)
+
+    together = answer(smaller.clone(), tmp_path, ids)
+    alone = answer(smaller.clone(), tmp_path, ids[2:3])
+
+    # The float32 products may add in another order for another number of rows.
+    np.testing.assert_allclose(together[2:3], alone, rtol=1e-4, atol=1e-4 * np.abs(alone).max())
+
+
+def test_int8_of_a_graph_with_other_norms_stays_in_blocks():
+    smaller = quantize(model("LayerNormalization", width=128, inner=192), "int8")
+
+    assert operators(smaller.graph).count("MatMulNBits") == 2
+
+
+def test_mixed_neighbours_give_the_same_product_and_survive_an_outlier():
+    rng = np.random.default_rng(4)
+    array = rng.standard_normal((WIDTH, 32)).astype(np.float32)
+    rows = rng.standard_normal((1, ROWS, WIDTH)).astype(np.float32)
+    rows[:, :, 7] = 300
+    found = {}
+    for size in (1, 16):
+        x = ir.val("x", dtype=ir.DataType.FLOAT, shape=["batch", "length", WIDTH])
+        held = ir.val("w", const_value=ir.tensor(array, name="w"))
+        node = ir.node("MatMul", [x, held])
+        node.outputs[0].name, node.outputs[0].dtype = "y", ir.DataType.FLOAT
+        node.outputs[0].shape = ir.Shape(["batch", "length", 32])
+        versions = {"": 20, "com.microsoft": 1}
+        graph = ir.Graph(
+            [x], node.outputs, nodes=[node], initializers=[held], opset_imports=versions
+        )
+        kernel = RowKernel(mixed=size)
+        for weight in weights(graph):
+            kernel.rewrite(graph, weight, kernel.stored(weight))
+        made = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
+        product = ort.InferenceSession(made).run(None, {"x": rows})[0]
+        rest = np.linalg.norm(np.delete(rows, 7, -1) @ np.delete(array, 7, 0))
+        found[size] = np.linalg.norm(product - rows @ array) / rest
+
+    assert found[16] < found[1] / 1.5

@@ -15,16 +15,21 @@ VOCAB, WIDTH, INNER = 64, 48, 40
 MICROSOFT = "com.microsoft"
 
 
-def model(norm: str = "SimplifiedLayerNormalization", bias: bool = True) -> ir.Model:
+def model(
+    norm: str = "SimplifiedLayerNormalization",
+    bias: bool = True,
+    width: int = WIDTH,
+    inner: int = INNER,
+) -> ir.Model:
     """Return embedding -> norm -> product -> product [+ bias] -> skip norm -> the last logits, tied."""
     rng = np.random.default_rng(1)
     arrays = {
-        "embedding": rng.standard_normal((VOCAB, WIDTH)),
-        "scale.0": rng.random(WIDTH),
-        "scale.1": rng.random(WIDTH),
-        "up": rng.standard_normal((WIDTH, INNER)),
-        "down": rng.standard_normal((INNER, WIDTH)),
-        "bias": rng.standard_normal(WIDTH),
+        "embedding": rng.standard_normal((VOCAB, width)),
+        "scale.0": rng.random(width),
+        "scale.1": rng.random(width),
+        "up": rng.standard_normal((width, inner)),
+        "down": rng.standard_normal((inner, width)),
+        "bias": rng.standard_normal(width),
     }
     arrays["embedding"][:, 5] *= 30  # an outlier channel
     values = {
@@ -43,8 +48,8 @@ def model(norm: str = "SimplifiedLayerNormalization", bias: bool = True) -> ir.M
 
     rows = add("Gather", [values["embedding"], ids]).outputs[0]
     first = add(norm, [rows, values["scale.0"]], axis=-1, epsilon=1e-5).outputs[0]
-    inner = add("MatMul", [first, values["up"]]).outputs[0]
-    written = add("MatMul", [inner, values["down"]]).outputs[0]
+    hidden = add("MatMul", [first, values["up"]]).outputs[0]
+    written = add("MatMul", [hidden, values["down"]]).outputs[0]
     if bias:
         written = add("Add", [values["bias"], written]).outputs[0]
     cut = [values[name] for name in ("start", "end", "axis")]
@@ -61,10 +66,10 @@ def model(norm: str = "SimplifiedLayerNormalization", bias: bool = True) -> ir.M
     return ir.Model(graph, ir_version=10)
 
 
-def answer(model: ir.Model, folder) -> np.ndarray:
+def answer(model: ir.Model, folder, ids: np.ndarray | None = None) -> np.ndarray:
     save_together({folder / "model.onnx": model}, "model.onnx.data")
     session = ort.InferenceSession(str(folder / "model.onnx"))
-    return session.run(None, {"ids": np.arange(24).reshape(2, 12)})[0]
+    return session.run(None, {"ids": np.arange(24).reshape(2, 12) if ids is None else ids})[0]
 
 
 @pytest.mark.parametrize("width", [48, 64, 576, 7])
