@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Writing
 from contextlib import closing
@@ -23,6 +24,7 @@ from lmkit.generation import Generation
 from lmkit.logits import LogProbs, rows_at_once
 from lmkit.loss import Loss
 from lmkit.manifest import Golden, Graph, MaskedGraph, Seq2SeqGraph
+from lmkit.precisions import FP32
 from lmkit.runtime.beams import BeamSearch, search
 from lmkit.runtime.bundle import Bundle, open_bundle
 from lmkit.runtime.causal import CausalSession
@@ -101,6 +103,8 @@ def open_generator(
             threads=threads,
             prefix_cache_bytes=prefix_cache_bytes,
         )
+        if bundle.manifest.precision != FP32:  # its products round what they are given
+            session.pace.rounding = math.inf
         return Generator(bundle, session)
     if isinstance(graph, MaskedGraph):
         return open_filler(bundle, providers=providers, threads=threads)
