@@ -2,7 +2,7 @@
 
 A text that repeats would flatter whoever takes drafts from the prompt, so it does only where that is
 what is measured; and ids drawn at random are no text that a tokenizer would make. Each row of a batch
-begins at another sentence.
+has the sentences in another order.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def prompts(
     Args:
         tokenizer: the model's.
         length: ids in each row; beyond the passage's own length its sentences come again, shuffled.
-        n_rows: how many rows, each with another beginning.
+        n_rows: how many rows, each with another order of sentences.
         family: what the model is.
         turn: which round they are for; each has texts of its own, so that what one left behind, as
             kept keys and values of a prompt, is of no use to the next.
@@ -51,7 +51,8 @@ def prompts(
         raise TaskError(f"{length} tokens have no room for a text; ask for more")
     rows = []
     for row in range(n_rows):
-        number = turn * n_rows + row
+        # Nor is a prompt the beginning of a longer one.
+        number = (turn * n_rows + row) * 1009 + length
         ids = _text(tokenizer, number, -(-2 * inside // 3) if repeats else inside)
         ids = (ids + ids)[:inside]
         if family is Family.MASKED and tokenizer.mask_id is not None:
@@ -60,17 +61,18 @@ def prompts(
     return rows
 
 
-def _text(tokenizer: Tokenizer, row: int, length: int) -> list[int]:
+def _text(tokenizer: Tokenizer, number: int, length: int) -> list[int]:
     text = resources.files("lmkit.benching").joinpath("passage.txt").read_text("utf-8")
     sentences = re.split(r"(?<=[.?])\s+", text.strip())
     sentences = [sentence for sentence in sentences if not tokenizer.unknown_in(sentence)]
-    chance = random.Random(row)
+    chance = random.Random(number)
     if not sentences:
         return chance.choices(tokenizer.plain_ids, k=length)
-    start = row * 7 % len(sentences)
-    order = sentences[start:] + sentences[:start]
+    rounds, start = divmod(number, len(sentences))
+    skipped = rounds % 8  # a row that begins with another's sentence begins later in it
+    first = sentences.pop(start)
     ids: list[int] = []
-    while len(ids) < length:
-        ids += tokenizer.encode(" ".join(order), opens=not ids)
-        chance.shuffle(order)
-    return ids[:length]
+    while len(ids) < length + skipped:
+        chance.shuffle(sentences)
+        ids += tokenizer.encode(" ".join([first, *sentences]), opens=not ids)
+    return ids[skipped : skipped + length]

@@ -2,7 +2,8 @@
 
 The encoder leaves the decoder's keys and values of every source, which no step changes. The decoder's
 own are kept in one buffer that never moves, as long as the request needs, bound as `past_key_values.*`
-and `present.*` alike. All rows start together, so one number says how far they are.
+and `present.*` alike. All rows start together, so one number says how far they are. Rows that leave make
+the step smaller: those that stay move together, in the same memory.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from lmkit.encoding import IGNORE, Encoded, Ids
 from lmkit.errors import BundleError
 from lmkit.logits import Logits, LogProbs
 from lmkit.manifest import Ports, Seq2SeqGraph
-from lmkit.runtime.session import open_graph, stepped
-
-PARTS = ("key", "value")
+from lmkit.runtime.buffers import Pool
+from lmkit.runtime.keyvalues import KeyValues, bind
+from lmkit.runtime.session import open_graph, run, stepped
 
 
 class Seq2SeqSession:
@@ -34,6 +35,9 @@ class Seq2SeqSession:
         threads: how many threads one step may use; all cores of the process if None.
     Raises:
         BundleError: onnxruntime cannot load one of them.
+
+    Attributes:
+        pool: where the memory of keys and values comes from, and goes back to.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class Seq2SeqSession:
         self.encoder = load(graph.encoder)
         self.decoder = load(graph.decoder)
         self.graph = graph
-        self.names = tuple(f"{n}.{part}" for n in range(graph.n_layers) for part in PARTS)
+        self.pool = Pool()
         _check_sizes(folder, graph)
 
     @property
@@ -73,12 +77,18 @@ class Seq2SeqSession:
 
     def row_size(self, n_prompt: int, limit: int) -> int:
         """Return how many numbers are kept while a row is written; see `Session`."""
-        return (n_prompt + limit) * len(self.names) * self.graph.n_heads * self.graph.head_size
+        return (
+            (n_prompt + limit) * 2 * self.graph.n_layers * self.graph.n_heads * self.graph.head_size
+        )
 
     def begin(self, prompts: Sequence[Ids], limits: Sequence[int]) -> tuple[Seq2SeqState, Logits]:
         """Read sources, and give the decoder its start token; see `Session`."""
         state = Seq2SeqState(self, self.read(prompts), max(limits))
-        return state, state.step([self.graph.start_id] * len(prompts))
+        try:
+            return state, state.step([self.graph.start_id] * len(prompts))
+        except BaseException:
+            state.close()
+            raise
 
     def forced(self, prompt: Ids, answer: Ids) -> Logits:
         """Return the logits that predict each token of an answer, and the one behind it."""
@@ -98,15 +108,14 @@ class Seq2SeqSession:
         graph = self.graph
         ids, mask = padded(sources, 0)
         shape = (len(sources), graph.n_heads, ids.shape[1], graph.head_size)
-        kept = {name: np.empty(shape, dtype=np.float32) for name in self.names}
+        kept = KeyValues(self.pool, graph.n_layers, shape)
         binding = self.encoder.io_binding()
         arrays = {"input_ids": ids, "attention_mask": mask}
         for name in graph.encoder.input_names:
             binding.bind_cpu_input(name, arrays[name])
-        for name, array in kept.items():
-            value = ort.OrtValue.ortvalue_from_numpy(array)
+        for name, value in kept.rows(0, len(sources)).items():
             binding.bind_ortvalue_output(f"cross_key_values.{name}", value)
-        self.encoder.run_with_iobinding(binding)
+        run(self.encoder, binding)
         return Read(mask, kept)
 
 
@@ -118,35 +127,47 @@ class Read:
         kept: keys and values of every layer, each float32 [G, H, S, D].
     """
 
-    def __init__(self, mask: Ids, kept: dict[str, Logits]) -> None:
+    def __init__(self, mask: Ids, kept: KeyValues) -> None:
         self.mask = mask
         self.kept = kept
 
     def __len__(self) -> int:
         return len(self.mask)
 
-    def taken(self, sources: Sequence[int]) -> Read:
-        """Return some of the sources, in a given order; a copy unless it is all of them."""
+    def take(self, sources: Sequence[int]) -> bool:
+        """Keep some of the sources, in a given order, and say whether that changed anything.
+
+        Those that stay where they are are not copied, and their memory stays the same.
+        """
         if list(sources) == list(range(len(self))):
-            return self
-        picked = list(sources)
-        return Read(self.mask[picked], {name: array[picked] for name, array in self.kept.items()})
+            return False
+        self.kept.reorder(sources, self.mask.shape[1])
+        self.mask = self.mask[list(sources)]
+        return True
 
 
 class Seq2SeqState:
     """Rows that are being written.
 
     Each source has as many rows as any other, next to each other, and they share its keys and values.
+
+    Args:
+        session: both graphs.
+        read: the sources, which are this state's from then on.
+        capacity: the most tokens of a row, the start token included.
     """
 
     def __init__(self, session: Seq2SeqSession, read: Read, capacity: int) -> None:
+        graph = session.graph
         self._session = session
         self._read = read
-        self._capacity = max(2, capacity)  # the operator takes a buffer of one for a prompt
         self._sources = list(range(len(read)))  # of each row
-        self._kept = {name: self._room_for(len(read)) for name in session.names}
+        # The operator takes a buffer of one for a prompt.
+        shape = (len(read), graph.n_heads, max(2, capacity), graph.head_size)
+        self._kept = KeyValues(session.pool, graph.n_layers, shape)
         self._ids = np.zeros((len(read), 1), dtype=np.int64)
         self._position = np.zeros(1, dtype=np.int64)
+        self._binding: ort.IOBinding | None = None
         self._bind()
 
     def step(self, tokens: Sequence[int | None]) -> Logits:
@@ -160,9 +181,9 @@ class Seq2SeqState:
         for row, token in enumerate(tokens):
             if token is not None:
                 self._ids[row, 0] = token
-        self._session.decoder.run_with_iobinding(self._binding)
+        run(self._session.decoder, self._binding)
         self._position += 1
-        return self._logits[:, 0]
+        return self._last
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Replace the rows by copies of some of them; what is read of a source is not copied for it.
@@ -175,21 +196,13 @@ class Seq2SeqState:
         groups = [(source, len(list(same))) for source, same in groupby(sources)]
         shared = len({count for _, count in groups}) == 1
         wanted = [source for source, _ in groups] if shared else sources
-        read = self._read.taken(wanted)
-        if len(rows) == len(self._ids) and read is self._read:
-            moved = [row for row, origin in enumerate(rows) if row != origin]
-            origins = [rows[row] for row in moved]
-            for array in self._kept.values():
-                array[moved, :, :filled] = array[origins, :, :filled]
-            self._ids[moved] = self._ids[origins]
+        self._kept.reorder(rows, filled)
+        order = np.array(rows, dtype=np.int64)
+        if not self._read.take(wanted) and len(rows) == len(self._ids):
+            self._ids[:] = self._ids[order]
             return
-        picked = list(rows)
-        for name, array in self._kept.items():
-            self._kept[name] = self._room_for(len(rows))
-            self._kept[name][:, :, :filled] = array[picked, :, :filled]
-        self._ids = self._ids[picked]
-        self._read = read
-        per_source = len(rows) // len(read)
+        self._ids = self._ids[order]
+        per_source = len(rows) // len(self._read)
         self._sources = [row // per_source for row in range(len(rows))]
         self._bind()
 
@@ -197,35 +210,32 @@ class Seq2SeqState:
         """Return None: rows begin together."""
 
     def close(self) -> None:
-        """Let go of the buffers; see `State`."""
-        self._kept = {}
-        self._read = Read(self._read.mask, {})
-
-    def _room_for(self, n_rows: int) -> Logits:
-        graph = self._session.graph
-        return np.zeros((n_rows, graph.n_heads, self._capacity, graph.head_size), np.float32)
+        """Hand the buffers back; nothing can be written from then on."""
+        self._binding = None  # it holds their addresses
+        self._kept.close()
+        self._read.kept.close()
 
     def _bind(self) -> None:
         """Bind a step's arrays, which are written in place from then on.
 
         The binding holds addresses only; all arrays live in this state.
         """
-        graph = self._session.graph
-        self._logits = np.zeros((len(self._ids), 1, graph.vocab_size), dtype=np.float32)
+        graph, n_rows = self._session.graph, len(self._ids)
+        self._logits = np.empty((n_rows, 1, graph.vocab_size), dtype=np.float32)
+        self._last = self._logits[:, 0]
         binding = self._session.decoder.io_binding()
         arrays = {
             "input_ids": self._ids,
             "encoder_attention_mask": self._read.mask,
             "position": self._position,
-            **{f"cross_key_values.{name}": array for name, array in self._read.kept.items()},
         }
         for name, array in arrays.items():
             if name in graph.decoder.input_names:
                 binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-        for name, array in self._kept.items():
-            value = ort.OrtValue.ortvalue_from_numpy(array)
-            binding.bind_ortvalue_input(f"past_key_values.{name}", value)
-            binding.bind_ortvalue_output(f"present.{name}", value)
+        for name, value in self._read.kept.rows(0, len(self._read)).items():
+            if f"cross_key_values.{name}" in graph.decoder.input_names:
+                binding.bind_ortvalue_input(f"cross_key_values.{name}", value)
+        bind(binding, self._kept.rows(0, n_rows))
         binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(self._logits))
         self._binding = binding
 

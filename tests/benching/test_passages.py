@@ -17,15 +17,21 @@ def test_a_prompt_has_exactly_as_many_ids_as_asked_for():
 
 
 def test_the_rows_of_a_batch_differ():
-    rows = prompts(CHARS, 64, 16)
+    rows = prompts(CHARS, 200, 64)
 
-    assert len({tuple(row) for row in rows}) == 16
+    assert len({tuple(row) for row in rows}) == 64
 
 
 def test_the_rounds_have_texts_of_their_own():
     rows = [tuple(prompts(CHARS, 64, 2, turn=turn)[row]) for turn in range(6) for row in range(2)]
 
     assert len(set(rows)) == 12
+
+
+def test_a_prompt_is_not_the_beginning_of_a_longer_one():
+    (short,), (long,) = prompts(CHARS, 16), prompts(CHARS, 64)
+
+    assert short != long[:16]
 
 
 def test_a_repeating_text_begins_again_and_is_cut_midway():

@@ -7,6 +7,7 @@ whose speed is that of trained ones.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -42,7 +43,8 @@ GENAI_OPTIONS = ["-e", "cpu", "-c", "{out}.cache", "--extra_options"]
 GENAI_OPTIONS += ["prune_lm_head=true", "fuse_mlp_gate_up=true"]
 T5_TASK = ["--task", "text2text-generation-with-past"]
 
-# Folder -> the command that makes it; {model} is the causal model, {out} the folder.
+# Folder -> the command that makes it; {model} is the causal model, {older} the same for an older
+# transformers, {out} the folder.
 MODELS: dict[str, Sequence[str]] = {
     "openvino-fp32": [*OPENVINO, "fp32", "{out}"],
     "openvino-int8": [*OPENVINO, "int8", "{out}"],
@@ -59,7 +61,7 @@ MODELS: dict[str, Sequence[str]] = {
         "--output_dir",
         "{out}",
     ],
-    "optimum-fp32": [*ONNX, "{model}", "--task", "text-generation-with-past", "{out}"],
+    "optimum-fp32": [*ONNX, "{older}", "--task", "text-generation-with-past", "{out}"],
     "genai-fp32": [*GENAI, "-p", "fp32", *GENAI_OPTIONS],
     "genai-int8": [*GENAI, "-p", "int8", *GENAI_OPTIONS, "accuracy_level=4", "block_size=32"],
     "genai-int4": [*GENAI, "-p", "int4", *GENAI_OPTIONS, "accuracy_level=4", "block_size=32"],
@@ -97,6 +99,7 @@ def prepare(folder: Path, model: Path, tokenizers: Path) -> None:
     models = folder / "models"
     models.mkdir(parents=True, exist_ok=True)
     random_models(models, tokenizers)
+    older = for_older(model, models / "older")
     ours = {
         "lmkit": (model, "chat", "fp32,int8,int4"),
         "lmkit-t5": (models / "t5", "summarize", "fp32,int8"),
@@ -114,7 +117,7 @@ def prepare(folder: Path, model: Path, tokenizers: Path) -> None:
         if out.is_dir():
             continue
         print(f"making {name} ...", file=sys.stderr)
-        given = {"model": model, "models": models, "out": f"{out}.part"}
+        given = {"model": model, "older": older, "models": models, "out": f"{out}.part"}
         words = [word.format_map(given) for word in command]
         if "/bin/" in words[0] and not words[0].startswith("/"):
             words[0] = str(folder / words[0])
@@ -123,6 +126,24 @@ def prepare(folder: Path, model: Path, tokenizers: Path) -> None:
             print(f"  {name} fails: {done.stderr.strip()[-500:]}", file=sys.stderr)
         else:
             Path(f"{out}.part").rename(out)
+
+
+def for_older(model: Path, folder: Path) -> Path:
+    """Return a model's folder in which a transformers before 5 finds the base of its positions.
+
+    It looks for `rope_theta` and would silently take 10,000 where 5 writes `rope_parameters`: its
+    model would be another one.
+    """
+    config = json.loads((model / "config.json").read_text("utf-8"))
+    base = config.get("rope_parameters", {}).get("rope_theta")
+    if base is None:
+        return model
+    folder.mkdir(exist_ok=True)
+    for file in model.iterdir():
+        if file.name != "config.json" and not (folder / file.name).exists():
+            (folder / file.name).symlink_to(file.resolve())
+    (folder / "config.json").write_text(json.dumps({**config, "rope_theta": base}), "utf-8")
+    return folder
 
 
 def random_models(models: Path, tokenizers: Path) -> None:

@@ -139,7 +139,7 @@ def test_rows_of_one_source_share_what_was_read_of_it(exported):
     session = exported.ask._session
     prompts = [prompt_ids("summarize", record, exported.tokenizer) for record in RECORDS[:2]]
     state, _ = session.begin(prompts, [8, 8])
-    read = state._read
+    mask = state._read.mask
     start = exported.bundle.manifest.graph.start_id
     targets = [[start, token] for token in (20, 21, 22, 23)]
 
@@ -148,7 +148,7 @@ def test_rows_of_one_source_share_what_was_read_of_it(exported):
     state.reorder([1, 0, 3, 3])
     logits = state.step([30, 31, 32, 33])
 
-    assert state._read is read
+    assert state._read.mask is mask
     rows = [[*targets[origin], 30 + at] for at, origin in enumerate([1, 0, 3, 3])]
     for at, target in enumerate(rows):
         with torch.inference_mode():

@@ -7,11 +7,11 @@ import pytest
 
 import lmkit as lk
 from lmkit.encoding import IGNORE, Encoded, prompt_ids
-from lmkit.errors import BundleError, MissingExtra, PromptTooLong, RecordError
+from lmkit.errors import BundleError, MissingExtra, ModelError, PromptTooLong, RecordError
 from lmkit.family import Family
 from lmkit.manifest import read_manifest
 from lmkit.metrics import Rouge
-from lmkit.runtime.seq2seq import Seq2SeqSession
+from lmkit.runtime.seq2seq import Seq2SeqSession, Seq2SeqState
 
 from .toybundle import change_manifest
 from .toypair import RECORDS, SOURCE_LENGTH, START, TARGET_LENGTH, TASK, toy_pair, write_pair
@@ -116,7 +116,7 @@ class TestReordering:
     )
     def test_each_row_goes_on_as_the_one_it_copies(self, begun, twin, sources, orders, shared):
         state, rows = begun
-        read = state._read
+        mask = state._read.mask
         for step, order in enumerate(orders):
             state.reorder(order)
             tokens = [20 + 3 * step + at for at in range(len(order))]
@@ -129,7 +129,32 @@ class TestReordering:
             assert len(logits) == len(rows)
             for row, (source, target) in zip(logits, rows, strict=True):
                 agree(row, twin.logits(sources[source], target)[-1])
-        assert (state._read is read) == shared
+        assert (state._read.mask is mask) == shared
+
+    def test_rows_that_leave_are_no_reason_for_new_memory(self, bundle, twin, sources):
+        session = Seq2SeqSession(bundle, read_manifest(bundle).graph, threads=1)
+        state, _ = session.begin(sources, [8, 8, 8])
+        state.step([5, 6, 7])
+        used = session.pool.used_bytes
+        state.reorder([1, 2])
+        state.step([8, 9])
+        state.reorder([1])
+        logits = state.step([10])
+
+        agree(logits[0], twin.logits(sources[2], [START, 7, 9, 10])[-1])
+        assert session.pool.used_bytes == used
+        state.close()
+        assert session.pool.used_bytes == 0
+        with pytest.raises(ModelError):
+            state.step([11])
+
+    def test_sources_that_cannot_be_read_leave_nothing_behind(self, bundle, sources, monkeypatch):
+        session = Seq2SeqSession(bundle, read_manifest(bundle).graph, threads=1)
+        monkeypatch.setattr(Seq2SeqState, "step", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            session.begin(sources, [8, 8, 8])
+
+        assert session.pool.used_bytes == 0
 
 
 class TestScoring:

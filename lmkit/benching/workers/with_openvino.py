@@ -3,7 +3,7 @@
 The model is a folder that optimum-intel wrote: `optimum-cli export openvino --model MODEL
 --weight-format int4 FOLDER` (or int8, fp32), tokenizers included. Its best settings here: the
 latency hint, one stream, the precision of arithmetic that it chooses itself (bf16 where the CPU has
-it), and the attention backend that it chooses (`PA` or `SDPA` after the label's colon forces one). When
+it), and the attention backend that it chooses; a label that ends in `-pa` or `-sdpa` forces one. When
 each token came is its own measurement (`perf_metrics`), so that no streamer costs it time.
 """
 
@@ -26,13 +26,14 @@ class Side:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
-            **given.get("options", {}),
         }
+        precision = given.get("precision") or "as converted"
+        backend = precision.rpartition("-")[2].upper()
+        if backend in ("PA", "SDPA"):
+            options["ATTENTION_BACKEND"] = backend
         self._pipe = openvino_genai.LLMPipeline(given["model"], "CPU", options)
         self.library = f"openvino-genai {openvino_genai.__version__}"
-        own = ", ".join(f"{name}={value}" for name, value in given.get("options", {}).items())
-        precision = given.get("precision") or "as converted"
-        self.settings = ", ".join(filter(None, (precision, f"{threads} threads", own)))
+        self.settings = f"{precision}, {threads} threads"
 
     def run(self, work: dict[str, Any]) -> dict[str, Any]:
         """Do a piece of work; tell when each step was done, and the ids."""
