@@ -28,13 +28,19 @@ ROLES = (
 )
 
 
-def backend(data: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """Return the `tokenizers` object; control tokens in its text are never matched."""
+def backend(data: Mapping[str, Any], text: str | None = None) -> tokenizers.Tokenizer:
+    """Return the `tokenizers` object; control tokens in its text are never matched.
+
+    Args:
+        data: a definition.
+        text: the same as JSON, if there is such a text: a vocabulary takes its time to be written.
+    """
     import tokenizers
 
-    data = {**data, "truncation": None, "padding": None}
+    if text is None or data.get("truncation") or data.get("padding"):
+        text = json.dumps({**data, "truncation": None, "padding": None})
     try:
-        backend = tokenizers.Tokenizer.from_str(json.dumps(data))
+        backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises a bare Exception
         raise TokenizerError(f"the tokenizer's definition cannot be used: {error}") from error
     backend.encode_special_tokens = True  # control tokens are cut out here, never matched in text

@@ -110,6 +110,7 @@ class Tokenizer:
         special: `eos_token`, `bos_token`, `pad_token` and the like, each a token's text.
         chat_template: jinja2 source, or None.
         max_length: the most tokens the model that it belongs to can read, where that is known.
+        parsed: the definition as JSON, where it has been parsed already: a vocabulary takes its time.
     """
 
     def __init__(
@@ -119,20 +120,21 @@ class Tokenizer:
         special: Mapping[str, str] | None = None,
         chat_template: str | None = None,
         max_length: int | None = None,
+        parsed: Mapping[str, Any] | None = None,
     ) -> None:
         self.definition = definition
         self.special = {role: text for role, text in (special or {}).items() if text}
         self.chat_template = chat_template
         self.max_length = max_length
-        data = json.loads(definition)
+        data = json.loads(definition) if parsed is None else dict(parsed)
         added = data.get("added_tokens", ())
         self.control = tuple(_steering(token) for token in added if token["special"])
         self.marks = tuple(_steering(token) for token in added if is_mark(token, chat_template))
         self._control_by_text = {token.text: token for token in self.control}
         self._control_ids = {token.id: token.text for token in self.control}
         self._steering_ids = {token.id: token.text for token in (*self.control, *self.marks)}
-        data = only_where_cut_out(data, self._steering_ids)
-        self._opening = backend(data)
+        given, data = data, only_where_cut_out(data, self._steering_ids)
+        self._opening = backend(data, definition if data == given else None)
         self._continuing = (
             backend(without_opening_space(data)) if has_opening_space(data) else self._opening
         )
@@ -186,7 +188,7 @@ class Tokenizer:
             )
         try:
             definition = file.read_text("utf-8")
-            json.loads(definition)
+            data = json.loads(definition)
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise TokenizerError(f"'{file}' is not a tokenizer.json: {error}") from error
         config = read_json(folder / CONFIG_FILE)
@@ -197,9 +199,10 @@ class Tokenizer:
             template = template_file.read_text("utf-8")
         return cls(
             definition,
-            special=special or guessed_special(json.loads(definition)),
+            special=special or guessed_special(data),
             chat_template=default_template(template),
             max_length=sane_length(config.get("model_max_length")),
+            parsed=data,
         )
 
     @classmethod

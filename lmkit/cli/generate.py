@@ -122,7 +122,12 @@ def _true_or_false(context: click.Context, option: click.Parameter, given: Any) 
     "--threads", type=click.IntRange(min=1), help="Threads to use; all cores if not given."
 )
 @precision_option
-@click.option("--no-verify", is_flag=True, help="Skip the bundle's checksums and golden answers.")
+@click.option(
+    "--verify/--no-verify",
+    default=None,
+    help="Check the bundle's checksums and golden answers before anything is answered, or its sizes "
+    "and golden prompts' ids only; if not said, with --input the former and with --set the latter.",
+)
 @sampling_options
 @json_option
 def generate(
@@ -138,7 +143,7 @@ def generate(
     stream: bool,
     threads: int | None,
     precision: str | None,
-    no_verify: bool,
+    verify: bool | None,
     stop: Sequence[str],
     as_json: bool,
     **sampling: Any,
@@ -162,7 +167,11 @@ def generate(
         options["stop"] = tuple(stop)
     check_options(options)
     open_one = functools.partial(
-        _opened, threads=threads, precision=precision, verify=not no_verify
+        _opened,
+        threads=threads,
+        precision=precision,
+        # To answer the golden prompts takes longer than one answer, and reading every byte nearly so.
+        verify=input_ is not None if verify is None else verify,
     )
     model = _chain(run_or_bundle, into, open_one) if chained else open_one(run_or_bundle[0], task)
     if input_ is not None:

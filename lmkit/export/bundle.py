@@ -28,6 +28,7 @@ from lmkit.export.measuring import (
     scored,
     speeds,
 )
+from lmkit.export.memory import give_back
 from lmkit.export.preparing import heavy, prepared, task_of
 from lmkit.export.source import Source
 from lmkit.family import Family
@@ -118,6 +119,7 @@ def export(
         say("tracing the graph")
         manifest, reference, writer = _traced(part, source, names, say)
         source = attrs.evolve(source, model=None)  # large; nothing asks it any more
+        give_back()
         sample = None
         if data is not None:
             sample = sample_of(source.task, rows, source.tokenizer, measured_tokens)
@@ -190,12 +192,15 @@ def _in_each(
     prompts = [(record, reference.prompts[place]) for place, record in reference.golden.items()]
     found: dict[str, Precision] = {}
     for name in (FP32, *(name for name in names if name != FP32)):
-        for plan in writer.plans(name):
+        for rung in writer.rungs(name):
             if name != FP32:
-                tell.stage(f"storing the weights as {name}{plan and ': '}{plan}")
-            written = writer.save(name, plan)
+                plan = str(rung)
+                tell.stage(f"storing the weights as {name}{plan and ', where '}{plan}")
+            written = writer.save(name, rung)
             base = found.get(FP32)
+            give_back()
             found[name] = _measured(part, manifest, name, written, reference, sample, base, tell)
+            give_back()
             if passes(found[name], most):
                 break
     writer.tidy()

@@ -44,8 +44,9 @@ from lmkit.export.attention import (
     probe,
 )
 from lmkit.export.external import save_together
-from lmkit.export.fusing import fuse_causal
+from lmkit.export.fusing import finish_causal, fuse
 from lmkit.export.fusing.keeping import AXIS, INPUT
+from lmkit.export.stamping import TRACED, cut_down, stack_of, stamp
 from lmkit.export.tracing import OPSET, inference, port, quiet, traced, uncollected
 from lmkit.manifest import Tensor
 
@@ -182,8 +183,8 @@ def traced_causal(model: PreTrainedModel) -> Iterator[tuple[ir.Model, GraphContr
     """
     layers = _layers(model)
     with inference(model), quiet(), uncollected():
-        graph = _trace(model, layers)
-        fuse_causal(graph, _context_length(model))
+        graph = _fused(model, layers)
+        finish_causal(graph, _context_length(model))
         yield graph, _contract(model, layers, graph)
 
 
@@ -229,6 +230,20 @@ class _Step(torch.nn.Module):  # type: ignore[misc]
                 use_cache=True,
             ).logits
         return logits, [attender.presents[index] for index in range(len(self._layers))]
+
+
+def _fused(model: PreTrainedModel, layers: tuple[AttentionLayer, ...]) -> ir.Model:
+    """Trace and fuse a model, of many layers that are alike only the first few."""
+    stack = stack_of(model, len(layers)) if len(set(layers)) == 1 else None
+    if stack is not None:
+        with cut_down(model, stack):
+            graph = _trace(model, layers[:TRACED])
+        fuse(graph, pack=False)
+        if stamp(graph.graph, model, stack, len(layers)):
+            return graph
+    graph = _trace(model, layers)
+    fuse(graph, pack=False)
+    return graph
 
 
 def _trace(model: PreTrainedModel, layers: tuple[AttentionLayer, ...]) -> ir.Model:

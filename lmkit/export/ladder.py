@@ -7,12 +7,13 @@ formats elsewhere choose (llama.cpp's `use_more_bits` and its output tensor, GGU
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Sequence
 
+import onnx_ir as ir
 from attrs import frozen
 
-_LAYER = re.compile(r"\.(\d+)\.")
+from lmkit.export.quantizing.weights import weights
 
 
 @frozen
@@ -20,39 +21,48 @@ class Rung:
     """A way to store a precision.
 
     Attributes:
-        share: of the layers that stay in int8, half of them the first ones and half the last; with them
-            go the weights that are in no layer, such as an embedding. 0 is none of all this.
+        share: of the weights that stay in int8, half of them the first that are read and half the last;
+            with them goes an embedding. 0 is none of all this.
+        careful: whether weights alone are rounded, and never what they are multiplied with.
     """
 
-    share: float
+    share: float = 0.0
+    careful: bool = False
 
     def __str__(self) -> str:
+        if self.careful:
+            return "weights alone are rounded, so prompts are read more slowly"
         if not self.share:
             return ""
         return (
-            "the embedding, the head and "
-            f"{f'the outer {self.share:.0%} of' if self.share < 1 else 'all'} layers stay in int8"
+            f"embeddings and the outer {self.share:.3g} of the weights, in the order they are read, "
+            "stay in int8"
         )
 
 
-RUNGS = (Rung(0), Rung(0.125), Rung(0.25), Rung(0.5))
+RUNGS = {
+    "fp32": (Rung(),),
+    "int8": (Rung(), Rung(careful=True)),
+    "int4": (Rung(), Rung(0.125), Rung(0.25), Rung(0.5)),
+}
 
 
-def kept_higher(rung: Rung, names: Sequence[str]) -> frozenset[str]:
-    """Return the weights that stay in int8.
-
-    Args:
-        rung: how many do.
-        names: all weights' names; a layer's have its number between two dots.
-
-    >>> sorted(kept_higher(Rung(0.5), ["head", "h.0.a", "h.1.a", "h.2.a", "h.3.a"]))
-    ['h.0.a', 'h.3.a', 'head']
-    """
+def kept_higher(rung: Rung, graph: ir.Graph) -> frozenset[str]:
+    """Return the names of a graph's weights that stay in int8."""
     if not rung.share:
         return frozenset()
-    layers = {name: int(found[1]) for name in names if (found := _LAYER.search(name))}
-    count = max(layers.values(), default=-1) + 1
-    outer = max(1, round(count * rung.share / 2))
-    return frozenset(
-        name for name in names if name not in layers or not outer <= layers[name] < count - outer
-    )
+    places = {node: place for place, node in enumerate(graph)}
+    found = list(weights(graph))
+    lookups = [weight.name for weight in found if weight.lookups]
+    found.sort(key=lambda weight: min(places[n] for n in (*weight.products, *weight.lookups)))
+    return frozenset([*lookups, *outer([weight.name for weight in found], rung.share)])
+
+
+def outer(names: Sequence[str], share: float) -> list[str]:
+    """Return a share of some names, as many from either end; at least one of each.
+
+    >>> outer(["a", "b", "c", "d", "e", "f", "g", "h"], 0.5)
+    ['a', 'b', 'g', 'h']
+    """
+    count = math.ceil(len(names) * share / 2)
+    return [*names[:count], *names[max(count, len(names) - count) :]]

@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from lmkit.export.external import Weights
+from lmkit.export.ladder import RUNGS, Rung, kept_higher
 from lmkit.export.quantizing import Store, quantize
 from lmkit.precisions import FP32, Precision, file_of
 
@@ -44,26 +45,29 @@ class Writer:
         own = {files[plain]: graph for plain, graph in graphs.items()}
         self.float32 = Precision(files=files, size_bytes=weights.save(own, self._data(FP32)))
 
-    def plans(self, name: str) -> Sequence[str]:
-        """Return the ways to store a precision, the smallest first, in words; the first needs none."""
-        return ("",)
+    def rungs(self, name: str) -> Sequence[Rung]:
+        """Return the ways to store a precision, the smallest first."""
+        return RUNGS[name]
 
-    def save(self, name: str, plan: str = "") -> Precision:
+    def save(self, name: str, rung: Rung) -> Precision:
         """Write a precision and return where it lies; nothing of it is measured yet.
 
         Args:
             name: the precision.
-            plan: one of its `plans`; what an earlier one wrote is written over.
+            rung: one of its `rungs`; what an earlier one wrote is written over.
         """
         if name == FP32:
             return self.float32
         files = self._files(name)
         store = Store()  # what two graphs share is rounded once
-        own = {
-            files[plain]: quantize(graph, name, store=store)
-            for plain, graph in self._graphs.items()
-        }
-        return Precision(files=files, size_bytes=self._weights.save(own, self._data(name)))
+        own = {}
+        for plain, graph in self._graphs.items():
+            higher = kept_higher(rung, graph.graph)
+            own[files[plain]] = quantize(
+                graph, name, higher=higher, careful=rung.careful, store=store
+            )
+        size = self._weights.save(own, self._data(name))
+        return Precision(files=files, size_bytes=size, plan=str(rung))
 
     def tidy(self) -> None:
         """Take away what was needed for comparison only."""

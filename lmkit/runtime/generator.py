@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Writing
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -95,17 +97,22 @@ def open_generator(
     """Load a bundle's graphs of its manifest's precision, by its family; nothing is checked."""
     graph = bundle.manifest.graph
     if isinstance(graph, Graph):
-        file = bundle.path / graph.file
-        session = CausalSession(
-            file,
+        open_session = functools.partial(
+            CausalSession,
+            bundle.path / graph.file,
             graph,
             providers=providers,
             threads=threads,
             prefix_cache_bytes=prefix_cache_bytes,
         )
+        # onnxruntime reads the graph while the tokenizer is read here.
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            opening = beside.submit(open_session)
+            tokenizer = bundle.tokenizer
+            session = opening.result()
         if bundle.manifest.precision != FP32:  # its products round what they are given
             session.pace.rounding = math.inf
-        return Generator(bundle, session)
+        return Generator(bundle, session, tokenizer=tokenizer)
     if isinstance(graph, MaskedGraph):
         return open_filler(bundle, providers=providers, threads=threads)
     if isinstance(graph, Seq2SeqGraph):
@@ -151,12 +158,14 @@ def verify(path: str | Path) -> dict[str, str]:
 class Generator:
     """A bundle that answers. Calls from several threads do not disturb each other."""
 
-    def __init__(self, bundle: Bundle, session: Session) -> None:
+    def __init__(
+        self, bundle: Bundle, session: Session, *, tokenizer: Tokenizer | None = None
+    ) -> None:
         self.path = bundle.path
         self.manifest = bundle.manifest
         self._session = session
         self._writer = _writer(session, bundle.manifest.task)
-        self._tokenizer = bundle.tokenizer
+        self._tokenizer = bundle.tokenizer if tokenizer is None else tokenizer
         self._stop_ids = frozenset(bundle.manifest.tokens.stop)
 
     def __repr__(self) -> str:

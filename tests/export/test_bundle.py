@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from lmkit.errors import (  # noqa: E402
     ExportError,
     LmkitError,
     OutputExists,
+    QualityError,
     RecordError,
     SerialError,
     UnknownName,
@@ -390,6 +392,100 @@ def test_a_kill_leaves_no_bundle_and_the_next_export_succeeds(tiny_run, tmp_path
     assert all(name.startswith(".out.") and name.endswith(".part") for name in left)
     lk.export(tiny_run, output=tmp_path / "out")
     assert lk.load(tmp_path / "out")(RECORD).text
+
+
+def test_the_torch_model_is_gone_before_the_graph_is_opened(tiny_run, tmp_path, monkeypatch):
+    """Two of them would not fit where one does, as a session copies what it packs."""
+    models_seen, alive = [], []
+    refer, opened = causal.refer, exporting.open_generator
+
+    def noted(model, *others):
+        models_seen.append(weakref.ref(model))
+        return refer(model, *others)
+
+    def counted(bundle):
+        alive.append(models_seen[0]() is not None)
+        return opened(bundle)
+
+    monkeypatch.setattr(causal, "refer", noted)
+    monkeypatch.setattr(exporting, "open_generator", counted)
+    lk.export(tiny_run, output=tmp_path / "out", precision="fp32,int4")
+
+    assert alive == [False, False]
+
+
+@pytest.mark.usefixtures("quick")
+class TestTheQualityGate:
+    @pytest.fixture
+    def perplexities(self, monkeypatch):
+        """Let measured perplexities be these, one after another."""
+        found = []
+
+        def scored(generator, sample, on_progress):
+            return {"bundle": found.pop(0), "tokens": sample.n_tokens, "records": sample.records}
+
+        monkeypatch.setattr(exporting, "scored", scored)
+        return found
+
+    def test_what_loses_too_much_is_refused_with_figures_and_nothing_is_left(
+        self, tiny_run, tmp_path, perplexities
+    ):
+        perplexities += [10.0, 10.6, 10.1, 12.0, 11.5, 11.0, 10.9]
+
+        with pytest.raises(QualityError, match=r"(?s)int4 raises.*int8 +10.100 +\+1.00%.*10.900"):
+            lk.export(
+                tiny_run,
+                output=tmp_path / "out",
+                data=ROWS,
+                precision="int8,int4",
+                max_perplexity_increase="5%",
+            )
+
+        assert perplexities == []
+        assert names(tmp_path) == set()
+
+    def test_sensitive_weights_are_kept_higher_before_it_is_refused(
+        self, tiny_run, tmp_path, perplexities
+    ):
+        perplexities += [10.0, 12.0, 10.4]
+
+        bundle = lk.export(
+            tiny_run,
+            output=tmp_path / "out",
+            data=ROWS,
+            precision="int4",
+            max_perplexity_increase=0.05,
+        )
+
+        found = bundle.manifest.precisions["int4"]
+        assert found.perplexity["increase"] == pytest.approx(0.04)
+        assert "stay in int8" in found.plan
+        assert found.plan in (tmp_path / "out" / "README.md").read_text("utf-8")
+        assert names(tmp_path / "out") == LAYOUT  # float32, which it was compared with, is gone
+        assert lk.load(tmp_path / "out").manifest.precision == "int4"
+
+    def test_without_data_it_is_refused_before_any_work(self, tiny_run, tmp_path, no_work):
+        with pytest.raises(ExportError, match=r"max_perplexity_increase needs data \(--data\)"):
+            lk.export(tiny_run, output=tmp_path / "out", max_perplexity_increase=0.02)
+
+    def test_data_without_answers_cannot_pass(self, tiny_run, tmp_path):
+        questions = [{"prompt": row["prompt"]} for row in ROWS]
+
+        with pytest.raises(ExportError, match="cannot measure perplexity: the data has no answers"):
+            lk.export(
+                tiny_run, output=tmp_path / "out", data=questions, max_perplexity_increase=0.02
+            )
+
+        assert names(tmp_path) == set()
+
+    def test_several_precisions_share_what_is_equal(self, tiny_run, tmp_path):
+        """The tiny model's weights are too small to be rounded, so every one of them is."""
+        bundle = lk.export(tiny_run, output=tmp_path / "out", data=ROWS, precision="fp32,int4")
+
+        assert names(tmp_path / "out") == LAYOUT | {"model.int4.onnx"}
+        assert bundle.manifest.precisions["int4"].greedy_agreement == 1.0
+        answers = [lk.load(tmp_path / "out", precision=name)(RECORD) for name in ("fp32", "int4")]
+        assert answers[0] == answers[1]
 
 
 class TestOtherRuns:

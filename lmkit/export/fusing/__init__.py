@@ -31,7 +31,7 @@ from lmkit.export.fusing.weights import (
     share_equal_weights,
 )
 
-__all__ = ["MICROSOFT", "fuse", "fuse_causal", "share_contents"]
+__all__ = ["MICROSOFT", "finish_causal", "fuse", "share_contents"]
 
 
 def fuse(model: ir.Model, *, pack: bool = True) -> None:
@@ -58,14 +58,13 @@ def fuse(model: ir.Model, *, pack: bool = True) -> None:
     model.opset_imports.setdefault(MICROSOFT, 1)
 
 
-def fuse_causal(model: ir.Model, n_positions: int | None) -> None:
-    """Rewrite a causal graph in place, and let a caller ask for the last positions' logits.
+def finish_causal(model: ir.Model, n_positions: int | None) -> None:
+    """Let attentions rotate and read packed, and a caller ask for the last positions' logits, in place.
 
     Args:
-        model: what torch traced, with a GroupQueryAttention in every layer.
+        model: what `fuse` left unpacked, with a GroupQueryAttention in every layer.
         n_positions: the most tokens of a text; None where there is no limit.
     """
-    fuse(model, pack=False)
     rotate_within_attention(model, n_positions)
     passes.RemoveUnusedNodesPass()(model)  # the rotations, which also read what is packed next
     pack_attention(model.graph)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -48,13 +48,21 @@ class Store:
 
 
 def quantize(
-    model: ir.Model, precision: str, *, moments: Moments | None = None, store: Store | None = None
+    model: ir.Model,
+    precision: str,
+    *,
+    higher: Collection[str] = (),
+    careful: bool = False,
+    moments: Moments | None = None,
+    store: Store | None = None,
 ) -> ir.Model:
     """Return a graph whose constant matrices are stored in fewer bits.
 
     Args:
         model: a fused graph in float32; it stays as it is.
         precision: `fp32` (the graph as it is), `int8` or `int4`.
+        higher: the names of weights that are stored in 8 bits where the precision has 4.
+        careful: whether what is multiplied stays as it is, and weights alone are rounded.
         moments: what the graph's products multiply, as `second_moments` measures it on a few inputs. With it
             4-bit weights lose a third to a quarter as much.
         store: what was rounded for other graphs of the same bundle.
@@ -69,15 +77,16 @@ def quantize(
         raise UnknownName("precision", precision, ("fp32", *_KERNELS))
     blocks = _KERNELS[precision]
     turned = model.clone()
-    if precision == "int8" and rotate(turned.graph):
+    if precision == "int8" and not careful and rotate(turned.graph):
         # What is known of the given graph's numbers does not hold for the turned ones.
         return rewritten(turned, lambda weight: _kernel_of_turned(weight, blocks), store=store)
-    return rewritten(
-        model,
-        lambda weight: blocks if weight.array.size >= _SMALLEST else None,
-        moments=moments,
-        store=store,
-    )
+
+    def choose(weight: Weight) -> Kernel | None:
+        if weight.array.size < _SMALLEST:
+            return None
+        return _KERNELS["int8"] if weight.name in higher else blocks
+
+    return rewritten(model, choose, moments=moments, store=store)
 
 
 def _kernel_of_turned(weight: Weight, blocks: Kernel) -> Kernel | None:
