@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from lmkit.runtime.session import available_cores
+from lmkit.runtime.cores import available_cores
 
 
 def machine() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from lmkit.errors import TaskError, UnknownName
 from lmkit.family import Family
 from lmkit.manifest import Manifest, Seq2SeqGraph
 from lmkit.runtime.bundle import Bundle, open_bundle
-from lmkit.runtime.session import available_cores
+from lmkit.runtime.cores import available_cores
 from lmkit.tokenizing import Tokenizer
 
 PROMPT_TOKENS = (16, 512)

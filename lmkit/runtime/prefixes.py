@@ -23,6 +23,7 @@ from lmkit.encoding import Ids
 from lmkit.logits import Logits
 
 PREFIX_CACHE_BYTES = 1 << 27  # what is kept for a model if nobody says
+MOST_TEXTS = 64  # all of them are looked through for each request
 LEAST = 8  # tokens; fewer are read as fast as copied
 
 
@@ -106,7 +107,7 @@ class Prefixes:
                     self._drop(key)
             self._kept[id(new)] = new
             self.n_bytes += new.n_bytes
-            while self.n_bytes > self.most_bytes:
+            while self.n_bytes > self.most_bytes or len(self._kept) > MOST_TEXTS:
                 self._drop(next(iter(self._kept)))
 
     def _holds(self, ids: Ids) -> bool:

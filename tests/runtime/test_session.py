@@ -10,7 +10,6 @@ from lmkit.encoding import IGNORE, Encoded, prompt_ids
 from lmkit.errors import BundleError, UnknownName
 from lmkit.manifest import read_manifest
 from lmkit.runtime.causal import CausalSession
-from lmkit.runtime.session import available_cores
 
 from .toybundle import HEAD_SIZE, KV_HEADS, RECORDS, TASK, change_manifest, write_bundle
 
@@ -409,10 +408,6 @@ def test_an_execution_provider_that_is_not_there_is_named(bundle):
         CausalSession(
             bundle / "model.onnx", read_manifest(bundle).graph, providers=["NoSuchProvider"]
         )
-
-
-def test_there_is_a_core():
-    assert available_cores() >= 1
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
