@@ -42,7 +42,9 @@ from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 
-ROWS_AT_ONCE = 8
+# Tokens a second of SmolLM2-135M at 1, 4, 8, 16, 32 and 64 rows, two cores: 71, 213, 377, 571, 784 and
+# 947 in fp32, 213, 543, 674, 808, 926 and 598 in int4.
+ROWS_AT_ONCE = 32
 
 
 def load(
