@@ -14,11 +14,10 @@ from lmkit.cli.printing import json_option, print_json, print_table, progress_ba
 
 
 @click.command(
-    epilog="Examples: 'lmkit export runs/qa --output bundles/qa --data test.jsonl' writes float32 and "
-    "measures it. 'lmkit export runs/qa --output bundles/qa --precision int4,fp32 --data test.jsonl "
-    "--max-perplexity-increase 2%' writes a bundle that opens at int4, or refuses it with the figures "
+    epilog="Example: lmkit export runs/qa --output bundles/qa --precision int4,fp32 --data test.jsonl "
+    "--max-perplexity-increase 2%. It writes a bundle that opens at int4, or refuses it with the figures "
     "if int4 answers more than 2% worse; 'lmkit generate bundles/qa --precision fp32 --set ...' then "
-    "asks the other one."
+    "asks the other one. Without --precision it is float32 alone."
 )
 @click.argument("run")
 @click.option("--output", required=True, type=click.Path(), help="The bundle's folder, to be made.")

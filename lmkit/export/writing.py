@@ -34,13 +34,13 @@ class Writer:
     def __init__(self, part: Path, precisions: Sequence[str]) -> None:
         self._part, self._default = part, precisions[0]
         self._weights = Weights(part)
-        self._graphs: Mapping[str, ir.Model] = {}
+        self._plain: tuple[str, ...] = ()
         self._temporary = FP32 not in precisions
 
     def save_float32(self, graphs: Mapping[str, ir.Model]) -> None:
         """Write the graphs as they are."""
         weights = Weights(self._part) if self._temporary else self._weights
-        self._graphs = graphs
+        self._plain = tuple(graphs)
         files = self._files(FP32)
         own = {files[plain]: graph for plain, graph in graphs.items()}
         self.float32 = Precision(files=files, size_bytes=weights.save(own, self._data(FP32)))
@@ -61,7 +61,9 @@ class Writer:
         files = self._files(name)
         store = Store()  # what two graphs share is rounded once
         own = {}
-        for plain, graph in self._graphs.items():
+        for plain, file in self._files(FP32).items():
+            # Read anew: the traced graph still leads to the torch model, and a mapped file stays mapped.
+            graph = ir.load(self._part / file)
             higher = kept_higher(rung, graph.graph)
             own[files[plain]] = quantize(
                 graph, name, higher=higher, careful=rung.careful, store=store
@@ -76,7 +78,7 @@ class Writer:
                 (self._part / name).unlink(missing_ok=True)
 
     def _files(self, name: str) -> dict[str, str]:
-        return {plain: file_of(plain, name, self._default) for plain in self._graphs}
+        return {plain: file_of(plain, name, self._default) for plain in self._plain}
 
     def _data(self, name: str) -> str:
         return file_of(DATA_FILE, name, self._default)
