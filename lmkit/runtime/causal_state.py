@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lmkit.runtime.causal import CausalSession
 
 CHUNK = 512  # tokens that are read at once, which bounds what a pass holds in memory
+_MEASURED = 4  # tokens whose logits are compared, read together and one by one
 _RAGGED = 64  # places of a pass that may be padding, or have logits that nobody asked for
 
 
@@ -129,7 +130,7 @@ class CausalState:
             kept, count = found
             if kept.n_read < count and pace.is_steady is None:
                 self._take(row, kept, max(1, kept.n_read))
-                self.measure_rounding(row, prompt[max(1, kept.n_read) : count + 2])
+                self.measure_rounding(row, prompt[max(1, kept.n_read) :])
             if kept.n_read < count and not pace.is_steady:
                 count = kept.n_read if kept.n_read >= LEAST else 0
             self._take(row, kept, count)
@@ -160,20 +161,26 @@ class CausalState:
         self._session.prefixes.keep(ids, n_read, arrays, start)
 
     def measure_rounding(self, row: int, ids: Ids) -> None:
-        """Read some tokens together, and the first alone: note how far its logits differ.
+        """Read some tokens together and one by one: note how far their logits differ.
+
+        It takes several: a difference that rounded activations enlarge may be small once, by chance.
+        Where there is no room for so many, nothing is measured.
 
         Args:
             row: which row, not empty; it stays as it is.
-            ids: int64 [S], two at least.
+            ids: int64 [S].
         """
         held = self.length(row)
-        together = self.extend(row, ids)[0].copy()
+        if len(ids) < _MEASURED or self._lengths[row] + _MEASURED > self._capacity:
+            return
+        ids = ids[:_MEASURED]
+        together = self.extend(row, ids).copy()
         self.rewind(row, held)
-        difference = np.abs(self.extend(row, ids[:1])[0] - together).max()
+        alone = np.stack([self.extend(row, ids[at : at + 1])[0].copy() for at in range(_MEASURED)])
         self.rewind(row, held)
         # What is equal by chance is no measure: float32 holds 24 bits of a logit.
         largest = float(np.abs(together[np.isfinite(together)]).max(initial=1.0))
-        self._session.pace.rounding = max(float(difference), largest * 2.0**-22)
+        self._session.pace.rounding = max(float(np.abs(alone - together).max()), largest * 2.0**-22)
 
     def read_in_chunks(self, prompt: Ids, row: int = 0) -> Logits:
         """Run one row, some tokens at a time, so that a long prompt's logits never lie in memory.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Writing
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from lmkit.generation import Generation
 from lmkit.logits import LogProbs, rows_at_once
 from lmkit.loss import Loss
 from lmkit.manifest import Golden, Graph, MaskedGraph, Seq2SeqGraph
+from lmkit.precisions import FP32
 from lmkit.runtime.beams import BeamSearch, search
 from lmkit.runtime.bundle import Bundle, open_bundle
 from lmkit.runtime.causal import CausalSession
@@ -40,7 +42,9 @@ from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 
-ROWS_AT_ONCE = 8
+# Tokens a second of SmolLM2-135M at 1, 4, 8, 16, 32 and 64 rows, two cores: 71, 213, 377, 571, 784 and
+# 947 in fp32, 213, 543, 674, 808, 926 and 598 in int4.
+ROWS_AT_ONCE = 32
 
 
 def load(
@@ -107,7 +111,10 @@ def open_generator(
         with ThreadPoolExecutor(max_workers=1) as beside:
             opening = beside.submit(open_session)
             tokenizer = bundle.tokenizer
-            return Generator(bundle, opening.result(), tokenizer=tokenizer)
+            session = opening.result()
+        if bundle.manifest.precision != FP32:  # its products round what they are given
+            session.pace.rounding = math.inf
+        return Generator(bundle, session, tokenizer=tokenizer)
     if isinstance(graph, MaskedGraph):
         return open_filler(bundle, providers=providers, threads=threads)
     if isinstance(graph, Seq2SeqGraph):

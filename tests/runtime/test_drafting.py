@@ -8,7 +8,7 @@ from lmkit.decoding.text import TextDecoder
 from lmkit.runtime.causal_state import CausalState
 from lmkit.runtime.pace import Pace
 
-from .toybundle import RECORD, RECORDS, TASK, write_bundle
+from .toybundle import RECORD, RECORDS, TASK, change_manifest, write_bundle
 
 PLAIN = {"prompt_lookup_num_tokens": 0}
 LONG = {"max_new_tokens": 40}
@@ -87,6 +87,7 @@ class TestTheText:
 
     @pytest.mark.parametrize("most", [1, 2, 30])
     def test_is_the_plain_loops_however_long_a_draft_may_be(self, eager, most, read):
+        eager._session.pace.rounding = 1e-6  # which need not be measured then
         for record in REPEATING:
             wanted = eager(record, **LONG, **PLAIN)
             del read[:]
@@ -167,6 +168,38 @@ class TestTheSteps:
         del read[:]
 
         assert says(RECORD, **LONG) == wanted
+        assert set(read[1:]) == {1}
+
+    def test_are_the_plain_loops_where_a_draft_comes_out_otherwise_but_for_its_first_token(
+        self, says, read, monkeypatch
+    ):
+        """A model that rounds may by chance read one token as it would alone."""
+        extend = CausalState.extend
+
+        def rounded(state, row, ids, **options):
+            logits = extend(state, row, ids, **options)
+            return logits + 0.1 * (np.arange(len(logits)) > 0)[:, None]
+
+        monkeypatch.setattr(CausalState, "extend", rounded)
+        wanted = says(RECORD, **LONG, **PLAIN)
+        says(RECORD, **LONG)
+        del read[:]
+
+        assert says(RECORD, **LONG) == wanted
+        assert set(read[1:]) == {1}
+
+    def test_are_the_plain_loops_in_a_precision_that_rounds(self, tmp_path, read):
+        folder = write_bundle(tmp_path / "int4", says=self.TEXT)
+        change_manifest(
+            folder,
+            lambda data: data.update(
+                precision="int4", precisions={"int4": data["precisions"]["fp32"]}
+            ),
+        )
+        ask = lk.load(folder, threads=1, verify=False)
+
+        assert ask(RECORD, **LONG).text == self.TEXT
+        assert ask._session.pace.is_steady is False
         assert set(read[1:]) == {1}
 
     def test_are_the_plain_loops_where_drafts_are_off(self, says, read):

@@ -13,7 +13,7 @@ import numpy as np
 from attrs import field, frozen
 from attrs.validators import in_
 
-from lmkit.export.quantizing.rounding import compensated, inverse_factor, nearest, spaced
+from lmkit.export.quantizing.rounding import Inputs, compensated, nearest, ordered, spaced
 from lmkit.runtime.session import available_cores
 
 _ROWS = 512  # rounded at a time, so that what is computed for them stays in the processor's caches
@@ -71,7 +71,7 @@ def blocked(
     scales = np.empty((rows, n_blocks), np.float32)
     packed = -(-n_blocks * format.bits // 8)
     zero_points = np.empty((rows, packed), np.uint8) if format.zero_points else None
-    spans = [] if moments is None else [(inverse_factor(m), np.diagonal(m).copy()) for m in moments]
+    spans = [ordered(span, format.block) for span in moments or ()]
 
     def fill(start: int) -> None:
         part = slice(start, min(rows, start + _ROWS))
@@ -105,19 +105,14 @@ def _apart(columns: np.ndarray, format: Format) -> tuple[np.ndarray, np.ndarray,
 
 
 def _compensated(
-    columns: np.ndarray,
-    width: int,
-    spans: Sequence[tuple[np.ndarray, np.ndarray]],
-    format: Format,
+    columns: np.ndarray, width: int, spans: Sequence[Inputs], format: Format
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Round the first `width` of [in, rows], a span of inputs at a time; return what `_apart` does."""
     found, start = [], 0
-    for factor, importance in spans:
-        part = columns[start : start + len(factor)]
-        found.append(
-            compensated(part, factor, importance, format.block, format.bits, format.zero_points)
-        )
-        start += len(factor)
+    for span in spans:
+        part = columns[start : start + len(span.order)]
+        found.append(compensated(part, span, format.block, format.bits, format.zero_points))
+        start += len(part)
     numbers, scales, zeros = (np.concatenate(parts) for parts in zip(*found, strict=True))
     filled = np.empty(columns.shape, np.uint8)
     filled[:width] = numbers

@@ -15,13 +15,14 @@ from attrs import frozen
 
 from lmkit.export.fusing import MICROSOFT
 from lmkit.export.quantizing.blocks import Blocks, Format, blocked
+from lmkit.export.quantizing.roles import ATTENTION, roles
 from lmkit.export.quantizing.weights import Weight
 
 
 class Kernel(Protocol):
     """A way to store a weight and to read it."""
 
-    def stored(self, weight: Weight, moments: Sequence[np.ndarray] | None) -> object:
+    def stored(self, weight: Weight, moments: Sequence[np.ndarray] | None = None) -> object:
         """Return the weight as it is stored; called once for a weight that several graphs share.
 
         Args:
@@ -46,7 +47,7 @@ class BlockKernel:
     format: Format
     accuracy_level: int = 4
 
-    def stored(self, weight: Weight, moments: Sequence[np.ndarray] | None) -> Blocks:
+    def stored(self, weight: Weight, moments: Sequence[np.ndarray] | None = None) -> Blocks:
         """Return the rounded weight."""
         return blocked(weight.array, self.format, moments)
 
@@ -61,13 +62,13 @@ class BlockKernel:
             data = _initializer(graph, f"{weight.name}.blocks", stored.data)
             for node in weight.products:
                 self._rewrite_product(graph, node, stored, data, scales, zeros)
-        whole = stored.width % self.format.block == 0
-        if weight.lookups and whole:
-            # The same bytes in the shape in which rows are taken.
-            rows = stored.data.reshape(len(stored.data), -1)
+        n_bytes, rest = divmod(stored.width * stored.format.bits, 8)
+        if weight.lookups and not rest:
+            # The same bytes in the shape in which rows are taken, less what fills up the last block.
+            rows = np.ascontiguousarray(stored.data.reshape(len(stored.data), -1)[:, :n_bytes])
             data = _initializer(graph, f"{weight.name}.rows", rows)
             for node in weight.lookups:
-                self._rewrite_lookup(graph, node, data, scales, zeros)
+                self._rewrite_lookup(graph, node, stored, data, scales, zeros)
         if not weight.value.uses():
             del graph.initializers[weight.name]
 
@@ -93,8 +94,8 @@ class BlockKernel:
             attributes={
                 "K": stored.width,
                 "N": len(stored.data),
-                "bits": self.format.bits,
-                "block_size": self.format.block,
+                "bits": stored.format.bits,
+                "block_size": stored.format.block,
                 "accuracy_level": self.accuracy_level,
             },
             domain=MICROSOFT,
@@ -105,6 +106,7 @@ class BlockKernel:
         self,
         graph: ir.Graph,
         node: ir.Node,
+        stored: Blocks,
         data: ir.Value,
         scales: ir.Value,
         zeros: ir.Value | None,
@@ -114,14 +116,38 @@ class BlockKernel:
             "GatherBlockQuantized",
             inputs[:3] if zeros is None else inputs,
             attributes={
-                "bits": self.format.bits,
-                "block_size": self.format.block,
+                "bits": stored.format.bits,
+                "block_size": stored.format.block,
                 "gather_axis": 0,
                 "quantize_axis": 1,
             },
             domain=MICROSOFT,
         )
         replace(graph, node, lookup)
+
+
+@frozen(kw_only=True)
+class CarefulKernel:
+    """One kernel for most weights, and one of more bits for those whose rounding costs most.
+
+    Attributes:
+        usual: for most weights.
+        careful: for those whose products are attention's queries, keys and values.
+    """
+
+    usual: BlockKernel
+    careful: BlockKernel
+
+    def stored(self, weight: Weight, moments: Sequence[np.ndarray] | None = None) -> Blocks:
+        """Return the rounded weight."""
+        return self._kernel(weight).stored(weight, moments)
+
+    def rewrite(self, graph: ir.Graph, weight: Weight, stored: object) -> None:
+        """Let the nodes that read `weight` read `stored`."""
+        self._kernel(weight).rewrite(graph, weight, stored)
+
+    def _kernel(self, weight: Weight) -> BlockKernel:
+        return self.careful if ATTENTION in roles(weight) else self.usual
 
 
 def replace(graph: ir.Graph, node: ir.Node, other: ir.Node) -> None:

@@ -11,16 +11,21 @@ from attrs import field, frozen
 from lmkit.errors import UnknownName
 from lmkit.export.quantizing.blocks import Format
 from lmkit.export.quantizing.dynamic import row_kernel
-from lmkit.export.quantizing.kernels import BlockKernel, Kernel
+from lmkit.export.quantizing.kernels import BlockKernel, CarefulKernel, Kernel
 from lmkit.export.quantizing.rotating import MATRIX, rotate
 from lmkit.export.quantizing.weights import Weight, weights
 
 Moments = Mapping[str, Sequence[np.ndarray]]  # by the weight's name
 
 _SMALLEST = 1 << 14  # numbers; below that a weight's blocks save next to nothing
-_KERNELS: dict[str, BlockKernel] = {
-    "int4": BlockKernel(format=Format(bits=4, block=32)),
-    "int8": BlockKernel(format=Format(bits=8, block=32, zero_points=False)),
+# SmolLM2-135M, divergence in nats as in `roles` and size as a share of float32's. With measured inputs: all
+# in 4 bits 0.148 / 0.137 and 0.162, attention's products in 8 0.100 / 0.091 and 0.175, head and embedding in
+# 8 as well 0.078 / 0.068 and 0.197; without measured inputs, all in 4 bits 0.447 / 0.268. A token took 8.07
+# ms on two cores with blocks of 32 and 7.17 with 64; in int8 9.96 with blocks of 32 and 9.34 with 64.
+_INT8 = BlockKernel(format=Format(bits=8, block=64, zero_points=False))
+_KERNELS: dict[str, Kernel] = {
+    "int4": CarefulKernel(usual=BlockKernel(format=Format(bits=4, block=32)), careful=_INT8),
+    "int8": _INT8,
 }
 
 

@@ -12,11 +12,13 @@ and instructions, 4 bits with zero points, blocks of 32 / 64 / 128:
     best scale by the inputs' squares      2.3e-3  3.4e-3  5.1e-3
     compensated, range by extremes         1.2e-3  1.6e-3  2.5e-3
     compensated, best scale                0.85e-3 1.2e-3  1.8e-3
+    the same, important blocks first       0.75e-3 1.0e-3
 """
 
 from __future__ import annotations
 
 import numpy as np
+from attrs import frozen
 
 _SHRINKS = (1.0, 0.93, 0.86, 0.79, 0.72)  # of a block's range, from which the best is taken
 _INNER = 8  # columns whose errors are handed on one by one; beyond them by a product
@@ -90,23 +92,38 @@ def _centred(
     return numbers
 
 
-def inverse_factor(moments: np.ndarray) -> np.ndarray:
-    """Return the upper triangular U, float32 [span, span], with U^T U the inverse of damped moments."""
-    damped = moments.astype(np.float64)
-    diagonal = np.einsum("ii->i", damped)
-    mean = float(diagonal.mean())
-    diagonal += _DAMPING * mean if mean > 0 else 1.0
-    factor = np.linalg.cholesky(np.linalg.inv(damped))
-    return np.ascontiguousarray(factor.T, dtype=np.float32)
+@frozen(eq=False)
+class Inputs:
+    """What is known of the inputs of a product, laid out for `compensated`.
+
+    Attributes:
+        order: int64 [in], the order in which inputs are rounded: blocks whose inputs are large come first,
+            and so do large inputs within a block, since what comes after can mend their errors.
+        importance: float32 [in], the mean square of each input, in that order.
+        factor: float32 [in, in], upper triangular U with U^T U the inverse of the damped second moments,
+            in that order.
+    """
+
+    order: np.ndarray
+    importance: np.ndarray
+    factor: np.ndarray
+
+
+def ordered(moments: np.ndarray, block: int) -> Inputs:
+    """Lay out second moments, float32 [in, in], for rounding in blocks; a block of fewer comes last."""
+    squares = np.diagonal(moments)
+    blocks = [np.arange(i, min(i + block, len(squares))) for i in range(0, len(squares), block)]
+    blocks.sort(key=lambda own: (len(own) < block, -float(squares[own].mean())))
+    order = np.concatenate([own[np.argsort(-squares[own], kind="stable")] for own in blocks])
+    damped = moments[np.ix_(order, order)].astype(np.float64)
+    mean = float(squares.mean())
+    np.einsum("ii->i", damped)[:] += _DAMPING * mean if mean > 0 else 1.0
+    factor = np.linalg.cholesky(np.linalg.inv(damped)).T
+    return Inputs(order, squares[order], np.ascontiguousarray(factor, dtype=np.float32))
 
 
 def compensated(
-    columns: np.ndarray,
-    factor: np.ndarray,
-    importance: np.ndarray,
-    block: int,
-    bits: int,
-    zero_points: bool,
+    columns: np.ndarray, inputs: Inputs, block: int, bits: int, zero_points: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Round a column at a time, and let the columns after it make up for each one's error.
 
@@ -114,9 +131,8 @@ def compensated(
     does when a block is reached, on what its columns have become by then.
 
     Args:
-        columns: float32 [in, rows]; overwritten.
-        factor: of the inverse second moments of the inputs, as `inverse_factor` gives it.
-        importance: float32 [in], the mean square of each input.
+        columns: float32 [in, rows].
+        inputs: what is known of them.
         block: inputs that share a scale.
         bits: of each integer.
         zero_points: whether a block has its own zero point.
@@ -124,6 +140,8 @@ def compensated(
         integers uint8 [in, rows], scales and zero points float32 [blocks, rows].
     """
     width, rows = columns.shape
+    factor = inputs.factor
+    columns = columns[inputs.order]
     most = np.float32((1 << bits) - 1)
     numbers = np.empty((width, rows), np.uint8)
     n_blocks = -(-width // block)
@@ -131,7 +149,7 @@ def compensated(
     errors = np.empty((block, rows), np.float32)
     for index, start in enumerate(range(0, width, block)):
         stop = min(start + block, width)
-        weighing = importance[start:stop, None]
+        weighing = inputs.importance[start:stop, None]
         scale, zero = spaced(columns[start:stop], weighing, bits, zero_points, search=True)
         scales[index], zeros[index] = scale, zero
         for first in range(start, stop, _INNER):
@@ -153,4 +171,6 @@ def compensated(
                 columns[last:stop] -= factor[first:last, last:stop].T @ own
         if stop < width:
             columns[stop:] -= factor[start:stop, stop:].T @ errors[: stop - start]
-    return numbers, scales, zeros
+    back = np.argsort(inputs.order)
+    places = np.argsort(inputs.order[::block] // block)
+    return numbers[back], scales[places], zeros[places]

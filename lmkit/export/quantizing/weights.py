@@ -19,7 +19,8 @@ class Weight:
         name: of the initializer.
         value: the initializer.
         array: float32 [out, in], a view of its memory.
-        products: nodes that multiply by it: MatMul, or FusedMatMul that reads it transposed.
+        products: nodes that multiply by it: MatMul, Gemm without a bias, or FusedMatMul that reads it
+            transposed.
         lookups: Gather nodes that take rows [in] of it, as an embedding does.
         others: how many nodes read it in another way, for which it has to stay as it is.
     """
@@ -70,10 +71,21 @@ def weights(graph: ir.Graph) -> Iterator[Weight]:
 
 
 def _multiplies(node: ir.Node, index: int) -> bool:
-    return (node.domain, node.op_type, index) == ("", "MatMul", 1)
+    if (node.domain, node.op_type, index) == ("", "MatMul", 1):
+        return True
+    return _is_gemm(node, index) and not node.attributes.get_int("transB", 0)
+
+
+def _is_gemm(node: ir.Node, index: int) -> bool:
+    """Say whether a Gemm without a bias reads a value as what it multiplies by."""
+    if (node.domain, node.op_type, index) != ("", "Gemm", 1):
+        return False
+    return len(node.inputs) == 2 and not node.attributes.get_int("transA", 0)
 
 
 def _multiplies_transposed(node: ir.Node, index: int) -> bool:
+    if _is_gemm(node, index):
+        return bool(node.attributes.get_int("transB", 0))
     if (node.domain, node.op_type, index) != (MICROSOFT, "FusedMatMul", 1):
         return False
     others = ("transA", "transBatchA", "transBatchB")

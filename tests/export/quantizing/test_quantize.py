@@ -78,7 +78,7 @@ def spread(found: np.ndarray, expected: np.ndarray) -> float:
 @pytest.mark.parametrize("alpha", [1.0, 0.25])
 @pytest.mark.parametrize(
     ("precision", "format"),
-    [("int4", Format(bits=4)), ("int8", Format(bits=8, zero_points=False))],
+    [("int4", Format(bits=4)), ("int8", Format(bits=8, block=64, zero_points=False))],
 )
 def test_a_tied_graph_answers_as_its_rounded_weights_do(tmp_path, precision, format, alpha):
     model = tied_model(alpha)
