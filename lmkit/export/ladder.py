@@ -1,6 +1,6 @@
 """Which weights stay in int8 when int4 loses too much: more of them with every rung.
 
-They are chosen by what they do in the model (`quantizing.roles`), the ones first whose rounding costs most for
+They are chosen by what they do in the model (`quantizing.roles`), those first whose rounding costs most for
 the bytes that it saves. What attention reads is in 8 bits in every int4.
 """
 

@@ -47,5 +47,6 @@ def _reads_texts(graph: ir.Graph) -> bool:
 def _nothing(value: ir.Value) -> np.ndarray:
     """Return the keys or values of no token, float32 [1, H, 0, D]."""
     shape = value.shape
-    assert shape is not None and value.dtype is not None
+    assert shape is not None
+    assert value.dtype is not None
     return np.zeros((1, int(shape[1]), 0, int(shape[3])), value.dtype.numpy())
