@@ -124,7 +124,7 @@ def export(
         sample = None
         if data is not None:
             sample = sample_of(source.task, rows, source.tokenizer, measured_tokens)
-        if INT4 in names:
+        if INT4 in names and writer.has_large:
             say("measuring what the weights multiply")
             texts, whose = calibration_texts(
                 part, manifest, reference.prompts, writer, source, rows, tell.progress

@@ -19,6 +19,8 @@ from lmkit.export.ladder import RUNGS, Rung, kept_higher
 from lmkit.export.quantizing import Store, quantize
 from lmkit.export.quantizing.calibrating import second_moments
 from lmkit.export.quantizing.feeding import LONGEST, feeds
+from lmkit.export.quantizing.quantize import SMALLEST
+from lmkit.export.quantizing.weights import weights
 from lmkit.precisions import FP32, INT4, Precision, file_of
 
 DATA_FILE = "model.onnx.data"
@@ -51,6 +53,15 @@ class Writer:
         files = self._files(FP32)
         own = {files[plain]: graph for plain, graph in graphs.items()}
         self.float32 = Precision(files=files, size_bytes=weights.save(own, self._data(FP32)))
+
+    @property
+    def has_large(self) -> bool:
+        """Whether any weight is large enough to be rounded."""
+        return any(
+            weight.products and weight.array.size >= SMALLEST
+            for graph in self._graphs.values()
+            for weight in weights(graph.graph)
+        )
 
     def measure(self, rows: Sequence[Ids], whose: str) -> None:
         """Measure what the float32 graphs' weights multiply, which 4-bit weights are rounded by.
