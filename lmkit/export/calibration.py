@@ -62,9 +62,8 @@ def calibration_texts(
     own = attrs.evolve(manifest, precision=FP32, graph=graph)
     generator = open_generator(Bundle(part, own))
     assert isinstance(generator, Generator)  # of a causal model
-    return drawn(
-        generator, prompts, on_progress
-    ), "text that it drew itself (of the task's own data it would lose less)"
+    whose = "text that it drew itself (with the task's own data it would lose less)"
+    return drawn(generator, prompts, on_progress), whose
 
 
 def from_data(task: Task, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Ids]:
