@@ -12,10 +12,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from lmkit.export.chaining import chained
 from lmkit.export.external import Weights
 from lmkit.export.ladder import RUNGS, Rung, kept_higher
 from lmkit.export.quantizing import Store, quantize
-from lmkit.precisions import FP32, Precision, file_of
+from lmkit.precisions import DRAFT_FILE, FP32, Precision, file_of
 
 DATA_FILE = "model.onnx.data"
 
@@ -67,6 +68,11 @@ class Writer:
                 graph, name, higher=higher, careful=rung.careful, store=store
             )
         size = self._weights.save(own, self._data(name))
+        draft = chained(next(iter(own.values()))) if len(own) == 1 else None
+        if draft is not None:  # it reads the weights that were just written
+            files[DRAFT_FILE] = file_of(DRAFT_FILE, name, self._default)
+            ir.save(draft, self._part / files[DRAFT_FILE])
+            size += (self._part / files[DRAFT_FILE]).stat().st_size
         return Precision(files=files, size_bytes=size, plan=str(rung))
 
     def tidy(self) -> None:
