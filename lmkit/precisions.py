@@ -9,8 +9,8 @@ import attrs
 
 from lmkit.errors import TaskError, UnknownName
 
-FP32 = "fp32"
-PRECISIONS = (FP32, "int8", "int4")
+FP32, INT4 = "fp32", "int4"
+PRECISIONS = (FP32, "int8", INT4)
 
 DRAFT_FILE = (
     "model.draft.onnx"  # the plain name of a graph that checks drafts; it has the same weights

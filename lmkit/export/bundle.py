@@ -23,6 +23,7 @@ from lmkit.export.measuring import (
     MEASURED_TOKENS,
     Progress,
     Sample,
+    calibration_of,
     metrics_of,
     sample_of,
     scored,
@@ -45,7 +46,7 @@ from lmkit.manifest import (
     write_manifest,
 )
 from lmkit.plugins import distributions_of
-from lmkit.precisions import FP32, Precision, named
+from lmkit.precisions import FP32, INT4, Precision, named
 from lmkit.reading import read_for
 from lmkit.records import Data
 from lmkit.runtime.bundle import Bundle
@@ -123,6 +124,10 @@ def export(
         sample = None
         if data is not None:
             sample = sample_of(source.task, rows, source.tokenizer, measured_tokens)
+            if INT4 in names:
+                say("measuring what the weights multiply")
+                writer.measure(calibration_of(source.task, rows, source.tokenizer))
+                give_back()
         manifest = _in_each(part, manifest, reference, writer, names, sample, most, tell)
         manifest = attrs.evolve(manifest, genai=_genai(part, manifest))
         if timed:

@@ -18,7 +18,7 @@ from lmkit.export.fusing.rewriting import initializer
 from lmkit.precisions import DRAFT_TOKENS, draft_port
 
 _ATTENTION = "GroupQueryAttention"
-_ROUNDING = ("MatMulNBits", "MatMulInteger", "DynamicQuantizeLinear")
+_ROUNDING = ("MatMulNBits", "MatMulIntegerToFloat")
 # Its inputs: queries, keys, values (or the first for all), the past, its lengths, and two tables of angles.
 _N_INPUTS = 9
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
+from lmkit.encoding import Ids
 from lmkit.export.chaining import chained
 from lmkit.export.external import Weights
 from lmkit.export.ladder import RUNGS, Rung, kept_higher
 from lmkit.export.quantizing import Store, quantize
+from lmkit.export.quantizing.calibrating import second_moments
+from lmkit.export.quantizing.feeding import feeds
 from lmkit.precisions import DRAFT_FILE, FP32, Precision, file_of
 
 DATA_FILE = "model.onnx.data"
@@ -37,6 +41,8 @@ class Writer:
         self._weights = Weights(part)
         self._graphs: Mapping[str, ir.Model] = {}
         self._temporary = FP32 not in precisions
+        self._moments: dict[str, dict[str, tuple[np.ndarray, ...]]] = {}
+        self._store, self._stored = Store(), ""
 
     def save_float32(self, graphs: Mapping[str, ir.Model]) -> None:
         """Write the graphs as they are."""
@@ -46,9 +52,25 @@ class Writer:
         own = {files[plain]: graph for plain, graph in graphs.items()}
         self.float32 = Precision(files=files, size_bytes=weights.save(own, self._data(FP32)))
 
+    def measure(self, rows: Sequence[Ids]) -> None:
+        """Measure what the float32 graphs' weights multiply, which 4-bit weights are rounded by.
+
+        Args:
+            rows: texts as a model reads them, int64 [T] each. A graph that reads more than texts, such as a
+                decoder of an encoder's keys, is left out.
+        """
+        for plain, graph in self._graphs.items():
+            own = second_moments(graph, feeds(graph.graph, rows))
+            if own:
+                self._moments[plain] = own
+
     def rungs(self, name: str) -> Sequence[Rung]:
-        """Return the ways to store a precision, the smallest first."""
-        return RUNGS[name]
+        """Return the ways to store a precision, the smallest first; none of them is another one."""
+        found: dict[object, Rung] = {}
+        for rung in RUNGS[name]:
+            kept = tuple(kept_higher(rung, graph.graph) for graph in self._graphs.values())
+            found.setdefault((kept, rung.careful), rung)
+        return tuple(found.values())
 
     def save(self, name: str, rung: Rung) -> Precision:
         """Write a precision and return where it lies; nothing of it is measured yet.
@@ -60,12 +82,18 @@ class Writer:
         if name == FP32:
             return self.float32
         files = self._files(name)
-        store = Store()  # what two graphs share is rounded once
+        if name != self._stored:
+            # What two graphs share is rounded once, and so is what two rungs have in common.
+            self._store, self._stored = Store(), name
         own = {}
         for plain, graph in self._graphs.items():
-            higher = kept_higher(rung, graph.graph)
             own[files[plain]] = quantize(
-                graph, name, higher=higher, careful=rung.careful, store=store
+                graph,
+                name,
+                higher=kept_higher(rung, graph.graph),
+                careful=rung.careful,
+                moments=self._moments.get(plain),
+                store=self._store,
             )
         size = self._weights.save(own, self._data(name))
         draft = chained(next(iter(own.values()))) if len(own) == 1 else None
@@ -76,7 +104,9 @@ class Writer:
         return Precision(files=files, size_bytes=size, plan=str(rung))
 
     def tidy(self) -> None:
-        """Take away what was needed for comparison only."""
+        """Take away what was needed for comparison only, and give memory back."""
+        self._store, self._stored = Store(), ""
+        self._moments = {}
         if self._temporary:
             for name in (*self._files(FP32).values(), self._data(FP32)):
                 (self._part / name).unlink(missing_ok=True)

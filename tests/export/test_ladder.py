@@ -1,4 +1,4 @@
-"""Where int4 loses too much, the weights at a model's ends are kept in int8, more with every rung."""
+"""Where int4 loses too much, weights are kept in int8 by what they do, more of them with every rung."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ import itertools
 
 import onnx_ir as ir
 
-from lmkit.export.ladder import RUNGS, Rung, kept_higher, outer
+from lmkit.export.ladder import RUNGS, Rung, kept_higher
 from lmkit.export.quantizing import quantize
 from lmkit.export.writing import Writer
 
@@ -45,25 +45,68 @@ def stack(seed=0):
     return ir.Model(graph, ir_version=10)
 
 
+def layers(n_layers=3, width=64):
+    """Return an embedding and layers of a product that widens and one that narrows; its head is tied."""
+    rng = np.random.default_rng(1)
+
+    def weight(name, *shape):
+        array = rng.normal(size=shape).astype(np.float32)
+        return ir.val(name, const_value=ir.tensor(array, name=name))
+
+    embed = weight("embed", 256, width)
+    ids = ir.val("ids", dtype=ir.DataType.INT64, shape=["B"])
+    nodes, held = [ir.node("Gather", [embed, ids])], [embed]
+    for layer in range(n_layers):
+        wide = weight(f"wide{layer}", width, 4 * width)
+        narrow = weight(f"narrow{layer}", 4 * width, width)
+        held += [narrow, wide]  # not in the order in which they are read
+        nodes.append(ir.node("MatMul", [nodes[-1].outputs[0], wide]))
+        nodes.append(ir.node("MatMul", [nodes[-1].outputs[0], narrow]))
+    nodes.append(
+        ir.node(
+            "FusedMatMul",
+            [nodes[-1].outputs[0], embed],
+            attributes={"transB": 1},
+            domain="com.microsoft",
+        )
+    )
+    logits = nodes[-1].outputs[0]
+    logits.name, logits.dtype = "logits", ir.DataType.FLOAT
+    graph = ir.Graph([ids], [logits], nodes=nodes, initializers=held, name="g")
+    graph.opset_imports.update({"": 20, "com.microsoft": 1})
+    return ir.Model(graph, ir_version=10)
+
+
+NARROW = {"narrow0", "narrow1", "narrow2"}
+
+
 def test_the_first_rung_keeps_nothing():
     for rungs in RUNGS.values():
-        assert kept_higher(rungs[0], stack().graph) == frozenset()
+        assert kept_higher(rungs[0], layers().graph) == frozenset()
         assert str(rungs[0]) == ""
 
 
-def test_others_keep_the_embedding_and_what_is_read_first_and_last():
-    assert kept_higher(Rung(0.25), stack().graph) == {"embed", "w0", "w6", "w7"}
+def test_others_keep_what_closes_a_layer_then_embedding_and_logits_then_some_of_the_rest():
+    first, second, third = (kept_higher(rung, layers().graph) for rung in RUNGS["int4"][1:])
+
+    assert first == NARROW
+    assert second == {*NARROW, "embed"}
+    assert third == {*NARROW, "embed", "wide1"}
 
 
-def test_each_keeps_what_the_one_before_did_and_more():
-    kept = [kept_higher(rung, stack().graph) for rung in RUNGS["int4"]]
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_a_share_of_the_others_is_spread_over_the_layers(share):
+    kept = kept_higher(Rung(others=share), stack().graph)
+
+    places = [int(name[1:]) for name in kept if name != "embed"]
+    assert len(kept) == int(share * (N_LAYERS + 1))
+    assert max(places) >= N_LAYERS - 1 / share
+
+
+def test_every_rung_keeps_what_the_one_before_did_and_more():
+    kept = [kept_higher(rung, layers().graph) for rung in RUNGS["int4"]]
 
     assert all(less < more for less, more in itertools.pairwise(kept))
-
-
-def test_no_name_is_taken_twice():
-    assert outer(["a", "b", "c"], 1.0) == ["a", "b", "c"]
-    assert outer(["a"], 0.5) == ["a"]
 
 
 def bits(model):
@@ -75,9 +118,9 @@ def bits(model):
 def test_what_is_kept_higher_has_8_bits_in_a_graph_of_4():
     model = stack()
 
-    smaller = quantize(model, "int4", higher=kept_higher(Rung(0.25), model.graph))
+    smaller = quantize(model, "int4", higher={"w0", "w7"})
 
-    assert bits(smaller) == [4] * 5 + [8] * 3
+    assert bits(smaller) == [4] * 6 + [8] * 2
 
 
 def test_a_rung_is_written_over_the_one_before_and_says_what_it_kept(tmp_path):
@@ -98,6 +141,6 @@ def test_a_rung_is_written_over_the_one_before_and_says_what_it_kept(tmp_path):
         assert beside == {"model.onnx.data"}
 
     assert sizes == sorted(sizes)
-    assert bits(graph).count(8) == 5
+    assert bits(graph).count(8) == 4
     writer.tidy()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]

@@ -70,6 +70,8 @@ def _session(model: ir.Model) -> ort.InferenceSession:
     """Open a graph whose weights stay where they are in memory."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    # Its threads must not spin while numpy adds up what it found.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     names, values = [], []
     for name, value in model.graph.initializers.items():
         tensor = value.const_value

@@ -15,7 +15,6 @@ from attrs import frozen
 
 from lmkit.export.fusing import MICROSOFT
 from lmkit.export.quantizing.blocks import Blocks, Format, blocked
-from lmkit.export.quantizing.roles import ATTENTION, roles
 from lmkit.export.quantizing.weights import Weight
 
 
@@ -48,8 +47,9 @@ class BlockKernel:
     accuracy_level: int = 4
 
     def stored(self, weight: Weight, moments: Sequence[np.ndarray] | None = None) -> Blocks:
-        """Return the rounded weight."""
-        return blocked(weight.array, self.format, moments)
+        """Return the rounded weight; in 8 bits the nearest numbers are as good as any."""
+        known = moments if self.format.bits < 8 else None
+        return blocked(weight.array, self.format, known)
 
     def rewrite(self, graph: ir.Graph, weight: Weight, stored: object) -> None:
         """Put MatMulNBits for the products and GatherBlockQuantized for the lookups of a weight."""
@@ -124,30 +124,6 @@ class BlockKernel:
             domain=MICROSOFT,
         )
         replace(graph, node, lookup)
-
-
-@frozen(kw_only=True)
-class CarefulKernel:
-    """One kernel for most weights, and one of more bits for those whose rounding costs most.
-
-    Attributes:
-        usual: for most weights.
-        careful: for those whose products are attention's queries, keys and values.
-    """
-
-    usual: BlockKernel
-    careful: BlockKernel
-
-    def stored(self, weight: Weight, moments: Sequence[np.ndarray] | None = None) -> Blocks:
-        """Return the rounded weight."""
-        return self._kernel(weight).stored(weight, moments)
-
-    def rewrite(self, graph: ir.Graph, weight: Weight, stored: object) -> None:
-        """Let the nodes that read `weight` read `stored`."""
-        self._kernel(weight).rewrite(graph, weight, stored)
-
-    def _kernel(self, weight: Weight) -> BlockKernel:
-        return self.careful if ATTENTION in roles(weight) else self.usual
 
 
 def replace(graph: ir.Graph, node: ir.Node, other: ir.Node) -> None:
