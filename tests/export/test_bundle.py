@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -479,7 +480,8 @@ class TestTheQualityGate:
         assert names(tmp_path) == set()
 
     def test_what_is_rounded_has_a_graph_for_drafts(self, tiny_run, tmp_path, monkeypatch):
-        monkeypatch.setattr("lmkit.export.quantizing.quantize._SMALLEST", 0)
+        quantizing = importlib.import_module("lmkit.export.quantizing.quantize")
+        monkeypatch.setattr(quantizing, "_SMALLEST", 0)
 
         lk.export(tiny_run, output=tmp_path / "out", data=ROWS, precision="int4,fp32")
 

@@ -131,17 +131,18 @@ def test_where_one_bit_differs_there_are_no_drafts(ask, n_read, monkeypatch):
     assert answer == ask(REPEATING[0], max_new_tokens=60, **PLAIN)
 
 
-def test_it_is_not_loaded_before_drafts_would_have_saved_what_that_costs(rounding, n_read):
-    ask = lk.load(rounding, precision="int4", threads=1)
+def test_it_is_loaded_when_drafts_would_have_saved_what_that_costs(ask, n_read, monkeypatch):
+    monkeypatch.setattr(verifying, "_WORTH_LOADING", 60.0)
     verifier = ask._session.verifier
 
-    ask(REPEATING[0], max_new_tokens=20)
+    answer = ask(REPEATING[0], max_new_tokens=60)
 
     assert verifier.is_exact is None
     assert not n_read
-    for _ in range(30):
-        ask(REPEATING[0], max_new_tokens=60)
-    assert verifier.missed == 0 or verifier.is_exact
+    verifier.missed = 1000.0
+    assert ask(REPEATING[0], max_new_tokens=60) == answer
+    assert verifier.is_exact
+    assert n_read
 
 
 def test_large_weights_are_not_held_twice(rounding, monkeypatch):
