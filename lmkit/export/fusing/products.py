@@ -12,13 +12,17 @@ from lmkit.export.fusing.weights import stored_transposed
 def multiply_plainly(graph: ir.Graph) -> None:
     """Turn each Gemm into MatMul and Add, which later steps and weight quantisers look for.
 
-    GPT-2's layers are traced as Reshape, Gemm, Reshape; there the reshapes go too.
+    GPT-2's layers are traced as Reshape, Gemm, Reshape; there the reshapes go too. A bias of zeros, as an
+    untrained layer has, is gone from the Gemm by then, and no Add is left of it.
     """
     for gemm in [node for node in graph if node.op_type == "Gemm"]:
         attributes = {name: attribute.value for name, attribute in gemm.attributes.items()}
-        scaled = attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0
-        source, weight = gemm.inputs[0], gemm.inputs[1]
-        if scaled or attributes.get("transA", 0) or len(gemm.inputs) != 3 or source is None:
+        source, weight = gemm.inputs[:2]
+        bias = gemm.inputs[2] if len(gemm.inputs) > 2 else None
+        scaled = attributes.get("alpha", 1.0) != 1.0
+        if bias is not None:
+            scaled = scaled or attributes.get("beta", 1.0) != 1.0
+        if scaled or attributes.get("transA", 0) or source is None:
             continue
         if weight is None or weight.const_value is None:
             continue
@@ -27,9 +31,12 @@ def multiply_plainly(graph: ir.Graph) -> None:
         whole = _unflattened(source, gemm.outputs[0])
         last = gemm if whole is None else next(iter(gemm.outputs[0].uses()))[0]
         product = ir.node("MatMul", [source if whole is None else whole, weight])
+        if bias is None:
+            take_place(graph, last, product)
+            continue
         product.outputs[0].shape, product.outputs[0].dtype = last.outputs[0].shape, source.dtype
         graph.insert_before(last, product)
-        take_place(graph, last, ir.node("Add", [product.outputs[0], gemm.inputs[2]]))
+        take_place(graph, last, ir.node("Add", [product.outputs[0], bias]))
 
 
 def _unflattened(flat: ir.Value, result: ir.Value) -> ir.Value | None:
