@@ -481,7 +481,7 @@ class TestTheQualityGate:
 
     def test_what_is_rounded_has_a_graph_for_drafts(self, tiny_run, tmp_path, monkeypatch):
         quantizing = importlib.import_module("lmkit.export.quantizing.quantize")
-        monkeypatch.setattr(quantizing, "_SMALLEST", 0)
+        monkeypatch.setattr(quantizing, "SMALLEST", 0)
 
         lk.export(tiny_run, output=tmp_path / "out", data=ROWS, precision="int4,fp32")
 
