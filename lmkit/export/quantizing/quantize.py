@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from lmkit.errors import UnknownName
 from lmkit.export.quantizing.blocks import Format
-from lmkit.export.quantizing.dynamic import row_kernel
+from lmkit.export.quantizing.dynamic import row_kernel, text_kernel
 from lmkit.export.quantizing.kernels import BlockKernel, Kernel
 from lmkit.export.quantizing.roles import ATTENTION, roles
 from lmkit.export.quantizing.rotating import MATRIX, rotate
@@ -85,9 +85,13 @@ def quantize(
         # What is known of the given graph's numbers does not hold for the turned ones.
         return rewritten(turned, lambda weight: _kernel_of_turned(weight, blocks), store=store)
 
+    whole_texts = precision == "int8" and not careful and _reads_whole_texts(model.graph)
+
     def choose(weight: Weight) -> Kernel | None:
         if weight.array.size < _SMALLEST:
             return None
+        if whole_texts:
+            return text_kernel(weight) or blocks
         # Attention's queries, keys and values lose more than they save.
         kept = weight.name in higher or (precision == "int4" and ATTENTION in roles(weight))
         return _INT8 if kept else blocks
@@ -99,6 +103,12 @@ def _kernel_of_turned(weight: Weight, blocks: Kernel) -> Kernel | None:
     if weight.array.size < _SMALLEST or weight.name.split(".")[0] == MATRIX:
         return None
     return row_kernel(weight) or blocks
+
+
+def _reads_whole_texts(graph: ir.Graph) -> bool:
+    """Say whether a graph gives logits and keeps nothing for a next step, as a masked model does."""
+    kinds = {node.op_type for node in graph}
+    return [value.name for value in graph.outputs] == ["logits"] and "MultiHeadAttention" in kinds
 
 
 def rewritten(
