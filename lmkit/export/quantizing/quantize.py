@@ -66,7 +66,8 @@ def quantize(
         model: a fused graph in float32; it stays as it is.
         precision: `fp32` (the graph as it is), `int8` or `int4`.
         higher: the names of weights that are stored in 8 bits where the precision has 4.
-        careful: whether what is multiplied stays as it is, and weights alone are rounded.
+        careful: whether int8 rounds what it multiplies in blocks, too, and nowhere in whole rows; see
+            `dynamic.row_kernel` for what either loses.
         moments: what the graph's products multiply, as `second_moments` measures it on a few inputs. With it
             4-bit weights lose a third to a quarter as much.
         store: what was rounded for other graphs of the same bundle.
