@@ -39,7 +39,9 @@ RUNGS = {
     "fp32": (Rung(),),
     "int8": (
         Rung(),
-        Rung(careful=True, plan="numbers are rounded in blocks only, so prompts are read more slowly"),
+        Rung(
+            careful=True, plan="numbers are rounded in blocks only, so prompts are read more slowly"
+        ),
     ),
     "int4": (
         Rung(),
