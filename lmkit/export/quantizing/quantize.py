@@ -18,7 +18,7 @@ from lmkit.export.quantizing.weights import Weight, weights
 
 Moments = Mapping[str, Sequence[np.ndarray]]  # by the weight's name
 
-_SMALLEST = 1 << 14  # numbers; below that a weight's blocks save next to nothing
+SMALLEST = 1 << 14  # numbers; below that a weight's blocks save next to nothing
 # SmolLM2-135M, divergence in nats as in `roles` and size as a share of float32's. With measured inputs: all
 # in 4 bits 0.148 / 0.137 and 0.162, attention's products in 8 0.100 / 0.091 and 0.175, head and embedding in
 # 8 as well 0.078 / 0.068 and 0.197; without measured inputs, all in 4 bits 0.447 / 0.268. A token took 8.07
@@ -87,7 +87,7 @@ def quantize(
         return rewritten(turned, lambda weight: _kernel_of_turned(weight, blocks), store=store)
 
     def choose(weight: Weight) -> Kernel | None:
-        if weight.array.size < _SMALLEST:
+        if weight.array.size < SMALLEST:
             return None
         # Attention's queries, keys and values lose more than they save.
         kept = weight.name in higher or (precision == "int4" and ATTENTION in roles(weight))
@@ -97,7 +97,7 @@ def quantize(
 
 
 def _kernel_of_turned(weight: Weight, blocks: Kernel) -> Kernel | None:
-    if weight.array.size < _SMALLEST or weight.name.split(".")[0] == MATRIX:
+    if weight.array.size < SMALLEST or weight.name.split(".")[0] == MATRIX:
         return None
     return row_kernel(weight) or blocks
 
