@@ -31,6 +31,8 @@ class Precision:
         first_token_seconds: behind a prompt.
         memory_bytes: the most that a process that answers has held.
         plan: what was kept in a higher precision, in words; empty for nothing.
+        rounded_by: what its weights were seen to multiply when they were rounded, in words; empty where
+            they were rounded for themselves.
     """
 
     files: dict[str, str] = attrs.field(factory=dict)
@@ -44,6 +46,7 @@ class Precision:
     first_token_seconds: float | None = None
     memory_bytes: int | None = None
     plan: str = ""
+    rounded_by: str = ""
 
 
 def named(precision: str | Sequence[str]) -> tuple[str, ...]:

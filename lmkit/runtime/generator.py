@@ -273,8 +273,22 @@ class Generator:
         goes on past the model's context.
         """
         options = Generation(max_new_tokens=max_new_tokens, prompt_lookup_num_tokens=0)
+        return self._continued(prompts, [options] * len(prompts))
+
+    def drawn(self, prompts: Sequence[Ids], max_new_tokens: int, seed: int) -> list[list[int]]:
+        """Return ids drawn from what the model expects behind each prompt, in one batch; as `greedy`."""
+        options = [
+            Generation(max_new_tokens=max_new_tokens, temperature=1.0, seed=seed + place)
+            for place in range(len(prompts))
+        ]
+        return self._continued(prompts, options)
+
+    def _continued(self, prompts: Sequence[Ids], options: Sequence[Generation]) -> list[list[int]]:
         session = self._session
-        rows = [self._row(prompt, options, session, stop=()) for prompt in prompts]
+        rows = [
+            self._row(prompt, own, session, stop=())
+            for prompt, own in zip(prompts, options, strict=True)
+        ]
         for _ in self._write(rows, session, len(rows)):
             pass
         return [row.token_ids for row in rows]
