@@ -218,8 +218,10 @@ def _in_each(
             tried.append(one)
     writer.tidy()
     check(found, most)
+    graph: Any = manifest.graph
     return attrs.evolve(
         manifest,
+        graph=graph.with_files(found[names[0]].files),
         golden=tuple(
             Golden(record=dict(record), prompt_ids=tuple(prompt.tolist()), token_ids=token_ids)
             for (record, prompt), token_ids in zip(prompts, found[names[0]].golden, strict=True)

@@ -29,7 +29,7 @@ class Rung:
     Attributes:
         roles: weights that do one of these stay in int8.
         others: the share of all other weights that stay in int8 as well, spread over the layers.
-        careful: whether weights alone are rounded, and never what they are multiplied with.
+        careful: whether numbers are rounded in small blocks only, weights and what they are multiplied with.
         plan: the same in words.
     """
 
@@ -48,7 +48,9 @@ RUNGS = {
     "fp32": (Rung(),),
     "int8": (
         Rung(),
-        Rung(careful=True, plan="weights alone are rounded, so prompts are read more slowly"),
+        Rung(
+            careful=True, plan="numbers are rounded in blocks only, so prompts are read more slowly"
+        ),
     ),
     "int4": (
         Rung(),

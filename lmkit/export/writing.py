@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lmkit.encoding import Ids
+from lmkit.export.chaining import chained
 from lmkit.export.external import Weights
 from lmkit.export.ladder import RUNGS, Rung, kept_higher
 from lmkit.export.quantizing import Store, quantize
@@ -21,7 +22,7 @@ from lmkit.export.quantizing.calibrating import second_moments
 from lmkit.export.quantizing.feeding import LONGEST, feeds
 from lmkit.export.quantizing.quantize import SMALLEST
 from lmkit.export.quantizing.weights import weights
-from lmkit.precisions import FP32, INT4, Precision, file_of
+from lmkit.precisions import DRAFT_FILE, FP32, INT4, Precision, file_of
 
 DATA_FILE = "model.onnx.data"
 
@@ -112,6 +113,11 @@ class Writer:
                 store=self._store,
             )
         size = self._weights.save(own, self._data(name))
+        draft = chained(next(iter(own.values()))) if len(own) == 1 else None
+        if draft is not None:  # it reads the weights that were just written
+            files[DRAFT_FILE] = file_of(DRAFT_FILE, name, self._default)
+            ir.save(draft, self._part / files[DRAFT_FILE])
+            size += (self._part / files[DRAFT_FILE]).stat().st_size
         by = self._rounded_by if name == INT4 else ""
         return Precision(files=files, size_bytes=size, plan=str(rung), rounded_by=by)
 

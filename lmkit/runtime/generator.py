@@ -38,6 +38,7 @@ from lmkit.runtime.sampling import Sampler
 from lmkit.runtime.seq2seq import Seq2SeqSession
 from lmkit.runtime.session import Session
 from lmkit.runtime.sliding import SlidingSession
+from lmkit.runtime.verifying import MOST_BYTES
 from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
@@ -114,6 +115,9 @@ def open_generator(
             session = opening.result()
         if bundle.manifest.precision != FP32:  # its products round what they are given
             session.pace.rounding = math.inf
+            figures = bundle.manifest.precisions.get(bundle.manifest.precision)
+            if figures is None or figures.size_bytes > MOST_BYTES:
+                session.verifier = None
         return Generator(bundle, session, tokenizer=tokenizer)
     if isinstance(graph, MaskedGraph):
         return open_filler(bundle, providers=providers, threads=threads)
