@@ -18,7 +18,7 @@ from cattrs.v import format_exception
 from lmkit.errors import BundleError, LmkitError, PluginError, SerialError, UnknownName
 from lmkit.family import Family
 from lmkit.jsonform import dump, from_json, plugin_types, to_json
-from lmkit.precisions import FP32, Precision
+from lmkit.precisions import DRAFT_FILE, FP32, Precision
 from lmkit.task import Task
 
 MANIFEST_FILE = "lmkit.json"
@@ -97,6 +97,7 @@ class Graph(Ports):
         context_length: the most tokens the model can hold, or None; those of a prefix not among
             them.
         prefix: what every prompt stands behind, or None.
+        draft: the file of the graph that checks drafts, or None; see `lmkit.export.chaining`.
     """
 
     n_layers: int
@@ -105,6 +106,11 @@ class Graph(Ports):
     vocab_size: int
     context_length: int | None
     prefix: Prefix | None = None
+    draft: str | None = None
+
+    def with_files(self, files: Mapping[str, str]) -> Graph:
+        """Return the graph as it lies in another file, with what checks drafts there."""
+        return attrs.evolve(self, file=files.get(self.file, self.file), draft=files.get(DRAFT_FILE))
 
 
 @attrs.frozen(kw_only=True)

@@ -12,6 +12,20 @@ from lmkit.errors import TaskError, UnknownName
 FP32, INT4 = "fp32", "int4"
 PRECISIONS = (FP32, "int8", INT4)
 
+DRAFT_FILE = (
+    "model.draft.onnx"  # the plain name of a graph that checks drafts; it has the same weights
+)
+DRAFT_TOKENS = 8  # that it reads at once
+
+
+def draft_port(present: str, place: int) -> str:
+    """Return the name of the output that holds keys or values behind one of a draft's tokens.
+
+    >>> draft_port("present.0.key", 2)
+    'present.0.key.behind.2'
+    """
+    return f"{present}.behind.{place}"
+
 
 @attrs.frozen(kw_only=True)
 class Precision:
@@ -19,7 +33,8 @@ class Precision:
 
     Attributes:
         files: the precision's own file for each graph's plain one, such as `model.onnx` to
-            `model.int4.onnx`; empty where they are the plain ones.
+            `model.int4.onnx`; empty where they are the plain ones. A causal graph whose products round
+            what they multiply may have a second one, `model.draft.onnx` by its plain name.
         size_bytes: its graphs and the weights that they read, those that it shares included.
         golden: the first tokens behind each golden prompt, as far as they lead clearly.
         parity: how it compares with torch.
@@ -31,6 +46,8 @@ class Precision:
         first_token_seconds: behind a prompt.
         memory_bytes: the most that a process that answers has held.
         plan: what was kept in a higher precision, in words; empty for nothing.
+        rounded_by: what its weights were seen to multiply when they were rounded, in words; empty where
+            they were rounded for themselves.
     """
 
     files: dict[str, str] = attrs.field(factory=dict)
@@ -44,6 +61,7 @@ class Precision:
     first_token_seconds: float | None = None
     memory_bytes: int | None = None
     plan: str = ""
+    rounded_by: str = ""
 
 
 def named(precision: str | Sequence[str]) -> tuple[str, ...]:

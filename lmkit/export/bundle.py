@@ -16,14 +16,14 @@ import lmkit
 from lmkit.benching.sides import SideFailed
 from lmkit.chat.rendering import at_time, now
 from lmkit.errors import ExportError, TaskError
+from lmkit.export.calibration import calibration_texts
 from lmkit.export.card import write_card
-from lmkit.export.gate import check, passes, share
+from lmkit.export.gate import check, passes, share, with_tried
 from lmkit.export.genai import try_genai
 from lmkit.export.measuring import (
     MEASURED_TOKENS,
     Progress,
     Sample,
-    calibration_of,
     metrics_of,
     sample_of,
     scored,
@@ -84,7 +84,9 @@ def export(
         precision: how weights are stored, `fp32`, `int8` or `int4`; several, as names or as one text
             with commas, lie in one bundle, and the first is what it is opened at.
         data: records for the check and the golden prompts, and to measure perplexity and the task's
-            metrics on, through the finished bundle.
+            metrics on, through the finished bundle. A quarter of them, if that many are needed, is not
+            scored: 4-bit weights are rounded by what they multiply there. Without data a causal model
+            draws texts itself for that.
         max_perplexity_increase: by how much a precision's perplexity may be above float32's, as `2%`
             or 0.02; where that is not asked for it is measured all the same. A precision that would
             lose more keeps its sensitive weights higher first, and is refused if that does not help.
@@ -124,10 +126,13 @@ def export(
         sample = None
         if data is not None:
             sample = sample_of(source.task, rows, source.tokenizer, measured_tokens)
-            if INT4 in names:
-                say("measuring what the weights multiply")
-                writer.measure(calibration_of(source.task, rows, source.tokenizer))
-                give_back()
+        if INT4 in names and writer.has_large:
+            say("measuring what the weights multiply")
+            texts, whose = calibration_texts(
+                part, manifest, reference.prompts, writer, source, rows, tell.progress
+            )
+            writer.measure(texts, whose)
+            give_back()
         manifest = _in_each(part, manifest, reference, writer, names, sample, most, tell)
         manifest = attrs.evolve(manifest, genai=_genai(part, manifest))
         if timed:
@@ -197,6 +202,7 @@ def _in_each(
     prompts = [(record, reference.prompts[place]) for place, record in reference.golden.items()]
     found: dict[str, Precision] = {}
     for name in (FP32, *(name for name in names if name != FP32)):
+        tried: list[Precision] = []
         for rung in writer.rungs(name):
             if name != FP32:
                 plan = str(rung)
@@ -204,14 +210,18 @@ def _in_each(
             written = writer.save(name, rung)
             base = found.get(FP32)
             give_back()
-            found[name] = _measured(part, manifest, name, written, reference, sample, base, tell)
+            one = _measured(part, manifest, name, written, reference, sample, base, most, tell)
+            found[name] = with_tried(one, tried)
             give_back()
-            if passes(found[name], most):
+            if passes(one, most):
                 break
+            tried.append(one)
     writer.tidy()
     check(found, most)
+    graph: Any = manifest.graph
     return attrs.evolve(
         manifest,
+        graph=graph.with_files(found[names[0]].files),
         golden=tuple(
             Golden(record=dict(record), prompt_ids=tuple(prompt.tolist()), token_ids=token_ids)
             for (record, prompt), token_ids in zip(prompts, found[names[0]].golden, strict=True)
@@ -228,31 +238,41 @@ def _measured(
     reference: Any,
     sample: Sample | None,
     base: Precision | None,
+    most: float | None,
     tell: _Telling,
 ) -> Precision:
-    """Return a precision with its figures; the graph is in memory no longer than this takes."""
+    """Return a precision with its figures; the graph is in memory no longer than this takes.
+
+    One that is rounded is scored first: what does not pass needs no other figures.
+    """
     family = heavy(manifest.task.family)
     graph = manifest.graph.with_files(written.files)
     generator = open_generator(Bundle(part, attrs.evolve(manifest, precision=name, graph=graph)))
-    tell.stage(f"comparing {name} with torch")
-    parity, golden = (family.compare if base is None else family.agree)(reference, generator)
-    found = attrs.evolve(
-        written,
-        parity=parity,
-        golden=golden,
-        greedy_agreement=parity.pop("greedy_agreement", 1.0),
-    )
-    if sample is None:
-        return found
-    tell.stage(f"measuring the perplexity of {name}")
-    perplexity = scored(generator, sample, tell.progress)
-    if "bundle" in perplexity:
-        than = perplexity if base is None else base.perplexity
-        perplexity["increase"] = perplexity["bundle"] / than["bundle"] - 1
-    if sample.answered:
+
+    def beside_torch(found: Precision, compare: Any) -> Precision:
+        tell.stage(f"comparing {name} with torch")
+        parity, golden = compare(reference, generator)
+        agreement = parity.pop("greedy_agreement", 1.0)
+        return attrs.evolve(found, parity=parity, golden=golden, greedy_agreement=agreement)
+
+    found = written
+    if base is None:
+        found = beside_torch(found, family.compare)
+    if sample is not None:
+        tell.stage(f"measuring the perplexity of {name}")
+        perplexity = scored(generator, sample, tell.progress)
+        if "bundle" in perplexity:
+            than = perplexity if base is None else base.perplexity
+            perplexity["increase"] = perplexity["bundle"] / than["bundle"] - 1
+        found = attrs.evolve(found, perplexity=perplexity)
+        if not passes(found, most):
+            return found
+    if base is not None:
+        found = beside_torch(found, family.agree)
+    if sample is not None and sample.answered:
         tell.stage(f"measuring the metrics of {name}")
-    metrics = metrics_of(generator, sample, tell.progress)
-    return attrs.evolve(found, perplexity=perplexity, metrics=metrics)
+        found = attrs.evolve(found, metrics=metrics_of(generator, sample, tell.progress))
+    return found
 
 
 def _timed(part: Path, manifest: Manifest, tell: _Telling) -> Manifest:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
 
 from lmkit.errors import ExportError, QualityError, TaskError
 from lmkit.precisions import FP32, PRECISIONS, Precision
@@ -61,12 +64,14 @@ def check(found: Mapping[str, Precision], most: float | None) -> None:
         return
     first = found[refused[0]].perplexity
     good = [name for name in PRECISIONS if name in found and name not in refused]
-    needed = max(one.perplexity["increase"] for one in found.values())
+    needed = max(_least(one) for one in found.values())
     lines = [
         f"{', '.join(refused)} raises perplexity by more than the {_percent(most)} that were "
         "allowed; no bundle was written"
     ]
-    lines += [f"  {name:<5} {_figures(one)}" for name, one in found.items()]
+    for name, one in found.items():
+        for figures in (*one.perplexity.get("tried", ()), {"plan": one.plan, **one.perplexity}):
+            lines.append(f"  {name:<5} {_figures(figures)}")
     lines.append(
         f"  measured through the bundle on {first['tokens']:,} learned tokens of "
         f"{first['records']:,} records"
@@ -82,10 +87,31 @@ def check(found: Mapping[str, Precision], most: float | None) -> None:
     )
 
 
-def _figures(found: Precision) -> str:
-    perplexity = found.perplexity
-    plan = f"  ({found.plan})" if found.plan else ""
-    return f"{perplexity['bundle']:>10,.3f}  {perplexity['increase']:+.2%}{plan}"
+def with_tried(found: Precision, before: Sequence[Precision]) -> Precision:
+    """Return a precision that knows the figures of the smaller ways to store it that lost too much."""
+    if not before:
+        return found
+    tried = [
+        {
+            "plan": one.plan,
+            "size_bytes": one.size_bytes,
+            "bundle": one.perplexity["bundle"],
+            "increase": one.perplexity["increase"],
+        }
+        for one in before
+    ]
+    return attrs.evolve(found, perplexity={**found.perplexity, "tried": tried})
+
+
+def _least(found: Precision) -> float:
+    """Return the least by which any way to store a precision raised perplexity."""
+    tried = found.perplexity.get("tried", ())
+    return float(min(one["increase"] for one in (*tried, found.perplexity)))
+
+
+def _figures(found: Mapping[str, Any]) -> str:
+    plan = f"  ({found['plan']})" if found["plan"] else ""
+    return f"{found['bundle']:>10,.3f}  {found['increase']:+.2%}{plan}"
 
 
 def _percent(part: float) -> str:

@@ -16,7 +16,7 @@ from lmkit.benching import bench
 from lmkit.benching.report import Spread
 from lmkit.collating import Stream
 from lmkit.collating.seq2seq import cutting
-from lmkit.encoding import IGNORE, Encoded, Ids, encode_rows
+from lmkit.encoding import IGNORE, Encoded, encode_rows
 from lmkit.errors import MissingExtra, RecordError
 from lmkit.evaluating import answered, batches_by_length
 from lmkit.family import Family
@@ -33,7 +33,6 @@ MEASURED_TOKENS = 4096  # learned tokens on which perplexity is measured, unless
 ANSWERED_ROWS = 32  # records that are answered for the task's metrics
 SCORED_TOGETHER = 8  # rows between two reports of progress
 STREAM_ROWS = 200  # records of one text, which must be read from its beginning
-CALIBRATION_TOKENS = 3000  # that are read to round by what the weights multiply
 
 PROMPT_TOKENS, NEW_TOKENS, ROUNDS = 128, 32, 3  # of the timing
 
@@ -74,7 +73,7 @@ def sample_of(task: Task, rows: Sequence[Row], tokenizer: Tokenizer, most: int) 
     if isinstance(task.collator, Stream) or task.family is Family.MASKED:
         picked = list(rows[:STREAM_ROWS])  # what is hidden or learned depends on what came before
     else:
-        picked = _shuffled(rows)[: _n_measured(rows)]
+        picked = shuffled(rows)[: n_measured(rows)]
     encoded: list[Encoded] = []
     n_tokens, n_records = 0, 0
     try:
@@ -98,41 +97,12 @@ def sample_of(task: Task, rows: Sequence[Row], tokenizer: Tokenizer, most: int) 
     return attrs.evolve(found, answered=_to_answer(task, picked))
 
 
-def calibration_of(task: Task, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Ids]:
-    """Return texts to measure what weights multiply on, none of which `sample_of` may score.
-
-    Args:
-        task: the task.
-        rows: records with their answers. A quarter of them at most is used; of records that are one text
-            those behind what is scored.
-        tokenizer: the bundle's.
-    Returns:
-        ids int64 [T], `CALIBRATION_TOKENS` together or a little more; fewer or none if there are too few.
-    """
-    if isinstance(task.collator, Stream) or task.family is Family.MASKED:
-        left = list(rows[STREAM_ROWS : 2 * STREAM_ROWS])
-    else:
-        left = _shuffled(rows)[_n_measured(rows) :]
-    texts: list[Ids] = []
-    count, step = 0, STREAM_ROWS if isinstance(task.collator, Stream) else SCORED_TOGETHER
-    for start in range(0, len(left), step):
-        try:
-            own = list(encode_rows(task, left[start : start + step], tokenizer))
-        except RecordError:
-            return []  # `sample_of` tells what is wrong with the data
-        for row in task.collator.measured(own, tokenizer) if own else ():
-            texts.append(row.input_ids)
-            count += len(row.input_ids)
-            if count >= CALIBRATION_TOKENS:
-                return texts
-    return texts
-
-
-def _shuffled(rows: Sequence[Row]) -> list[Row]:
+def shuffled(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows in an order that is always the same."""
     return [rows[place] for place in np.random.default_rng(0).permutation(len(rows))]
 
 
-def _n_measured(rows: Sequence[Row]) -> int:
+def n_measured(rows: Sequence[Row]) -> int:
     """Return how many of the shuffled rows may be scored; the rest is for calibration."""
     return len(rows) - len(rows) // 4
 

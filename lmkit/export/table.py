@@ -63,8 +63,15 @@ def precision_notes(manifest: Manifest) -> list[str]:
             "turn over the precisions."
         )
     for name, one in manifest.precisions.items():
-        if one.plan:
-            notes.append(f"{name}: {one.plan}.")
+        own = [text for text in (one.plan, one.rounded_by) if text]
+        if own:
+            notes.append(f"{name}: {'; '.join(own)}.")
+        tried = one.perplexity.get("tried", ())
+        if tried:
+            lost = ", ".join(
+                f"{way['increase']:+.2%} at {_bytes(way['size_bytes'])}" for way in tried
+            )
+            notes.append(f"{name} lost more than was allowed where it was smaller: {lost}.")
     return notes
 
 

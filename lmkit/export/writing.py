@@ -14,12 +14,15 @@ import numpy as np
 import onnx_ir as ir
 
 from lmkit.encoding import Ids
+from lmkit.export.chaining import chained
 from lmkit.export.external import Weights
 from lmkit.export.ladder import RUNGS, Rung, kept_higher
 from lmkit.export.quantizing import Store, quantize
 from lmkit.export.quantizing.calibrating import second_moments
-from lmkit.export.quantizing.feeding import feeds
-from lmkit.precisions import FP32, Precision, file_of
+from lmkit.export.quantizing.feeding import LONGEST, feeds
+from lmkit.export.quantizing.quantize import SMALLEST
+from lmkit.export.quantizing.weights import weights
+from lmkit.precisions import DRAFT_FILE, FP32, INT4, Precision, file_of
 
 DATA_FILE = "model.onnx.data"
 
@@ -41,6 +44,7 @@ class Writer:
         self._plain: tuple[str, ...] = ()
         self._temporary = FP32 not in precisions
         self._moments: dict[str, dict[str, tuple[np.ndarray, ...]]] = {}
+        self._rounded_by = ""
         self._store, self._stored = Store(), ""
 
     def save_float32(self, graphs: Mapping[str, ir.Model]) -> None:
@@ -51,17 +55,31 @@ class Writer:
         own = {files[plain]: graph for plain, graph in graphs.items()}
         self.float32 = Precision(files=files, size_bytes=weights.save(own, self._data(FP32)))
 
-    def measure(self, rows: Sequence[Ids]) -> None:
+    @property
+    def has_large(self) -> bool:
+        """Whether any weight is large enough to be rounded."""
+        return any(
+            weight.products and weight.array.size >= SMALLEST
+            for graph in self._graphs.values()
+            for weight in weights(graph.graph)
+        )
+
+    def measure(self, rows: Sequence[Ids], whose: str) -> None:
         """Measure what the float32 graphs' weights multiply, which 4-bit weights are rounded by.
 
         Args:
             rows: texts as a model reads them, int64 [T] each. A graph that reads more than texts, such as a
                 decoder of an encoder's keys, is left out.
+            whose: where they are from, in words.
         """
         for plain, graph in self._read().items():
             own = second_moments(graph, feeds(graph.graph, rows))
             if own:
                 self._moments[plain] = own
+                n_tokens = sum(min(len(row), LONGEST) for row in rows)
+                self._rounded_by = (
+                    f"rounded by what its weights multiply in {n_tokens:,} tokens of {whose}"
+                )
 
     def rungs(self, name: str) -> Sequence[Rung]:
         """Return the ways to store a precision, the smallest first; none of them is another one."""
@@ -96,7 +114,13 @@ class Writer:
                 store=self._store,
             )
         size = self._weights.save(own, self._data(name))
-        return Precision(files=files, size_bytes=size, plan=str(rung))
+        draft = chained(next(iter(own.values()))) if len(own) == 1 else None
+        if draft is not None:  # it reads the weights that were just written
+            files[DRAFT_FILE] = file_of(DRAFT_FILE, name, self._default)
+            ir.save(draft, self._part / files[DRAFT_FILE])
+            size += (self._part / files[DRAFT_FILE]).stat().st_size
+        by = self._rounded_by if name == INT4 else ""
+        return Precision(files=files, size_bytes=size, plan=str(rung), rounded_by=by)
 
     def tidy(self) -> None:
         """Take away what was needed for comparison only, and give memory back."""

@@ -72,6 +72,9 @@ def open_bundle(
     for graph in (manifest.graph, *(manifest.at(name).graph for name in manifest.precisions)):
         if any(ports.file not in manifest.files for ports in graph.graphs):
             raise BundleError(f"'{path}' has no checksum for its graph")
+        draft = getattr(graph, "draft", None)
+        if draft is not None and draft not in manifest.files:
+            raise BundleError(f"'{path}' has no checksum for '{draft}', which checks drafts")
     prefix = getattr(bundle.manifest.graph, "prefix", None)
     if prefix is not None and prefix.file not in bundle.manifest.files:
         raise BundleError(f"'{path}' has no checksum for '{prefix.file}', its prefix")

@@ -25,6 +25,7 @@ from lmkit.runtime.causal_state import CausalState
 from lmkit.runtime.pace import Pace
 from lmkit.runtime.prefixes import PREFIX_CACHE_BYTES, Prefixes
 from lmkit.runtime.session import open_graph, stepped
+from lmkit.runtime.verifying import Verifier
 
 # What a graph may have as an initializer that a caller can override: how many of the last places get
 # logits. It is 0 for those who do not know of it, and gives them all.
@@ -48,6 +49,7 @@ class CausalSession:
 
     Attributes:
         pace: what its steps cost, and what drafts may.
+        verifier: what reads drafts where the graph itself cannot, or None.
         pool: where the memory of keys and values comes from, and goes back to.
         prefixes: texts that were read before.
         prefix: the prefix's keys and values, float32 [layers, 2, KV, n, D]; n may be 0.
@@ -70,6 +72,11 @@ class CausalSession:
         self.prefix = _read_prefix(file, graph)
         self.pool = Pool()
         self.pace = Pace()
+        self.verifier: Verifier | None = None
+        if graph.draft is not None:
+            self.verifier = Verifier(
+                file.parent / graph.draft, graph, providers=providers, threads=threads
+            )
         self.prefixes = Prefixes(prefix_cache_bytes)
         optional = {port.name: port.shape for port in self.onnx.get_overridable_initializers()}
         self._n_kept_shape: Sequence[int] | None = optional.get(N_KEPT)

@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from lmkit.encoding import Ids
 from lmkit.logits import Logits
+from lmkit.precisions import DRAFT_TOKENS, draft_port
 from lmkit.runtime.keyvalues import KeyValues, bind
 from lmkit.runtime.prefixes import LEAST, Kept, n_common
 from lmkit.runtime.session import run
@@ -255,6 +256,63 @@ class CausalState:
             self._n_read[row] = end
         self._settle(row, end)
         return logits
+
+    def verify(self, row: int, ids: Ids, onnx: ort.InferenceSession) -> Logits:
+        """Read a draft by the graph made for that, which writes what single steps would.
+
+        Args:
+            row: which row; there must be room for `DRAFT_TOKENS`. What is behind the draft is written
+                where nobody reads.
+            ids: int64 [S], 1 to `DRAFT_TOKENS` of them.
+            onnx: the graph.
+        Returns:
+            The logits behind each, float32 [S, V], overwritten by the next call.
+        """
+        start = int(self._lengths[row])
+        end = start + DRAFT_TOKENS
+        whole = np.zeros((1, DRAFT_TOKENS), dtype=np.int64)
+        whole[0, : len(ids)] = ids
+        self._text[row, start : start + len(ids)] = ids
+        mask = np.ones((1, end), dtype=np.int64)
+        positions = np.arange(start, end, dtype=np.int64)[None]
+        logits = self._room_for(DRAFT_TOKENS)
+        binding = self._alone.get((row, onnx))
+        if binding is None:
+            binding = self._alone[row, onnx] = onnx.io_binding()
+            buffers = self._kept.rows(row, row + 1)
+            bind(binding, buffers)
+            for name, buffer in buffers.items():
+                for place in range(DRAFT_TOKENS - 1):
+                    port = draft_port(f"present.{name}", place)
+                    binding.bind_ortvalue_output(port, buffer)
+        self._put(binding, whole, mask, positions, logits[None])
+        run(onnx, binding)
+        self._settle(row, start + len(ids))
+        return logits[: len(ids)]
+
+    def has_room(self, row: int, count: int) -> bool:
+        """Return whether a row can take so many more tokens."""
+        return int(self._lengths[row]) + count <= self._capacity
+
+    def reads_alike(self, onnx: ort.InferenceSession, ids: Ids) -> bool:
+        """Say whether a graph for drafts writes what single steps do, to the bit; on the first row.
+
+        Args:
+            onnx: the graph.
+            ids: int64 [DRAFT_TOKENS], for which there must be room.
+        """
+        held, start = self.length(0), int(self._lengths[0])
+        end = start + len(ids)
+        found = []
+        for one_by_one in (False, True):
+            if one_by_one:
+                parts = [self.extend(0, ids[at : at + 1]).copy() for at in range(len(ids))]
+            else:
+                parts = [self.verify(0, ids, onnx).copy()]
+            parts += [array[0, :, start:end].copy() for array in self._kept.arrays.values()]
+            found.append(b"".join(part.tobytes() for part in parts))
+            self.rewind(0, held)
+        return found[0] == found[1]
 
     def length(self, row: int) -> int:
         """Return how many tokens a row holds, those of the prefix not counted."""

@@ -10,7 +10,8 @@ the options' penalties for that place. What may differ is rounding: a model that
 at once adds its products in another order. So
 
 - a model that rounds its activations (4- and 8-bit products with accuracy level 4, dynamic int8)
-  turns a difference in the last bit into one that decides; such a model writes without drafts. In
+  turns a difference in the last bit into one that decides; its drafts are read by another graph, bit
+  for bit as steps are (`lmkit.runtime.verifying`), and it writes without any where there is none. In
   fp32, how far the logits differ is measured, once per loaded model, at its first draft;
 - where the two best tokens are nearer than `_MARGIN` times that measure, every token since the last
   single step is read once more, one at a time, so that the choice is made from the plain loop's own
@@ -38,6 +39,7 @@ from lmkit.logits import Logits
 from lmkit.runtime.causal_state import CausalState
 from lmkit.runtime.pace import MOST_GUESSED, Odds, Pace
 from lmkit.runtime.repeats import Repeats
+from lmkit.runtime.verifying import Verifier
 
 # A difference between two logits changes by twice what each does; the rest is for what one
 # measurement may have missed.
@@ -75,6 +77,7 @@ def write(
     *,
     stop_ids: frozenset[int],
     pace: Pace,
+    verifier: Verifier | None = None,
 ) -> Iterator[None]:
     """Write an answer to its end; yields after every token.
 
@@ -84,8 +87,10 @@ def write(
         logits: float32 [V], those behind that.
         stop_ids: ids that end an answer.
         pace: what the model's steps cost.
+        verifier: what reads drafts where the model itself cannot.
     """
-    drafts = _Drafts([*row.prompt.tolist(), *row.token_ids], state, pace, row.drafts)
+    text = [*row.prompt.tolist(), *row.token_ids]
+    drafts = _Drafts(text, state, pace, row.drafts, verifier)
     row.accept(logits, stop_ids)
     yield
     while row.reason is None:
@@ -97,7 +102,7 @@ def write(
             continue
         n_right = 0
         for place, logits in enumerate(drafts.verify(guessed)):
-            near = row.is_near(logits, drafts.margin)
+            near = drafts.margin > 0 and row.is_near(logits, drafts.margin)
             if near:
                 logits = drafts.read_again(len(drafts.text.tokens))
             row.accept(logits, stop_ids)
@@ -113,11 +118,20 @@ def write(
 class _Drafts:
     """What was read and written of one text, and the model's state of it."""
 
-    def __init__(self, text: Sequence[int], state: CausalState, pace: Pace, most: int) -> None:
+    def __init__(
+        self,
+        text: Sequence[int],
+        state: CausalState,
+        pace: Pace,
+        most: int,
+        verifier: Verifier | None,
+    ) -> None:
         self.text = Repeats(text)
         self._state = state
         self._pace = pace
         self._most = most
+        self._verifier = None if pace.is_steady else verifier
+        self._missed: tuple[int, list[int], int] | None = None
         self._odds = Odds()
         self._matched = 0
         self._n_guessed = 0
@@ -127,12 +141,17 @@ class _Drafts:
     @property
     def margin(self) -> float:
         """How near two logits may be for rounding to tell them apart wrongly."""
-        return _MARGIN * (self._pace.rounding or 0.0)
+        exact = self._verifier is not None
+        return 0.0 if exact else _MARGIN * (self._pace.rounding or 0.0)
 
     def guess(self, room: int) -> list[int]:
         """Return what may follow, at most `room` tokens; none where that does not pay."""
         most = min(self._most, room)
-        if most < 1 or self._pace.is_steady is False:
+        if most < 1:
+            return []
+        if self._verifier is not None:
+            return self._guess_exactly(self._verifier, most)
+        if self._pace.is_steady is False:
             return []
         self._matched = self.text.match()
         if not self._matched:
@@ -147,6 +166,46 @@ class _Drafts:
             return []
         return guessed
 
+    def _guess_exactly(self, verifier: Verifier, most: int) -> list[int]:
+        """Return what may follow, for the verifier; while it is not loaded, see what that misses."""
+        read = verifier.most
+        if verifier.is_exact is False or not self._state.has_room(0, read):
+            return []
+        if self._missed is not None and not self._has_seen(verifier):
+            return []
+        self._matched = self.text.match()
+        if not self._matched:
+            return []
+        count = self._pace.best_count(self._odds.chance(self._matched), most, read)
+        if not count:
+            return []
+        guessed = self.text.guess(min(count, read - 1))
+        if verifier.onnx is not None:
+            return guessed
+        if verifier.is_worth_loading:
+            some = [*self.text.tokens[-1:], *self.text.guess(read - 1)]
+            verifier.load(self._state, np.array(some, dtype=np.int64))
+        else:
+            self._missed = len(self.text.tokens), guessed, self._matched
+        return []
+
+    def _has_seen(self, verifier: Verifier) -> bool:
+        """Say whether it is known what became of the draft that was not read; learn from it then."""
+        assert self._missed is not None
+        start, guessed, matched = self._missed
+        written = self.text.tokens[start:]
+        n_right = 0
+        for wanted, token in zip(guessed, written, strict=False):
+            if wanted != token:
+                break
+            n_right += 1
+        if n_right == len(written) < len(guessed):
+            return False
+        self._odds.learn(matched, n_right, len(guessed))
+        verifier.missed = max(0.0, verifier.missed + n_right + 1 - self._pace.cost(verifier.most))
+        self._missed = None
+        return True
+
     def step(self) -> Logits:
         """Read the last token alone; return the logits behind it, float32 [V]."""
         length, began = self._state.length(0), time.perf_counter()
@@ -160,7 +219,10 @@ class _Drafts:
         """Read the last token and a draft; return the logits behind each, float32 [1 + K, V]."""
         ids = np.array([self.text.tokens[-1], *guessed], dtype=np.int64)
         began = time.perf_counter()
-        logits = self._state.extend(0, ids)
+        if self._verifier is not None and self._verifier.onnx is not None:
+            logits = self._state.verify(0, ids, self._verifier.onnx)
+        else:
+            logits = self._state.extend(0, ids)
         self._seconds = time.perf_counter() - began
         self._n_guessed = len(guessed)
         return logits
@@ -169,7 +231,8 @@ class _Drafts:
         """Forget what was read of a draft behind its first `n_right` tokens, and learn from it."""
         self._state.rewind(0, len(self.text.tokens))
         self._odds.learn(self._matched, n_right, self._n_guessed)
-        self._pace.verified(self._n_guessed + 1, self._seconds, n_right + 1)
+        read = self._n_guessed + 1 if self._verifier is None else self._verifier.most
+        self._pace.verified(read, self._seconds, n_right + 1)
 
     def read_again(self, length: int) -> Logits:
         """Read the text up to a length as the plain loop does; return the logits behind it."""

@@ -38,6 +38,7 @@ from lmkit.runtime.sampling import Sampler
 from lmkit.runtime.seq2seq import Seq2SeqSession
 from lmkit.runtime.session import Session
 from lmkit.runtime.sliding import SlidingSession
+from lmkit.runtime.verifying import MOST_BYTES
 from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
@@ -114,6 +115,9 @@ def open_generator(
             session = opening.result()
         if bundle.manifest.precision != FP32:  # its products round what they are given
             session.pace.rounding = math.inf
+            figures = bundle.manifest.precisions.get(bundle.manifest.precision)
+            if figures is None or figures.size_bytes > MOST_BYTES:
+                session.verifier = None
         return Generator(bundle, session, tokenizer=tokenizer)
     if isinstance(graph, MaskedGraph):
         return open_filler(bundle, providers=providers, threads=threads)
@@ -273,8 +277,22 @@ class Generator:
         goes on past the model's context.
         """
         options = Generation(max_new_tokens=max_new_tokens, prompt_lookup_num_tokens=0)
+        return self._continued(prompts, [options] * len(prompts))
+
+    def drawn(self, prompts: Sequence[Ids], max_new_tokens: int, seed: int) -> list[list[int]]:
+        """Return ids drawn from what the model expects behind each prompt, in one batch; as `greedy`."""
+        options = [
+            Generation(max_new_tokens=max_new_tokens, temperature=1.0, seed=seed + place)
+            for place in range(len(prompts))
+        ]
+        return self._continued(prompts, options)
+
+    def _continued(self, prompts: Sequence[Ids], options: Sequence[Generation]) -> list[list[int]]:
         session = self._session
-        rows = [self._row(prompt, options, session, stop=()) for prompt in prompts]
+        rows = [
+            self._row(prompt, own, session, stop=())
+            for prompt, own in zip(prompts, options, strict=True)
+        ]
         for _ in self._write(rows, session, len(rows)):
             pass
         return [row.token_ids for row in rows]

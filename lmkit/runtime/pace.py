@@ -71,17 +71,18 @@ class Pace:
         base, slope = self._fit
         return 1 + base + slope * n_tokens
 
-    def best_count(self, chance: float, most: int) -> int:
+    def best_count(self, chance: float, most: int, read: int | None = None) -> int:
         """Return how many tokens to guess; 0 where guessing does not pay.
 
         Args:
             chance: how likely each of them is right if those before it are.
             most: the most.
+            read: how many tokens are read for any draft; as many as it has if None.
         """
         best, count = _WORTH, 0
-        for size in _SIZES:
+        for size in _SIZES if read is None else (read,):
             size = min(size, most + 1)
-            cost = self.cost(size)
+            cost = self.cost(size if read is None else read)
             if size < 2 or cost - 1 > self.credit:
                 break
             speed = (1 - chance**size) / (1 - chance) / cost

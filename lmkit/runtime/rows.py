@@ -144,7 +144,12 @@ def _write(
         if len(rows) == 1 and not waiting and rows[0].drafts and isinstance(session, CausalSession):
             assert isinstance(state, CausalState)
             yield from drafting.write(
-                rows[0], state, logits[0], stop_ids=stop_ids, pace=session.pace
+                rows[0],
+                state,
+                logits[0],
+                stop_ids=stop_ids,
+                pace=session.pace,
+                verifier=session.verifier,
             )
             return
         for row, scores in zip(rows, logits, strict=True):

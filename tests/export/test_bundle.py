@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -477,6 +478,25 @@ class TestTheQualityGate:
             )
 
         assert names(tmp_path) == set()
+
+    def test_what_is_rounded_has_a_graph_for_drafts(self, tiny_run, tmp_path, monkeypatch):
+        quantizing = importlib.import_module("lmkit.export.quantizing.quantize")
+        monkeypatch.setattr(quantizing, "SMALLEST", 0)
+
+        lk.export(tiny_run, output=tmp_path / "out", data=ROWS, precision="int4,fp32")
+
+        assert names(tmp_path / "out") == LAYOUT | {
+            "model.draft.onnx",
+            "model.fp32.onnx",
+            "model.fp32.onnx.data",
+        }
+        smaller = lk.load(tmp_path / "out")
+        assert smaller.manifest.graph.draft == "model.draft.onnx"
+        assert lk.load(tmp_path / "out", precision="fp32").manifest.graph.draft is None
+        session = smaller._session
+        state, _ = session.begin([np.arange(5, 12)], [20])
+        session.verifier.load(state, np.arange(20, 28))
+        assert session.verifier.is_exact
 
     def test_several_precisions_share_what_is_equal(self, tiny_run, tmp_path):
         """The tiny model's weights are too small to be rounded, so every one of them is."""

@@ -3,7 +3,7 @@
 import pytest
 
 from lmkit.errors import ExportError, QualityError, TaskError
-from lmkit.export.gate import check, passes, share
+from lmkit.export.gate import check, passes, share, with_tried
 from lmkit.precisions import Precision
 
 
@@ -86,3 +86,36 @@ class TestARefusal:
 
         with pytest.raises(QualityError, match=r"try --precision fp32, or"):
             check(found, 0.02)
+
+    def test_has_the_figures_of_every_way_that_was_tried(self):
+        ways = [
+            measured(14.0, 0.13, size_bytes=90),
+            measured(13.0, 0.05, size_bytes=100, plan="half stays in int8"),
+            measured(13.1, 0.06, size_bytes=120, plan="most stays in int8"),
+        ]
+        found = {"fp32": measured(12.345, 0.0), "int4": with_tried(ways[-1], ways[:-1])}
+
+        with pytest.raises(QualityError) as caught:
+            check(found, 0.02)
+
+        lines = [line.split() for line in str(caught.value).splitlines()]
+        assert lines[2] == ["int4", "14.000", "+13.00%"]
+        assert lines[3][:3] == ["int4", "13.000", "+5.00%"]
+        assert lines[4][:3] == ["int4", "13.100", "+6.00%"]
+        assert "(half stays in int8)" in " ".join(lines[3])
+        assert "--max-perplexity-increase 5.25%" in str(caught.value)
+
+
+class TestTheWayThatPasses:
+    def test_knows_what_the_smaller_ones_lost(self):
+        ways = [measured(14.0, 0.13, size_bytes=90), measured(13.0, 0.01, size_bytes=100)]
+
+        found = with_tried(ways[1], ways[:1])
+
+        assert passes(found, 0.02)
+        assert found.perplexity["tried"] == [
+            {"plan": "", "size_bytes": 90, "bundle": 14.0, "increase": 0.13}
+        ]
+
+    def test_of_the_first_is_as_it_was(self):
+        assert with_tried(FOUND["int4"], []) is FOUND["int4"]

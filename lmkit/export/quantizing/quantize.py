@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from lmkit.errors import UnknownName
 from lmkit.export.quantizing.blocks import Format
-from lmkit.export.quantizing.dynamic import row_kernel
+from lmkit.export.quantizing.dynamic import row_kernel, text_kernel
 from lmkit.export.quantizing.kernels import BlockKernel, Kernel
 from lmkit.export.quantizing.roles import ATTENTION, roles
 from lmkit.export.quantizing.rotating import MATRIX, rotate
@@ -18,7 +18,7 @@ from lmkit.export.quantizing.weights import Weight, weights
 
 Moments = Mapping[str, Sequence[np.ndarray]]  # by the weight's name
 
-_SMALLEST = 1 << 14  # numbers; below that a weight's blocks save next to nothing
+SMALLEST = 1 << 14  # numbers; below that a weight's blocks save next to nothing
 # SmolLM2-135M, divergence in nats as in `roles` and size as a share of float32's. With measured inputs: all
 # in 4 bits 0.148 / 0.137 and 0.162, attention's products in 8 0.100 / 0.091 and 0.175, head and embedding in
 # 8 as well 0.078 / 0.068 and 0.197; without measured inputs, all in 4 bits 0.447 / 0.268. A token took 8.07
@@ -70,7 +70,8 @@ def quantize(
         model: a fused graph in float32; it stays as it is.
         precision: `fp32` (the graph as it is), `int8` or `int4`.
         higher: the names of weights that are stored in 8 bits where the precision has 4.
-        careful: whether what is multiplied stays as it is, and weights alone are rounded.
+        careful: whether int8 rounds what it multiplies in blocks, too, and nowhere in whole rows; see
+            `dynamic.row_kernel` for what either loses.
         moments: what the graph's products multiply, as `second_moments` measures it on a few inputs. With it
             4-bit weights lose a third to a quarter as much.
         store: what was rounded for other graphs of the same bundle.
@@ -89,9 +90,13 @@ def quantize(
         # What is known of the given graph's numbers does not hold for the turned ones.
         return rewritten(turned, lambda weight: _kernel_of_turned(weight, blocks), store=store)
 
+    whole_texts = precision == "int8" and not careful and _reads_whole_texts(model.graph)
+
     def choose(weight: Weight) -> Kernel | None:
-        if weight.array.size < _SMALLEST:
+        if weight.array.size < SMALLEST:
             return None
+        if whole_texts:
+            return text_kernel(weight) or blocks
         # Attention's queries, keys and values lose more than they save.
         kept = weight.name in higher or (precision == "int4" and ATTENTION in roles(weight))
         return _INT8 if kept else blocks
@@ -100,9 +105,15 @@ def quantize(
 
 
 def _kernel_of_turned(weight: Weight, blocks: Kernel) -> Kernel | None:
-    if weight.array.size < _SMALLEST or weight.name.split(".")[0] == MATRIX:
+    if weight.array.size < SMALLEST or weight.name.split(".")[0] == MATRIX:
         return None
     return row_kernel(weight) or blocks
+
+
+def _reads_whole_texts(graph: ir.Graph) -> bool:
+    """Say whether a graph gives logits and keeps nothing for a next step, as a masked model does."""
+    kinds = {node.op_type for node in graph}
+    return [value.name for value in graph.outputs] == ["logits"] and "MultiHeadAttention" in kinds
 
 
 def rewritten(

@@ -156,3 +156,26 @@ def test_attention_and_head_are_told_by_the_nodes_around_them(graphs):
         for role in roles(weight)
     }
     assert {"attention", "head", "lookup", "down"} <= found
+
+
+@pytest.mark.parametrize("graphs", ["bert", "albert"], indirect=True)
+def test_a_masked_model_multiplies_integers_everywhere_but_for_its_logits(
+    graphs, tmp_path, monkeypatch
+):
+    module = importlib.import_module("lmkit.export.quantizing.quantize")
+    monkeypatch.setattr(module, "_SMALLEST", 0)
+    (graph,) = graphs.values()
+
+    small = quantize(graph, "int8")
+
+    kinds = [node.op_type for node in small.graph]
+    assert kinds.count("MatMulNBits") == 1
+    products = {node for weight in weights(graph.graph) for node in weight.products}
+    assert kinds.count("MatMulIntegerToFloat") == len(products) - 1 > 8
+    assert "MatMulIntegerToFloat" not in {
+        node.op_type for node in quantize(graph, "int8", careful=True).graph
+    }
+    (ours,), (theirs,) = (
+        answers(one, tmp_path / name) for name, one in (("small", small), ("whole", graph))
+    )
+    assert np.linalg.norm(ours - theirs) < 0.02 * np.linalg.norm(theirs)
