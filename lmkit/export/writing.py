@@ -60,7 +60,7 @@ class Writer:
         """Whether any weight is large enough to be rounded."""
         return any(
             weight.products and weight.array.size >= SMALLEST
-            for graph in self._graphs.values()
+            for graph in self._read().values()
             for weight in weights(graph.graph)
         )
 
