@@ -37,8 +37,8 @@ from lmkit.cli.printing import json_option, print_json, print_table, progress_ba
 )
 @click.option(
     "--data",
-    help="Records with their answers: for the comparison with torch and the golden prompts, and to "
-    "measure every precision's perplexity and the task's metrics on.",
+    help="Records with their answers: for the comparison with torch and the golden prompts, to measure "
+    "every precision's perplexity and the task's metrics on, and to round int4 for.",
 )
 @click.option(
     "--max-perplexity-increase",

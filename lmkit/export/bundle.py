@@ -84,7 +84,9 @@ def export(
         precision: how weights are stored, `fp32`, `int8` or `int4`; several, as names or as one text
             with commas, lie in one bundle, and the first is what it is opened at.
         data: records for the check and the golden prompts, and to measure perplexity and the task's
-            metrics on, through the finished bundle.
+            metrics on, through the finished bundle. A quarter of them, if that many are needed, is not
+            scored: 4-bit weights are rounded by what they multiply there. Without data a causal model
+            draws texts itself for that.
         max_perplexity_increase: by how much a precision's perplexity may be above float32's, as `2%`
             or 0.02; where that is not asked for it is measured all the same. A precision that would
             lose more keeps its sensitive weights higher first, and is refused if that does not help.

@@ -1,4 +1,9 @@
-"""Texts on which is measured what a model's weights multiply, so that they are rounded for the task."""
+"""Texts on which is measured what a model's weights multiply, so that they are rounded for the task.
+
+SmolLM2-135M in 4 bits with attention's products in 8, mean divergence from float32 in nats on 868 tokens of
+chats / 1225 of instructions: 0.112 / 0.088 rounded by 3774 tokens of such data, 0.143 / 0.166 by 1669 tokens
+that it drew itself.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +62,8 @@ def calibration_texts(
     own = attrs.evolve(manifest, precision=FP32, graph=graph)
     generator = open_generator(Bundle(part, own))
     assert isinstance(generator, Generator)  # of a causal model
-    return drawn(generator, prompts, on_progress), "text that it drew itself"
+    whose = "text that it drew itself (with the task's own data it would lose less)"
+    return drawn(generator, prompts, on_progress), whose
 
 
 def from_data(task: Task, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Ids]:

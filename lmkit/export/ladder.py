@@ -2,6 +2,15 @@
 
 They are chosen by what they do in the model (`quantizing.roles`), those first whose rounding costs most for
 the bytes that it saves. What attention reads is in 8 bits in every int4.
+
+SmolLM2-135M rounded by 3774 tokens of its tasks: divergence from float32 in nats (as in `roles`), the rise of
+perplexity, and size as a share of float32's:
+
+    in int8 beside attention                divergence       perplexity       size
+    nothing                                 0.112 / 0.088    +8.1% / +10.0%   0.175
+    nothing, without zero points            0.130 / 0.097    +9.8% / +10.4%   0.171
+    down                                    0.074 / 0.065    +4.2% / +8.8%    0.195
+    down, head and embedding                0.045 / 0.042    +5.9% / +5.7%    0.218
 """
 
 from __future__ import annotations

@@ -6,8 +6,10 @@ is (integer - zero point) * scale.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from attrs import field, frozen
@@ -86,9 +88,23 @@ def blocked(
         if zero_points is not None:
             zero_points[part] = _packed(zeros.T.astype(np.uint8), format.bits)
 
-    with ThreadPoolExecutor(available_cores()) as pool:
+    with _one_thread_a_product(), ThreadPoolExecutor(available_cores()) as pool:
         list(pool.map(fill, range(0, rows, _ROWS)))
     return Blocks(format=format, width=width, data=data, scales=scales, zero_points=zero_points)
+
+
+def _one_thread_a_product() -> AbstractContextManager[object]:
+    """Keep numpy's products from starting threads of their own beside the ones that round.
+
+    Without threadpoolctl they do, which costs time and changes no number.
+    """
+    try:
+        limits: Callable[..., AbstractContextManager[object]] = importlib.import_module(
+            "threadpoolctl"
+        ).threadpool_limits
+    except ModuleNotFoundError:
+        return nullcontext()
+    return limits(limits=1, user_api="blas")
 
 
 def _apart(columns: np.ndarray, format: Format) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
