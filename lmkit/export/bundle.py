@@ -123,10 +123,13 @@ def export(
         manifest, reference, writer = _traced(part, source, names, say)
         source = attrs.evolve(source, model=None)  # large; nothing asks it any more
         give_back()
+        calibrated = INT4 in names and writer.has_large
         sample = None
         if data is not None:
-            sample = sample_of(source.task, rows, source.tokenizer, measured_tokens)
-        if INT4 in names and writer.has_large:
+            sample = sample_of(
+                source.task, rows, source.tokenizer, measured_tokens, held_out=calibrated
+            )
+        if calibrated:
             say("measuring what the weights multiply")
             texts, whose = calibration_texts(
                 part, manifest, reference.prompts, writer, source, rows, tell.progress

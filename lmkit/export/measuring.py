@@ -61,7 +61,9 @@ class Sample:
         return sum(int((row.labels[1:] != IGNORE).sum()) for row in self.encoded)
 
 
-def sample_of(task: Task, rows: Sequence[Row], tokenizer: Tokenizer, most: int) -> Sample:
+def sample_of(
+    task: Task, rows: Sequence[Row], tokenizer: Tokenizer, most: int, *, held_out: bool = False
+) -> Sample:
     """Return records from all over the data with so many learned tokens, or a little more.
 
     Args:
@@ -69,11 +71,12 @@ def sample_of(task: Task, rows: Sequence[Row], tokenizer: Tokenizer, most: int) 
         rows: records with their answers; the first ones only where they are one text.
         tokenizer: the bundle's.
         most: learned tokens.
+        held_out: whether the records are left out that weights may be rounded by; see `n_measured`.
     """
     if isinstance(task.collator, Stream) or task.family is Family.MASKED:
         picked = list(rows[:STREAM_ROWS])  # what is hidden or learned depends on what came before
     else:
-        picked = shuffled(rows)[: n_measured(rows)]
+        picked = shuffled(rows)[: n_measured(rows) if held_out else len(rows)]
     encoded: list[Encoded] = []
     n_tokens, n_records = 0, 0
     try:
