@@ -38,7 +38,6 @@ from lmkit.errors import (  # noqa: E402
 from lmkit.export import bundle as exporting  # noqa: E402
 from lmkit.export import causal, external  # noqa: E402
 from lmkit.export import graph as tracing  # noqa: E402
-from lmkit.export.external import ALIGNMENT
 from lmkit.manifest import read_manifest  # noqa: E402
 from lmkit.train import models  # noqa: E402
 
@@ -112,7 +111,7 @@ class TestTheLayout:
         n_outside = sum(bool(tensor.external_data) for tensor in graph.initializer)
         # A large weight starts on a page of its own, half of which is lost before it on average: in a
         # model of 36 thousand weights that shows.
-        lost = n_outside * ALIGNMENT / 2
+        lost = n_outside * external.ALIGNMENT / 2
 
         assert (tiny_bundle / "model.onnx.data").stat().st_size <= 1.03 * weights + lost
 
