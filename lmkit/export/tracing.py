@@ -58,6 +58,7 @@ _KNOWN_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # copy.deepcopy of torch's own tree specs
     r"# The axis name: \w+ will not be used",  # said of every input that shares an axis by intent
 )
+_TRACED = "lmkit.traced"  # where a graph keeps the values that it was traced with
 _CHATTY_LOGGERS = (
     "torch.onnx._internal.exporter._registration",  # one line for each torchvision operator it lacks
 )
@@ -135,7 +136,19 @@ def traced(
     assert program is not None
     graph: ir.Model = program.model
     graph.ir_version = _IR_VERSION
+    read = [value for node in graph.graph for value in node.inputs if value is not None]
+    graph.meta[_TRACED] = [*graph.graph.initializers.values(), *read]
     return graph
+
+
+def let_go(graph: ir.Model) -> None:
+    """Let a graph that has been written hold its model's weights no longer; it cannot be used again.
+
+    onnxscript's rewrite rules, which live as long as the process, remember the last graph and node that
+    they saw, and with them the whole model that was traced (onnxscript 0.7).
+    """
+    for value in (*graph.meta.pop(_TRACED, ()), *graph.graph.initializers.values()):
+        value.const_value = None
 
 
 def _root_cause(error: BaseException) -> BaseException:

@@ -22,6 +22,7 @@ from lmkit.export.quantizing.calibrating import second_moments
 from lmkit.export.quantizing.feeding import LONGEST, feeds
 from lmkit.export.quantizing.quantize import SMALLEST
 from lmkit.export.quantizing.weights import weights
+from lmkit.export.tracing import let_go
 from lmkit.precisions import DRAFT_FILE, FP32, INT4, Precision, file_of
 
 DATA_FILE = "model.onnx.data"
@@ -48,12 +49,14 @@ class Writer:
         self._store, self._stored = Store(), ""
 
     def save_float32(self, graphs: Mapping[str, ir.Model]) -> None:
-        """Write the graphs as they are."""
+        """Write the graphs as they are; they are of no use afterwards."""
         weights = Weights(self._part) if self._temporary else self._weights
         self._plain = tuple(graphs)
         files = self._files(FP32)
         own = {files[plain]: graph for plain, graph in graphs.items()}
         self.float32 = Precision(files=files, size_bytes=weights.save(own, self._data(FP32)))
+        for graph in graphs.values():
+            let_go(graph)
 
     @property
     def has_large(self) -> bool:

@@ -176,8 +176,9 @@ class TestBundles:
         raw[len(raw) // 2] ^= 1
         (copied_bundle / name).write_bytes(raw)
 
-        for message in (self.ask(refused, copied_bundle), refused("verify", copied_bundle)):
-            assert f"'{name}' is not what was written" in message
+        whole = ("generate", copied_bundle, "--set", "prompt=x", "--verify")
+        for command in (whole, ("verify", copied_bundle)):
+            assert f"'{name}' is not what was written" in refused(*command)
 
     def change(self, bundle, change):
         path = bundle / "lmkit.json"

@@ -149,7 +149,7 @@ class TestTheManifest:
         assert figures.parity["max_logit_difference"] < 1e-3
         assert figures.perplexity["records"] == len(ROWS)
         sizes = [(tiny_bundle / f"model.onnx{end}").stat().st_size for end in ("", ".data")]
-        assert figures.size_bytes == pytest.approx(sum(sizes), abs=20 * ALIGNMENT)
+        assert figures.size_bytes == pytest.approx(sum(sizes), abs=20 * external.ALIGNMENT)
 
     def test_golden_prompts_are_the_users_records_with_their_ids(self, tiny_bundle):
         manifest = read_manifest(tiny_bundle)
