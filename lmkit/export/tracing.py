@@ -137,7 +137,10 @@ def traced(
     graph: ir.Model = program.model
     graph.ir_version = _IR_VERSION
     read = [value for node in graph.graph for value in node.inputs if value is not None]
-    graph.meta[_TRACED] = [*graph.graph.initializers.values(), *read]
+    # A tied weight's second name is no initializer any more; the list of inputs, where all weights once
+    # were, still counts it.
+    counted = getattr(graph.graph.inputs, "_ref_counter", ())
+    graph.meta[_TRACED] = [*graph.graph.initializers.values(), *read, *counted]
     return graph
 
 
