@@ -12,9 +12,9 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 pytest.importorskip("transformers")
 
-from export.test_graph import toy  # noqa: E402
-from lmkit.export import graph  # noqa: E402
-from lmkit.export.writing import Writer  # noqa: E402
+from export.test_graph import toy
+from lmkit.export import graph
+from lmkit.export.writing import Writer
 
 
 @pytest.mark.slow
