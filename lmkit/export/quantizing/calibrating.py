@@ -72,6 +72,8 @@ def _session(model: ir.Model) -> ort.InferenceSession:
     options.log_severity_level = 3
     # Its threads must not spin while numpy adds up what it found.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Packed copies of the weights would take as much memory again, for a few runs.
+    options.add_session_config_entry("session.disable_prepacking", "1")
     names, values = [], []
     for name, value in model.graph.initializers.items():
         tensor = value.const_value

@@ -141,7 +141,7 @@ def test_it_computes_what_its_rounded_weights_say(graphs, tmp_path):
 
 def test_every_product_of_a_constant_reads_blocks(graphs, tmp_path, monkeypatch):
     module = importlib.import_module("lmkit.export.quantizing.quantize")
-    monkeypatch.setattr(module, "_SMALLEST", 0)
+    monkeypatch.setattr(module, "SMALLEST", 0)
     for graph in graphs.values():
         smaller = quantize(graph, "int4")
         assert not list(weights(smaller.graph))
@@ -163,7 +163,7 @@ def test_a_masked_model_multiplies_integers_everywhere_but_for_its_logits(
     graphs, tmp_path, monkeypatch
 ):
     module = importlib.import_module("lmkit.export.quantizing.quantize")
-    monkeypatch.setattr(module, "_SMALLEST", 0)
+    monkeypatch.setattr(module, "SMALLEST", 0)
     (graph,) = graphs.values()
 
     small = quantize(graph, "int8")
