@@ -114,14 +114,6 @@ class CausalSession:
             state.close()
             raise
 
-    def reader(self, n_tokens: int) -> ort.InferenceSession:
-        """Return the graph that reads so many tokens at once; it writes what the step's reads.
-
-        Where it rounds by what is read together, a prompt whose opening was read before may come out
-        otherwise at a near tie: see `lmkit.runtime.prefixes`.
-        """
-        return self.onnx
-
     @property
     def keeps_last(self) -> bool:
         """Whether the graph can leave out the logits of all but the last few places."""

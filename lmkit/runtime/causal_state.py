@@ -71,9 +71,8 @@ class CausalState:
         width = max(map(len, rows))
         shape = (len(rows), width, self._session.graph.vocab_size)
         logits = np.zeros(shape, dtype=np.float32)
-        if (
-            self._session.n_prefix
-        ):  # with a past, the operator takes several new tokens of one row only
+        if self._session.n_prefix:
+            # With a past, the operator takes several new tokens of one row only.
             for row, ids in enumerate(rows):
                 logits[row, : len(ids)] = self.extend(row, ids)
         else:
@@ -210,7 +209,7 @@ class CausalState:
         ids = np.zeros_like(mask)
         ids[mask == 1] = np.concatenate(rows)
         positions = np.ascontiguousarray(np.broadcast_to(np.arange(width), mask.shape))
-        onnx = self._session.reader(ids.size)
+        onnx = self._session.onnx
         binding = onnx.io_binding()
         bind(binding, self._kept.rows(first, first + len(rows)))
         self._put(binding, ids, mask, positions, logits)
@@ -245,7 +244,7 @@ class CausalState:
         mask = np.ones((1, end), dtype=np.int64)
         positions = np.arange(start, end, dtype=np.int64)[None]
         logits = self._room_for(n_kept)
-        onnx = self._session.reader(len(ids))
+        onnx = self._session.onnx
         binding = self._alone.get((row, onnx))
         if binding is None:
             binding = self._alone[row, onnx] = onnx.io_binding()

@@ -19,7 +19,7 @@ from lmkit.encoding import Encoded, Ids
 from lmkit.errors import BundleError, ModelError, UnknownName
 from lmkit.logits import Logits, LogProbs, log_probs_of
 from lmkit.manifest import Tensor
-from lmkit.runtime.cores import available_cores as available_cores  # others find it here too
+from lmkit.runtime.cores import available_cores
 
 SPIN_US = 1000  # how long a thread looks for work before it sleeps
 

@@ -16,7 +16,7 @@ from attrs import field, frozen
 from attrs.validators import in_
 
 from lmkit.export.quantizing.rounding import Inputs, compensated, nearest, ordered, spaced
-from lmkit.runtime.session import available_cores
+from lmkit.runtime.cores import available_cores
 
 _ROWS = 512  # rounded at a time, so that what is computed for them stays in the processor's caches
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from attrs import frozen
 
-from lmkit.export.fusing import MICROSOFT
+from lmkit.export.fusing.rewriting import MICROSOFT, initializer, take_place
 from lmkit.export.quantizing.blocks import Blocks, Format, blocked
 from lmkit.export.quantizing.weights import Weight
 
@@ -54,19 +54,19 @@ class BlockKernel:
     def rewrite(self, graph: ir.Graph, weight: Weight, stored: object) -> None:
         """Put MatMulNBits for the products and GatherBlockQuantized for the lookups of a weight."""
         assert isinstance(stored, Blocks)
-        scales = _initializer(graph, f"{weight.name}.scales", stored.scales)
+        scales = initializer(graph, f"{weight.name}.scales", stored.scales)
         zeros = None
         if stored.zero_points is not None:
-            zeros = _initializer(graph, f"{weight.name}.zero_points", stored.zero_points)
+            zeros = initializer(graph, f"{weight.name}.zero_points", stored.zero_points)
         if weight.products:
-            data = _initializer(graph, f"{weight.name}.blocks", stored.data)
+            data = initializer(graph, f"{weight.name}.blocks", stored.data)
             for node in weight.products:
                 self._rewrite_product(graph, node, stored, data, scales, zeros)
         n_bytes, rest = divmod(stored.width * stored.format.bits, 8)
         if weight.lookups and not rest:
             # The same bytes in the shape in which rows are taken, less what fills up the last block.
             rows = np.ascontiguousarray(stored.data.reshape(len(stored.data), -1)[:, :n_bytes])
-            data = _initializer(graph, f"{weight.name}.rows", rows)
+            data = initializer(graph, f"{weight.name}.rows", rows)
             for node in weight.lookups:
                 self._rewrite_lookup(graph, node, stored, data, scales, zeros)
         if not weight.value.uses():
@@ -84,7 +84,7 @@ class BlockKernel:
         alpha = node.attributes.get_float("alpha", 1.0)
         if alpha != 1.0:
             name = f"{data.name}.scales.{alpha:g}"
-            scales = graph.initializers.get(name) or _initializer(
+            scales = graph.initializers.get(name) or initializer(
                 graph, name, stored.scales * np.float32(alpha)
             )
         inputs = [node.inputs[0], data, scales, zeros]
@@ -127,19 +127,8 @@ class BlockKernel:
 
 
 def replace(graph: ir.Graph, node: ir.Node, other: ir.Node) -> None:
-    """Put `other` where `node` was, with the name, type and shape of its one output."""
-    old, new = node.outputs[0], other.outputs[0]
+    """Put `other` where `node` was, with its name, and that, type and shape of its one output."""
     other.name = node.name
-    new.name, new.shape = old.name, old.shape
-    new.dtype = old.dtype or ir.DataType.FLOAT
-    graph.insert_before(node, other)
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
-
-
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-    value.const_value = tensor
-    graph.register_initializer(value)
-    return value
+    take_place(graph, node, other)
+    output = other.outputs[0]
+    output.dtype = output.dtype or ir.DataType.FLOAT  # a kernel gives nothing else

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from attrs import field, frozen
 
 from lmkit.errors import UnknownName
+from lmkit.export.fusing.rewriting import MICROSOFT
 from lmkit.export.quantizing.blocks import Format
 from lmkit.export.quantizing.dynamic import row_kernel, text_kernel
 from lmkit.export.quantizing.kernels import BlockKernel, Kernel
@@ -143,5 +144,5 @@ def rewritten(
             else:
                 stored = store.stored(kernel, weight, known)
             kernel.rewrite(smaller.graph, weight, stored)
-    smaller.opset_imports.setdefault("com.microsoft", 1)
+    smaller.opset_imports.setdefault(MICROSOFT, 1)
     return smaller
