@@ -142,5 +142,6 @@ def _write(model: Answerer) -> int:
         temperature=0.0,
         min_new_tokens=TIMED_TOKENS,
         max_new_tokens=TIMED_TOKENS,
+        prompt_lookup_num_tokens=0,  # forced to go on, it repeats itself, which drafts would flatter
     )
     return answer.usage.completion_tokens
