@@ -36,7 +36,7 @@ def tokenizer():
 class TestTextsOfTheData:
     def test_are_rows_that_are_not_scored(self, task, tokenizer):
         texts = from_data(task, ROWS, tokenizer)
-        sample = sample_of(task, ROWS, tokenizer, 10**9)
+        sample = sample_of(task, ROWS, tokenizer, 10**9, held_out=True)
 
         scored = {tuple(row.input_ids) for row in sample.encoded}
         assert texts
