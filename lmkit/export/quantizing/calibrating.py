@@ -240,7 +240,8 @@ def _session(part: onnx.ModelProto, large: Mapping[str, ir.TensorProtocol]) -> o
     options.add_session_config_entry("session.disable_prepacking", "1")
     names = [one.name for one in part.graph.initializer if one.name in large]
     values = [
-        ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(large[name].numpy())) for name in names
+        ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(large[name].numpy()))
+        for name in names
     ]
     options.add_external_initializers(names, values)
     return ort.InferenceSession(

@@ -46,9 +46,7 @@ def pieces(graph: ir.Graph, wanted: Collection[ir.Value], most: int = PIECE) -> 
     if any(_has_subgraph(node) for node in graph):
         given = [value for value in graph.inputs if is_given(value)]
         return [
-            Piece(
-                nodes=[*graph], inputs=given, wanted=[*wanted], handed_on=(), needed=frozenset()
-            )
+            Piece(nodes=[*graph], inputs=given, wanted=[*wanted], handed_on=(), needed=frozenset())
         ]
     nodes = _behind([*graph], wanted, ())
     weighty: set[ir.Value] = set()
@@ -62,7 +60,9 @@ def pieces(graph: ir.Graph, wanted: Collection[ir.Value], most: int = PIECE) -> 
         made = {value for node in late[start:stop] for value in node.outputs}
         needed = {value for node in late[stop:] for value in _read(node)} & weighty
         own = [value for value in wanted if value in made] + early
-        handed_on = [value for node in late[start:stop] for value in node.outputs if value in needed]
+        handed_on = [
+            value for node in late[start:stop] for value in node.outputs if value in needed
+        ]
         computed = _behind(nodes, [*own, *handed_on], weighty - made)
         inside = {value for node in computed for value in node.outputs}
         read = {value for node in computed for value in _read(node)} - inside
