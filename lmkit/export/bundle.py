@@ -206,8 +206,8 @@ def _in_each(
 ) -> Manifest:
     """Write the precisions one after another, measure each, and return the manifest with them.
 
-    Args:
-        texts: gives what weights are rounded by, and whose it is, where any is; asked while float32 is open.
+    `texts` gives what 4-bit weights are rounded by, and whose it is; it is called while float32 is open.
+
     Raises:
         ParityError: float32 does not write what torch writes.
         QualityError: one loses more than was allowed.

@@ -77,7 +77,7 @@ class Writer:
                 decoder of an encoder's keys, is left out.
             whose: where they are from, in words.
         """
-        self._measured = tempfile.TemporaryFile(dir=self._part)
+        self._measured = tempfile.TemporaryFile(dir=self._part)  # noqa: SIM115 - `tidy` closes it
         for plain, graph in self._read().items():
             own = second_moments(graph, feeds(graph.graph, rows), file=self._measured)
             if own:

@@ -11,9 +11,9 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 pytest.importorskip("transformers")
 
-from export.test_graph import toy
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from export.test_graph import toy
 from lmkit.export import graph
 from lmkit.export.writing import Writer
 
