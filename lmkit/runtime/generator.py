@@ -277,7 +277,7 @@ class Generator:
         goes on past the model's context.
         """
         options = Generation(max_new_tokens=max_new_tokens, prompt_lookup_num_tokens=0)
-        return self._continued(prompts, [options] * len(prompts))
+        return self.continued(prompts, [options] * len(prompts))
 
     def drawn(self, prompts: Sequence[Ids], max_new_tokens: int, seed: int) -> list[list[int]]:
         """Return ids drawn from what the model expects behind each prompt, in one batch; as `greedy`."""
@@ -285,16 +285,29 @@ class Generator:
             Generation(max_new_tokens=max_new_tokens, temperature=1.0, seed=seed + place)
             for place in range(len(prompts))
         ]
-        return self._continued(prompts, options)
+        return self.continued(prompts, options)
 
-    def _continued(self, prompts: Sequence[Ids], options: Sequence[Generation]) -> list[list[int]]:
+    def continued(
+        self,
+        prompts: Sequence[Ids],
+        options: Sequence[Generation],
+        on_step: Callable[[], object] | None = None,
+    ) -> list[list[int]]:
+        """Return the ids that follow prompts, each with options of its own, in one batch; as `greedy`.
+
+        Args:
+            prompts: B of them, each int64 [P].
+            options: B of them; stop strings do not count.
+            on_step: called after each token of all rows, or once for a beam search.
+        """
         session = self._session
         rows = [
             self._row(prompt, own, session, stop=())
             for prompt, own in zip(prompts, options, strict=True)
         ]
         for _ in self._write(rows, session, len(rows)):
-            pass
+            if on_step is not None:
+                on_step()
         return [row.token_ids for row in rows]
 
     def forced(self, prompt: Ids, answer: Ids) -> np.ndarray:
