@@ -61,5 +61,5 @@ class ReadLimit:
             thread.start()
         for thread in threads:
             thread.join()
-        starts, ends = zip(*spans, strict=True)
-        return sum(part.nbytes for part in self._parts) / (max(ends) - min(starts))
+        seconds = max(end for _, end in spans) - min(start for start, _ in spans)
+        return sum(part.nbytes for part in self._parts) / seconds
