@@ -138,7 +138,14 @@ def sides(
         python = pythons.get(name, sys.executable)
         command = [python, "-c", script, place(model), prompt, f"{threads}"]
         found.append(Starting(title, command, "the shortest script"))
-    return found
+    python = [sys.executable]
+    found.append(Starting("lmkit --help", [*python, "-m", "lmkit", "--help"], "to its text"))
+    imported = [*python, "-c", "import lmkit; print(lmkit.__version__)"]
+    found.append(Starting("import lmkit", imported, "and a line printed"))
+    return [
+        *found,
+        Starting("python", [*python, "-c", "print()"], "a line printed, for comparison"),
+    ]
 
 
 def measure(
