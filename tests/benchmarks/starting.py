@@ -60,7 +60,7 @@ import os, sys
 import openvino_genai
 folder, prompt, threads = sys.argv[1:]
 options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": int(threads), "NUM_STREAMS": 1}
-pipe = openvino_genai.LLMPipeline(folder, "CPU", {**options, "CACHE_DIR": os.environ["KEPT"]})
+pipe = openvino_genai.LLMPipeline(folder, "CPU", **options, CACHE_DIR=os.environ["KEPT"])
 def show(piece):
     sys.stdout.write(piece)
     sys.stdout.flush()
