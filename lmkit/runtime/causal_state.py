@@ -340,7 +340,7 @@ class CausalState:
     def restart(self, row: int) -> None:
         """Forget all of a row's tokens; it has to be extended before the next step."""
         self._mask[row, self._session.n_prefix :] = 0
-        self._lengths[row] = self._session.n_prefix
+        self._lengths[row] = self._n_read[row] = self._session.n_prefix
 
     def _settle(self, row: int, end: int) -> None:
         """Let a row end at a place, and a step that leaves it as it is write its last token again."""
