@@ -22,7 +22,6 @@ from attrs import frozen
 
 _SHRINKS = (1.0, 0.93, 0.86, 0.79, 0.72)  # of a block's range, from which the best is taken
 _INNER = 8  # columns whose errors are handed on one by one; beyond them by a product
-_ROUNDS = 2  # in which every integer and scale is chosen anew, given all others
 _DAMPING = 0.01  # of the mean second moment, added to all: GPTQ's own default
 
 
@@ -101,13 +100,12 @@ class Inputs:
         order: int64 [in], the order in which inputs are rounded: blocks whose inputs are large come first,
             and so do large inputs within a block, since what comes after can mend their errors.
         importance: float32 [in], the mean square of each input, in that order.
-        moments: float32 [in, in], the damped second moments, in that order.
-        factor: float32 [in, in], upper triangular U with U^T U the inverse of those.
+        factor: float32 [in, in], upper triangular U with U^T U the inverse of the damped second moments,
+            in that order.
     """
 
     order: np.ndarray
     importance: np.ndarray
-    moments: np.ndarray
     factor: np.ndarray
 
 
@@ -118,15 +116,10 @@ def ordered(moments: np.ndarray, block: int) -> Inputs:
     blocks.sort(key=lambda own: (len(own) < block, -float(squares[own].mean())))
     order = np.concatenate([own[np.argsort(-squares[own], kind="stable")] for own in blocks])
     damped = moments[np.ix_(order, order)].astype(np.float64)
-    usual = float(np.median(squares)) or float(squares.mean())
-    np.einsum("ii->i", damped)[:] += _DAMPING * usual if usual > 0 else 1.0
+    mean = float(squares.mean())
+    np.einsum("ii->i", damped)[:] += _DAMPING * mean if mean > 0 else 1.0
     factor = np.linalg.cholesky(np.linalg.inv(damped)).T
-    return Inputs(
-        order,
-        squares[order],
-        damped.astype(np.float32),
-        np.ascontiguousarray(factor, dtype=np.float32),
-    )
+    return Inputs(order, squares[order], np.ascontiguousarray(factor, dtype=np.float32))
 
 
 def compensated(
@@ -148,8 +141,7 @@ def compensated(
     """
     width, rows = columns.shape
     factor = inputs.factor
-    wanted = columns[inputs.order]
-    columns = wanted.copy()
+    columns = columns[inputs.order]
     most = np.float32((1 << bits) - 1)
     numbers = np.empty((width, rows), np.uint8)
     n_blocks = -(-width // block)
@@ -179,58 +171,6 @@ def compensated(
                 columns[last:stop] -= factor[first:last, last:stop].T @ own
         if stop < width:
             columns[stop:] -= factor[start:stop, stop:].T @ errors[: stop - start]
-    for _ in range(_ROUNDS):
-        _mended(wanted, numbers, scales, zeros, inputs.moments, block, most)
     back = np.argsort(inputs.order)
     places = np.argsort(inputs.order[::block] // block)
     return numbers[back], scales[places], zeros[places]
-
-
-def _mended(
-    wanted: np.ndarray,
-    numbers: np.ndarray,
-    scales: np.ndarray,
-    zeros: np.ndarray,
-    moments: np.ndarray,
-    block: int,
-    most: np.float32,
-) -> None:
-    """Choose each integer, and behind a block's last one its scale, as is best given all others; in place.
-
-    Integers are chosen as QuantEase does (Behdad et al. 2023, arXiv:2309.01885, equation 12): with E what is
-    left of the weights and H the second moments, the best value of a column is its present one plus
-    (H E)_column / H_column,column.
-
-    Args:
-        wanted: float32 [in, rows].
-        numbers: uint8 [in, rows].
-        scales: float32 [blocks, rows].
-        zeros: float32 [blocks, rows].
-        moments: float32 [in, in].
-        block: inputs that share a scale.
-        most: the largest integer.
-    """
-    width, rows = wanted.shape
-    centred = numbers - np.repeat(zeros, block, 0)[:width]
-    left = moments @ (wanted - centred * np.repeat(scales, block, 0)[:width])
-    for index, start in enumerate(range(0, width, block)):
-        stop = min(start + block, width)
-        scale, zero = scales[index], zeros[index]
-        inside, own = moments[start:stop, start:stop], left[start:stop].copy()
-        before = centred[start:stop] * scale
-        for column in range(stop - start):
-            held = centred[start + column]
-            number = own[column] / (scale * inside[column, column])
-            number += held
-            np.rint(number, out=number)
-            np.clip(number, -zero, most - zero, out=number)
-            step = (number - held) * scale
-            held[:] = number
-            own -= inside[:, column, None] * step
-        chosen = centred[start:stop]
-        square = (chosen * (inside @ chosen)).sum(0)
-        gain = np.divide((chosen * own).sum(0), square, out=np.zeros_like(square), where=square > 0)
-        # A scale that is far from what it was would be one of a block that is all but zero.
-        scale += np.clip(gain, -0.3 * np.abs(scale), 0.3 * np.abs(scale))
-        left -= moments[:, start:stop] @ (chosen * scale - before)
-    numbers[:] = centred + np.repeat(zeros, block, 0)[:width]
