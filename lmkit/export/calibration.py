@@ -42,6 +42,8 @@ def calibration_texts(
     source: Source,
     rows: Sequence[Row],
     on_progress: Progress,
+    *,
+    generator: Any = None,
 ) -> tuple[list[Ids], str]:
     """Return texts of the data, or else ones that a causal model draws itself.
 
@@ -53,15 +55,17 @@ def calibration_texts(
         source: the task and its tokenizer.
         rows: records with their answers; none if no data was given.
         on_progress: told how many tokens were drawn.
+        generator: the float32 graph's, if it is open; it is opened only if it is needed.
     Returns:
         ids int64 [T] each, and whose they are, in words.
     """
     texts = from_data(source.task, rows, source.tokenizer)
     if sum(map(len, texts)) >= LEAST_TOKENS or source.task.family is not Family.CAUSAL:
         return texts, "the data, in records that perplexity is not measured on"
-    graph = manifest.graph.with_files(writer.float32.files)
-    own = attrs.evolve(manifest, precision=FP32, graph=graph)
-    generator = open_generator(Bundle(part, own))
+    if generator is None:
+        graph = manifest.graph.with_files(writer.float32.files)
+        own = attrs.evolve(manifest, precision=FP32, graph=graph)
+        generator = open_generator(Bundle(part, own))
     assert isinstance(generator, Generator)  # of a causal model
     whose = "text that it drew itself (with the task's own data it would lose less)"
     return drawn(generator, prompts, on_progress), whose
