@@ -228,6 +228,7 @@ def _in_each(
             given = None
             if name == FP32 and texts is not None:
                 tell.stage("measuring what the weights multiply")
+                give_back()
                 given = texts(generator=generator)
             found[name] = with_tried(one, tried)
             del generator
