@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Generator as Writing
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -26,10 +26,11 @@ from lmkit.generation import Generation
 from lmkit.logits import LogProbs, rows_at_once
 from lmkit.loss import Loss
 from lmkit.manifest import Golden, Graph, MaskedGraph, Seq2SeqGraph
-from lmkit.precisions import FP32
+from lmkit.precisions import DRAFT_TOKENS, FP32
 from lmkit.runtime.beams import BeamSearch, search
 from lmkit.runtime.bundle import Bundle, open_bundle
 from lmkit.runtime.causal import CausalSession
+from lmkit.runtime.causal_state import CausalState
 from lmkit.runtime.golden import difference
 from lmkit.runtime.masked import MaskFiller, open_filler
 from lmkit.runtime.prefixes import PREFIX_CACHE_BYTES
@@ -139,11 +140,15 @@ def verify(path: str | Path) -> dict[str, str]:
     bundle = open_bundle(path)
     manifest = bundle.manifest
     names = list(manifest.precisions) or [manifest.precision]
-    answered = {}
+    answered, drafted = {}, {}
     for name in names:  # one after another: each has its weights in memory
         at = manifest.at(name)
-        _check_golden(open_generator(Bundle(bundle.path, at)), answer=True)
+        generator = open_generator(Bundle(bundle.path, at))
+        _check_golden(generator, answer=True)
         answered[name] = sum(len(golden.token_ids) for golden in at.golden)
+        if isinstance(generator, Generator) and at.golden:
+            prompt = np.array(at.golden[0].prompt_ids, dtype=np.int64)
+            drafted[name] = generator.reads_drafts(prompt)
     size = sum(file.size_bytes for file in manifest.files.values())
     counts = ", ".join(
         f"{count} ({name})" if len(answered) > 1 else f"{count}" for name, count in answered.items()
@@ -159,7 +164,17 @@ def verify(path: str | Path) -> dict[str, str]:
         + " as written down",
         "golden prompts": f"{len(manifest.golden)} encode to the same ids, and {counts} {what} are "
         "the same",
+        **_drafts_told(drafted),
     }
+
+
+def _drafts_told(found: Mapping[str, bool | None]) -> dict[str, str]:
+    """Return in words in which precisions drafts are read as steps are; empty where none needs a graph."""
+    exact = [name for name, is_exact in found.items() if is_exact]
+    others = [name for name, is_exact in found.items() if is_exact is False]
+    told = [f"read as single steps are, to the bit ({', '.join(exact)})"] if exact else []
+    told += [f"none here, since some bit would differ ({', '.join(others)})"] if others else []
+    return {"drafts": "; ".join(told)} if told else {}
 
 
 class Generator:
@@ -311,6 +326,28 @@ class Generator:
             if on_step is not None:
                 on_step()
         return [row.token_ids for row in rows]
+
+    def reads_drafts(self, prompt: Ids) -> bool | None:
+        """Load what checks drafts, and say whether it reads a text to the bit as single steps do.
+
+        Args:
+            prompt: any text, int64 [P], of which the beginning is read.
+        Returns:
+            None where no second graph checks drafts, or the model's context is too short for it.
+        """
+        session = self._session
+        verifier = session.verifier if isinstance(session, CausalSession) else None
+        prompt = prompt[: DRAFT_TOKENS * 2]
+        room = session.room(prompt)
+        if verifier is None or (room is not None and room < DRAFT_TOKENS):
+            return None
+        state, _ = session.begin([prompt], [DRAFT_TOKENS])
+        try:
+            assert isinstance(state, CausalState)
+            verifier.load(state, np.resize(prompt, DRAFT_TOKENS))
+        finally:
+            state.close()
+        return verifier.is_exact
 
     def forced(self, prompt: Ids, answer: Ids) -> np.ndarray:
         """Return the logits that predict each answer token and the next, float32 [L + 1, V]; for checks."""
