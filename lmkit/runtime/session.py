@@ -1,7 +1,7 @@
 """What the loop needs of a graph, whatever its family, and how onnxruntime opens one.
 
 A session reads prompts and gives a state that is stepped token by token. `lmkit.runtime.causal` and
-`lmkit.runtime.seq2seq` are sessions; `lmkit.runtime.generator` is the loop.
+`lmkit.runtime.seq2seq` are sessions; `lmkit.runtime.rows` is the loop.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from lmkit.benching.passages import paragraphs
 from lmkit.benching.weights import bytes_per_token
 from lmkit.encoding import Encoded
 from lmkit.errors import TaskError, UnknownName
-from lmkit.runtime.generator import load
+from lmkit.runtime.opening import load
 
 QUICK = {"prompt_tokens": [8], "new_tokens": [6], "rounds": 3, "threads": 1}
 WORK = Work(prompt_tokens=8, new_tokens=6)

@@ -8,7 +8,7 @@ from lmkit.errors import BundleError, ModelError
 from lmkit.precisions import DRAFT_FILE, DRAFT_TOKENS
 from lmkit.runtime import verifying
 from lmkit.runtime.causal_state import CausalState
-from lmkit.runtime.generator import verify
+from lmkit.runtime.opening import verify
 from lmkit.runtime.pace import Pace
 
 from .toybundle import change_manifest, sign, write_bundle
@@ -147,7 +147,7 @@ def test_it_is_loaded_when_drafts_would_have_saved_what_that_costs(ask, n_read, 
 
 
 def test_large_weights_are_not_held_twice(rounding, monkeypatch):
-    monkeypatch.setattr("lmkit.runtime.generator.MOST_BYTES", -1)
+    monkeypatch.setattr("lmkit.runtime.opening.MOST_BYTES", -1)
 
     ask = lk.load(rounding, precision="int4", threads=1)
 
