@@ -158,6 +158,7 @@ class _Running:
         self.failed: str | None = None
         self.perplexity: float | None = None
         self.unscored: str | None = None
+        self._peak_bytes: int | None = None
         self.runs: dict[Work, list[list[float]]] = {}
         self.ids: dict[Work, list[list[int]]] = {}
 
@@ -176,10 +177,18 @@ class _Running:
         if counts:
             self.runs.setdefault(work, []).append(times)
 
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that its process held until it was asked for a text's likelihood."""
+        return self.worker.peak_bytes if self._peak_bytes is None else self._peak_bytes
+
     def score(self, rows: Sequence[Sequence[int]]) -> None:
         """Have it tell how likely rows are; one that cannot has no perplexity."""
         if self.failed is not None:
             return
+        self._peak_bytes = (
+            self.worker.peak_bytes
+        )  # every position's logits are no part of answering
         try:
             found = self.worker.ask("score", rows=rows)["log_probs"]
         except SideFailed as error:
@@ -208,7 +217,7 @@ class _Running:
             settings=self.settings,
             load_s=self.load_s,
             start_to_first_token_s=self.start_to_first_token_s,
-            peak_bytes=self.worker.peak_bytes,
+            peak_bytes=self.peak_bytes,
             weights_bytes_per_token=read,
             perplexity=self.perplexity,
             unscored=self.unscored,

@@ -167,8 +167,12 @@ class Report:
         given["read_limit"] = Spread(**data["read_limit"])
         given["works"] = [Work(**work) for work in data["works"]]
         given["skipped"] = [Skipped(**skipped) for skipped in data["skipped"]]
+        known = {field.name for field in attrs.fields(Result)}  # what others add stays out
         given["results"] = [
-            Result(**{**result, "figures": dict(map(_worked, result["figures"]))})
+            Result(
+                **{name: content for name, content in result.items() if name in known}
+                | {"figures": dict(map(_worked, result["figures"]))}
+            )
             for result in data["results"]
         ]
         return cls(**given)

@@ -7,10 +7,11 @@ model need not stay in memory.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
-import numpy as np
 import onnx_ir as ir
 
 from lmkit.encoding import Ids
@@ -20,7 +21,7 @@ from lmkit.export.ladder import RUNGS, Rung, kept_higher
 from lmkit.export.quantizing import Store, quantize
 from lmkit.export.quantizing.calibrating import second_moments
 from lmkit.export.quantizing.feeding import LONGEST, feeds
-from lmkit.export.quantizing.quantize import SMALLEST
+from lmkit.export.quantizing.quantize import SMALLEST, Moments
 from lmkit.export.quantizing.weights import weights
 from lmkit.export.tracing import let_go
 from lmkit.precisions import DRAFT_FILE, FP32, INT4, Precision, file_of
@@ -44,7 +45,8 @@ class Writer:
         self._weights = Weights(part)
         self._plain: tuple[str, ...] = ()
         self._temporary = FP32 not in precisions
-        self._moments: dict[str, dict[str, tuple[np.ndarray, ...]]] = {}
+        self._moments: dict[str, Moments] = {}
+        self._measured: IO[bytes] | None = None  # holds them: they may be half the weights
         self._rounded_by = ""
         self._store, self._stored = Store(), ""
 
@@ -75,8 +77,9 @@ class Writer:
                 decoder of an encoder's keys, is left out.
             whose: where they are from, in words.
         """
+        self._measured = tempfile.TemporaryFile(dir=self._part)  # noqa: SIM115 - `tidy` closes it
         for plain, graph in self._read().items():
-            own = second_moments(graph, feeds(graph.graph, rows))
+            own = second_moments(graph, feeds(graph.graph, rows), file=self._measured)
             if own:
                 self._moments[plain] = own
                 n_tokens = sum(min(len(row), LONGEST) for row in rows)
@@ -129,6 +132,8 @@ class Writer:
         """Take away what was needed for comparison only, and give memory back."""
         self._store, self._stored = Store(), ""
         self._moments = {}
+        if self._measured is not None:
+            self._measured.close()
         if self._temporary:
             for name in (*self._files(FP32).values(), self._data(FP32)):
                 (self._part / name).unlink(missing_ok=True)

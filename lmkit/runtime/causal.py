@@ -24,7 +24,7 @@ from lmkit.runtime.buffers import Pool
 from lmkit.runtime.causal_state import CausalState
 from lmkit.runtime.pace import Pace
 from lmkit.runtime.prefixes import PREFIX_CACHE_BYTES, Prefixes
-from lmkit.runtime.session import open_graph, stepped
+from lmkit.runtime.session import Providers, open_graph, stepped
 from lmkit.runtime.verifying import Verifier
 
 # What a graph may have as an initializer that a caller can override: how many of the last places get
@@ -60,7 +60,7 @@ class CausalSession:
         file: Path,
         graph: Graph,
         *,
-        providers: Sequence[str] | None = None,
+        providers: Providers | None = None,
         threads: int | None = None,
         prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
     ) -> None:

@@ -60,7 +60,7 @@ import os, sys
 import openvino_genai
 folder, prompt, threads = sys.argv[1:]
 options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": int(threads), "NUM_STREAMS": 1}
-pipe = openvino_genai.LLMPipeline(folder, "CPU", {**options, "CACHE_DIR": os.environ["KEPT"]})
+pipe = openvino_genai.LLMPipeline(folder, "CPU", **options, CACHE_DIR=os.environ["KEPT"])
 def show(piece):
     sys.stdout.write(piece)
     sys.stdout.flush()
@@ -138,7 +138,14 @@ def sides(
         python = pythons.get(name, sys.executable)
         command = [python, "-c", script, place(model), prompt, f"{threads}"]
         found.append(Starting(title, command, "the shortest script"))
-    return found
+    python = [sys.executable]
+    found.append(Starting("lmkit --help", [*python, "-m", "lmkit", "--help"], "to its text"))
+    imported = [*python, "-c", "import lmkit; print(lmkit.__version__)"]
+    found.append(Starting("import lmkit", imported, "and a line printed"))
+    return [
+        *found,
+        Starting("python", [*python, "-c", "print()"], "a line printed, for comparison"),
+    ]
 
 
 def measure(

@@ -26,7 +26,9 @@ class Side:
         config.overlay(json.dumps({"model": {"decoder": {"session_options": threads}}}))
         self._model = onnxruntime_genai.Model(config)
         self.library = f"onnxruntime-genai {onnxruntime_genai.__version__}"
-        name = os.path.basename(os.path.normpath(given["model"]))
+        with open(os.path.join(given["model"], "genai_config.json"), encoding="utf-8") as file:
+            graph = json.load(file)["model"]["decoder"].get("filename", "model.onnx")
+        name = os.path.join(os.path.basename(os.path.normpath(given["model"])), graph)
         self.settings = f"{given.get('precision') or name}, {given['threads']} threads"
 
     def run(self, work: dict[str, Any]) -> dict[str, Any]:

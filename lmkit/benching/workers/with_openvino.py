@@ -33,7 +33,7 @@ class Side:
         if backend in ("PA", "SDPA"):
             options["ATTENTION_BACKEND"] = backend
         self._model, self._options = given["model"], options
-        self._pipe = openvino_genai.LLMPipeline(given["model"], "CPU", options)
+        self._pipe = openvino_genai.LLMPipeline(given["model"], "CPU", **options)
         self.library = f"openvino-genai {openvino_genai.__version__}"
         self.settings = f"{precision}, {threads} threads"
 
