@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from lmkit.encoding import Ids
 from lmkit.export.chaining import chained
-from lmkit.export.external import Weights
+from lmkit.export.external import Weights, unmapped
 from lmkit.export.ladder import RUNGS, Rung, kept_higher
 from lmkit.export.quantizing import Store, quantize
 from lmkit.export.quantizing.calibrating import second_moments
@@ -46,6 +46,7 @@ class Writer:
         self._plain: tuple[str, ...] = ()
         self._temporary = FP32 not in precisions
         self._moments: dict[str, Moments] = {}
+        self._graphs: dict[str, ir.Model] = {}
         self._measured: IO[bytes] | None = None  # holds them: they may be half the weights
         self._rounded_by = ""
         self._store, self._stored = Store(), ""
@@ -120,6 +121,9 @@ class Writer:
                 store=self._store,
             )
         size = self._weights.save(own, self._data(name))
+        for graph in self._read().values():
+            for value in graph.graph.initializers.values():
+                unmapped(value.const_value)
         draft = chained(next(iter(own.values()))) if len(own) == 1 else None
         if draft is not None:  # it reads the weights that were just written
             files[DRAFT_FILE] = file_of(DRAFT_FILE, name, self._default)
@@ -131,7 +135,7 @@ class Writer:
     def tidy(self) -> None:
         """Take away what was needed for comparison only, and give memory back."""
         self._store, self._stored = Store(), ""
-        self._moments = {}
+        self._moments, self._graphs = {}, {}
         if self._measured is not None:
             self._measured.close()
         if self._temporary:
@@ -139,12 +143,14 @@ class Writer:
                 (self._part / name).unlink(missing_ok=True)
 
     def _read(self) -> dict[str, ir.Model]:
-        """Read the float32 graphs, anew each time: a graph that is kept keeps its weights' file mapped.
+        """Read the float32 graphs from their files: the traced ones would lead to the torch model.
 
-        And the traced ones would lead to the torch model for as long as they are there.
+        What is read of their weights is taken out of memory where it is no longer needed.
         """
-        files = self._files(FP32)
-        return {plain: ir.load(self._part / file) for plain, file in files.items()}
+        if not self._graphs:
+            files = self._files(FP32)
+            self._graphs = {plain: ir.load(self._part / file) for plain, file in files.items()}
+        return self._graphs
 
     def _files(self, name: str) -> dict[str, str]:
         return {plain: file_of(plain, name, self._default) for plain in self._plain}
