@@ -21,6 +21,7 @@ from lmkit.errors import BundleError, ModelError, TaskError, UnknownName
 from lmkit.logits import Logits, LogProbs, log_probs_of
 from lmkit.manifest import Tensor
 from lmkit.runtime.cores import available_cores
+from lmkit.runtime.hugepages import in_huge_pages
 
 SPIN_US = 1000  # how long a thread looks for work before it sleeps
 
@@ -157,7 +158,7 @@ def open_graph(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # its warnings are about graphs in general, not this one
     try:
-        with _plain_attention():
+        with _plain_attention(), in_huge_pages():
             onnx = ort.InferenceSession(
                 str(file), options, providers=providers or ["CPUExecutionProvider"]
             )

@@ -124,6 +124,14 @@ def test_a_peer_that_fails_is_named_with_its_reason_and_the_rest_goes_on(
     assert len(ours.figures) == len(fake.figures) == 1
 
 
+def test_work_that_a_peer_cannot_do_costs_it_no_other(bundle, peer):
+    report = bench(bundle, against=[peer("fussy")], batch_sizes=[3, 1], **QUICK)
+    fussy = report.results[1]
+
+    assert fussy.failed == "8 + 6 tokens, 3 rows: ValueError: no batches"
+    assert list(fussy.figures) == [WORK]
+
+
 def test_a_peer_that_is_not_installed_is_skipped_with_what_to_install(bundle, peer):
     report = bench(bundle, against=[peer("fake", "absent")], **QUICK)
     (skipped,) = report.skipped
