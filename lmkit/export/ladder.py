@@ -15,6 +15,8 @@ perplexity, and size as a share of float32's:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 from attrs import frozen
 
@@ -28,12 +30,14 @@ class Rung:
 
     Attributes:
         roles: weights that do one of these stay in int8.
+        down: the share of weights that close a feed-forward layer, from all over, that stay in int8.
         others: the share of all other weights that stay in int8 as well, spread over the layers.
         careful: whether numbers are rounded in small blocks only, weights and what they are multiplied with.
         plan: the same in words.
     """
 
     roles: frozenset[str] = frozenset()
+    down: float = 0.0
     others: float = 0.0
     careful: bool = False
     plan: str = ""
@@ -42,6 +46,7 @@ class Rung:
         return self.plan
 
 
+_DOWN = 0.7  # as many as an int4 of 0.18 times float32's size has room for
 _OUTER = frozenset([DOWN, HEAD, LOOKUP])
 
 RUNGS = {
@@ -53,7 +58,7 @@ RUNGS = {
         ),
     ),
     "int4": (
-        Rung(),
+        Rung(down=_DOWN),
         Rung(frozenset([DOWN]), plan="products that close a feed-forward layer stay in int8"),
         Rung(_OUTER, plan="embeddings, logits and products that close a layer stay in int8"),
         Rung(
@@ -68,16 +73,17 @@ RUNGS = {
 def kept_higher(rung: Rung, graph: ir.Graph) -> frozenset[str]:
     """Return the names of a graph's weights that stay in int8."""
     found = list(weights(graph))
-    kept = {weight.name for weight in found if roles(weight) & rung.roles}
-    if not rung.others:
-        return frozenset(kept)
     places = {node: place for place, node in enumerate(graph)}
-    rest = [weight for weight in found if weight.name not in kept]
-    rest.sort(key=lambda weight: min(places[n] for n in (*weight.products, *weight.lookups)))
+    found.sort(key=lambda weight: min(places[n] for n in (*weight.products, *weight.lookups)))
+    own = {weight.name: roles(weight) for weight in found}
+    kept = {name for name, does in own.items() if does & rung.roles}
+    kept |= _spread([name for name, does in own.items() if DOWN in does], rung.down)
+    return frozenset(kept | _spread([name for name in own if name not in kept], rung.others))
+
+
+def _spread(names: Sequence[str], share: float) -> set[str]:
+    """Return a share of names, from all over."""
     # Each adds its share, and every time that this passes a whole number one is kept.
-    kept |= {
-        weight.name
-        for place, weight in enumerate(rest)
-        if int((place + 1) * rung.others) > int(place * rung.others)
+    return {
+        name for place, name in enumerate(names) if int((place + 1) * share) > int(place * share)
     }
-    return frozenset(kept)
