@@ -13,6 +13,12 @@ and instructions, 4 bits with zero points, blocks of 32 / 64 / 128:
     compensated, range by extremes         1.2e-3  1.6e-3  2.5e-3
     compensated, best scale                0.85e-3 1.2e-3  1.8e-3
     the same, important blocks first       0.75e-3 1.0e-3
+
+That was with float32 scales and GPTQ's damping. Scales are rounded to float16 before the integers are
+chosen: a block of 32 then has 4.625 bits a number in place of 5.125, and the model's divergence from
+float32 went from 0.0808 / 0.0846 nats to 0.0816 / 0.0850 when even its integers were left as they were.
+Choosing every integer again given all others (QuantEase, arXiv:2309.01885) and fitting scales anew took
+11% off the error above and nothing off the divergence, in twice the time.
 """
 
 from __future__ import annotations
@@ -23,8 +29,11 @@ from attrs import frozen
 _SHRINKS = (1.0, 0.93, 0.86, 0.79, 0.72)  # of a block's range, from which the best is taken
 _LEAST_HALF, _MOST_HALF = np.float32(2.0**-14), np.float32(60000)  # within float16's normal numbers
 _INNER = 8  # columns whose errors are handed on one by one; beyond them by a product
-# Of the median second moment, added to all. GPTQ's own 0.01 of the mean is thousands of times the usual
-# moment where one channel is huge, and too little for the others where there are few tokens.
+# Of the median second moment, added to all. GPTQ's own is 0.01 of the mean, which one huge channel makes
+# 38 times the usual moment in a layer of SmolLM2-135M. With 8192 tokens of instructions, two rounds of
+# QuantEase behind it, divergence was 0.0998 with 0.01 of the median and 0.0896 with 0.05; with 12000
+# tokens of two tasks 0.01 of the mean and 0.1 of the median are alike (0.0795 / 0.0865 and 0.0808 /
+# 0.0846).
 _DAMPING = 0.1
 
 
