@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from lmkit.encoding import Ids
 from lmkit.export.chaining import chained
-from lmkit.export.external import Weights
+from lmkit.export.external import Weights, unmapped
 from lmkit.export.ladder import RUNGS, Rung, kept_higher
 from lmkit.export.quantizing import Store, quantize
 from lmkit.export.quantizing.calibrating import second_moments
@@ -30,6 +30,8 @@ DATA_FILE = "model.onnx.data"
 
 Save = Callable[[Mapping[str, ir.Model]], None]
 """What a family calls with its fused float32 graphs, by the plain names of their files."""
+
+NOTHING_ROUNDED = "no weight is large enough to be rounded, so it is float32"
 
 
 class Writer:
@@ -46,6 +48,7 @@ class Writer:
         self._plain: tuple[str, ...] = ()
         self._temporary = FP32 not in precisions
         self._moments: dict[str, Moments] = {}
+        self._graphs: dict[str, ir.Model] = {}
         self._measured: IO[bytes] | None = None  # holds them: they may be half the weights
         self._rounded_by = ""
         self._store, self._stored = Store(), ""
@@ -119,19 +122,23 @@ class Writer:
                 moments=self._moments.get(plain),
                 store=self._store,
             )
+        plan = str(rung) if any(map(_is_rounded, own.values())) else NOTHING_ROUNDED
         size = self._weights.save(own, self._data(name))
+        for graph in self._read().values():
+            for value in graph.graph.initializers.values():
+                unmapped(value.const_value)
         draft = chained(next(iter(own.values()))) if len(own) == 1 else None
         if draft is not None:  # it reads the weights that were just written
             files[DRAFT_FILE] = file_of(DRAFT_FILE, name, self._default)
             ir.save(draft, self._part / files[DRAFT_FILE])
             size += (self._part / files[DRAFT_FILE]).stat().st_size
         by = self._rounded_by if name == INT4 else ""
-        return Precision(files=files, size_bytes=size, plan=str(rung), rounded_by=by)
+        return Precision(files=files, size_bytes=size, plan=plan, rounded_by=by)
 
     def tidy(self) -> None:
         """Take away what was needed for comparison only, and give memory back."""
         self._store, self._stored = Store(), ""
-        self._moments = {}
+        self._moments, self._graphs = {}, {}
         if self._measured is not None:
             self._measured.close()
         if self._temporary:
@@ -139,15 +146,24 @@ class Writer:
                 (self._part / name).unlink(missing_ok=True)
 
     def _read(self) -> dict[str, ir.Model]:
-        """Read the float32 graphs, anew each time: a graph that is kept keeps its weights' file mapped.
+        """Read the float32 graphs from their files: the traced ones would lead to the torch model.
 
-        And the traced ones would lead to the torch model for as long as they are there.
+        What is read of their weights is taken out of memory where it is no longer needed.
         """
-        files = self._files(FP32)
-        return {plain: ir.load(self._part / file) for plain, file in files.items()}
+        if not self._graphs:
+            files = self._files(FP32)
+            self._graphs = {plain: ir.load(self._part / file) for plain, file in files.items()}
+        return self._graphs
 
     def _files(self, name: str) -> dict[str, str]:
         return {plain: file_of(plain, name, self._default) for plain in self._plain}
 
     def _data(self, name: str) -> str:
         return file_of(DATA_FILE, name, self._default)
+
+
+def _is_rounded(model: ir.Model) -> bool:
+    """Say whether a graph has weights of 8 bits or fewer."""
+    values = model.graph.initializers.values()
+    kinds = {value.const_value.dtype for value in values if value.const_value is not None}
+    return any(kind.bitwidth <= 8 for kind in kinds)

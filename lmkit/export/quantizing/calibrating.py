@@ -243,6 +243,7 @@ def _session(part: onnx.ModelProto, large: Mapping[str, ir.TensorProtocol]) -> o
         ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(large[name].numpy()))
         for name in names
     ]
+    options.enable_cpu_mem_arena = False  # it would hold what the largest run has needed
     options.add_external_initializers(names, values)
     return ort.InferenceSession(
         part.SerializeToString(), options, providers=["CPUExecutionProvider"]

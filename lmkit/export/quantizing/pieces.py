@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import onnx_ir as ir
 from attrs import frozen
 
-PIECE = 1 << 26  # bytes of weights in a piece, where no single one has more
+PIECE = 1 << 25  # bytes of weights in a piece, where no single one has more
 SMALL = 1024  # bytes; a smaller constant makes no value weighty
 
 
