@@ -82,7 +82,7 @@ def in_turn(
 def repeated(prompt: list[int], ids: list[int]) -> float:
     """Return the share of an answer's pairs of tokens that stood in the prompt or before."""
     text = [*prompt, *ids]
-    pairs = list(zip(text[:-1], text[1:], strict=True))
+    pairs = list(itertools.pairwise(text))
     new = range(len(prompt) - 1, len(pairs))
     return sum(pairs[place] in pairs[:place] for place in new) / len(new)
 
