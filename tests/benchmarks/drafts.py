@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-import lmkit as lk
 from lmkit.benching.loops import open_side, written
 from lmkit.records import read
+from lmkit.runtime.generator import Generator
 
 FEW = 0.1  # of the pairs of an answer that stood in its prompt or before
 
@@ -38,8 +38,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     side = open_side(options.bundle, precision=options.precision, threads=options.threads)
+    assert isinstance(side, Generator), "a bundle of fills has no drafts"
     records = read(options.data)
-    prompts = [side.prompt(record) for record in itertools.islice(records, options.records)]
+    prompts = [side.prompt(record) for record in records[: options.records]]
     written(side, prompts[:1], options.tokens, 1)
     ratios: dict[str, list[float]] = {"CPU": [], "wall": []}
     n_few = 0
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def in_turn(
-    side: lk.Generator, prompt: np.ndarray, n_tokens: int, rounds: int
+    side: Generator, prompt: np.ndarray, n_tokens: int, rounds: int
 ) -> tuple[dict[str, list[float]], list[int]]:
     """Return the default loop's times over the plain one's, a round each, and the ids of both."""
     found: dict[str, list[float]] = {"CPU": [], "wall": []}
