@@ -16,7 +16,7 @@ from lmkit.answering import Answerer, open_answerer
 from lmkit.collating import Stream
 from lmkit.collating.seq2seq import cutting
 from lmkit.encoding import Encoded, encode, prompt_ids
-from lmkit.errors import TokenizerError
+from lmkit.errors import TaskError, TokenizerError
 from lmkit.family import Family
 from lmkit.generation import Generation
 from lmkit.records import Row
@@ -75,10 +75,11 @@ def pupil_of(case: Case) -> Pupil:
     """Return up to ten records that a tiny model can tell apart, and the tokenizer to do it with.
 
     Raises:
-        DoesNotApply: no record is short enough.
+        DoesNotApply: no record is short enough, or the task's loss needs another tokenizer.
     """
     task = case.task
     tokenizer = case.aligned(_tokenizer(case))
+    _check_loss(task, tokenizer)
     rows: dict[tuple[int, ...], Row] = {}
     longest = 1
     for record in case.each():
@@ -98,6 +99,17 @@ def pupil_of(case: Case) -> Pupil:
     return Pupil(
         task=task.evolve(generation=greedy), rows=tuple(rows.values()), tokenizer=tokenizer
     )
+
+
+def _check_loss(task: Task, tokenizer: Tokenizer) -> None:
+    if task.loss is None:
+        return
+    try:
+        task.loss.prepare(tokenizer)
+    except TaskError as error:
+        raise DoesNotApply(
+            f"its loss does not fit the small tokenizer ({error}); give check_task one that it fits"
+        ) from error
 
 
 def _key(task: Task, record: Row, tokenizer: Tokenizer, encoded: Sequence[Encoded]) -> Any:

@@ -32,11 +32,12 @@ HEAVY = (
 
 _LOOK = """
 import importlib, json, sys
-import lmkit
+from lmkit.plugins import module_from_file
+from pathlib import Path
 names, heavy = json.loads(sys.argv[1])
 found = {}
 for name in names:
-    importlib.import_module(name)
+    module_from_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
     new = [package for package in heavy if package in sys.modules]
     if new:
         found[name] = new
@@ -65,11 +66,11 @@ def check(case: Case) -> None:
 
 def modules_of(task: Task) -> tuple[str, ...]:
     """Return the modules that define a task, or a part of it, but for lmkit's own."""
-    found = {_module(kind) for kind in _classes(task)}
+    found = {kind.__module__ for kind in _classes(task)}
     for transform in task.transforms:
         found.add(getattr(getattr(transform, "function", None), "__module__", "") or "")
     found.add(_plugin_of(task))
-    return tuple(sorted(name for name in found if name and not _own(name)))
+    return tuple(sorted(_importable(name) for name in found if name and not _own(name)))
 
 
 def _own(name: str) -> bool:
@@ -87,9 +88,11 @@ def _classes(part: Any) -> Iterator[type]:
             yield from _classes(one)
 
 
-def _module(kind: type) -> str:
-    name = kind.__module__
-    return "" if name.startswith("lmkit_file_") else name  # a --plugin file, imported by its path
+def _importable(name: str) -> str:
+    """Return a module's name, or the path of a file that was named with --plugin."""
+    if name.startswith("lmkit_file_"):
+        return str(getattr(sys.modules.get(name), "__file__", ""))
+    return name
 
 
 def _plugin_of(task: Task) -> str:

@@ -23,8 +23,8 @@ def check(case: Case) -> None:
     """Check what is learned of each record, and of the first with a blank answer.
 
     Raises:
-        Broken: nothing is learned of a record, words that no record has are learned in place of a
-            blank answer, or padding is learned.
+        Broken: nothing is learned of a record, a label is out of place, words that no record has are
+            learned in place of a blank answer, or padding is learned.
     """
     tokenizer = case.aligned(case.tokenizers.get(TOY, next(iter(case.tokenizers.values()))))
     rows = []
@@ -36,11 +36,28 @@ def check(case: Case) -> None:
                 "check that its answer is not blank and stands in a target(...), a Segment with "
                 "learn=True; leave out records without one with task.where(...)",
             )
+        _check_places(row)
+        if not _words(row, tokenizer):
+            raise Broken(
+                "of this record only the end of an answer is learned",
+                "check that the target names the answer's column, and that it is not blank",
+            )
         rows.append(row)
     _check_padding(case.task, rows, tokenizer)
     if not isinstance(case.task.collator, Stream):
         for record in case.records[:1]:
             _check_blank(case, record)
+
+
+def _check_places(row: Encoded) -> None:
+    if row.family is Family.SEQ2SEQ:
+        return
+    learned = row.labels != IGNORE
+    if not np.array_equal(row.labels[learned], row.input_ids[learned]):
+        raise Broken(
+            "a label is not the token of its own place",
+            "leave labels where their tokens are: the model's head shifts them itself",
+        )
 
 
 def _check_blank(case: Case, record: Row) -> None:

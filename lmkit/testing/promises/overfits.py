@@ -78,6 +78,11 @@ def _mistakes(learned: Learned) -> list[Wrong]:
 def _answers(learned: Learned) -> list[Wrong]:
     rows = learned.pupil.rows
     found, expected = answered(learned.model, rows)
+    if all(wanted in ("", None, [], ()) for wanted in expected):
+        raise Broken(
+            "all answers are blank, so there is nothing to repeat",
+            "let the target name the answer's column",
+        )
     pairs = zip(rows, expected, found, strict=True)
     return [(row, wanted, got) for row, wanted, got in pairs if got != wanted]
 
