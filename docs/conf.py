@@ -7,8 +7,10 @@ them what Sphinx reads. Nothing here needs torch: lmkit imports it inside the fu
 from __future__ import annotations
 
 import re
-import textwrap
 from typing import Any
+
+from docutils import nodes
+from sphinx.domains.python import PyObject
 
 import lmkit
 
@@ -44,21 +46,26 @@ napoleon_use_rtype = False
 python_use_unqualified_type_names = True
 
 _CODE = re.compile(r"(?<![`:\w])`([^`\n]+)`(?![`_])")
-_WORDS = re.compile(r"^(>>>|\.\. |[A-Z]\w+:$)")
+_SECTION = re.compile(r"[A-Z]\w+:")
 
 
 def _as_rst(
     app: Any, what: str, name: str, documented: Any, options: Any, lines: list[str]
 ) -> None:
     """Rewrite a docstring's lines in place, before Google's sections are read."""
-    text = "\n".join(lines)
-    text = _CODE.sub(_linked, text)
-    lines[:] = _blocks(text.split("\n"))
+    lines[:] = _blocks(lines)
+    if what in ("property", "attribute"):
+        # Napoleon takes the words before a colon in the first line for a type: let it be a comment.
+        lines[:0] = ["..", ""]
 
 
 def _linked(match: re.Match[str]) -> str:
     name = match.group(1)
-    return f":py:obj:`~lmkit.{name}`" if name in _LINKS else f"``{name}``"
+    if name in _LINKS:
+        return f":py:obj:`~lmkit.{name}`"
+    body = name.strip(" ")
+    before, after = name.split(body)  # a literal may not begin or end with a space
+    return f"``{'␣' * len(before)}{body}{'␣' * len(after)}``"
 
 
 def _blocks(lines: list[str]) -> list[str]:
@@ -69,19 +76,37 @@ def _blocks(lines: list[str]) -> list[str]:
         bare = line.strip()
         depth = len(line) - len(line.lstrip())
         if bare and depth == 0:
-            inside, section = False, bool(_WORDS.match(bare)) and bare.endswith(":")
+            inside, section = False, bool(_SECTION.fullmatch(bare))
         opens = bare and depth >= 4 and not section and not inside
         if opens and (place == 0 or not lines[place - 1].strip()):
             language = "python" if bare.startswith(("@", "def ", "from ")) else "text"
             found += [f".. code-block:: {language}", ""]
             inside = True
-        found.append(line)
+        found.append(line if inside else _CODE.sub(_linked, line))
     return found
 
 
 _LINKS = frozenset({*lmkit.__all__} - {"lora", "prompt_tuning", "keytoken_weighted"})
 
 
+def _signature(app: Any, what: str, name: str, *shown: Any) -> tuple[str, str] | None:
+    """Write a default that attrs makes anew for each value as three dots."""
+    _, _, arguments, result = shown
+    return (arguments.replace("= NOTHING", "= ..."), result) if arguments else None
+
+
+def _with_dashes(app: Any, doctree: Any, *args: Any) -> None:
+    """Set a dash between a field's name and what is said of it, as smart quotes would."""
+    for text in list(doctree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" – "))
+
+
 def setup(app: Any) -> None:
     """Have docstrings rewritten before napoleon reads them."""
     app.connect("autodoc-process-docstring", _as_rst, priority=400)
+    app.connect("autodoc-process-signature", _signature)
+    app.connect("doctree-read", _with_dashes)
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"

@@ -1,13 +1,13 @@
 """Run a page of the documentation as its reader would, block by block, in one folder.
 
-    ```{code-block} python     what stands in a file: it is written under the caption
-    :caption: lmkit_paint.py
-    ```
-    ```sh                      commands, run by bash; `lmkit` is the one under test
-    ```python                  statements, run in one namespace for the whole page
-    ```text                    what the block before it printed: lines in order, `...` for others
-    <!-- fails -->             the next block exits with an error
-    <!-- not run: why -->      the next block is only to be read
+```{code-block} python     what stands in a file: it is written under the caption
+:caption: lmkit_paint.py
+```
+```sh                      commands, run by bash; `lmkit` is the one under test
+```python                  statements, run in one namespace for the whole page
+```text                    what the block before it printed: lines in order, `...` for others
+<!-- fails -->             the next block exits with an error
+<!-- not run: why -->      the next block is only to be read
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+
+from lmkit.cli.main import run
 
 DOCS = Path(__file__).parents[2] / "docs"
 RUN = ("python", "sh")
@@ -87,17 +90,21 @@ class Reader:
     Attributes:
         folder: where they work.
         environ: the environment of their shell.
+        inside: whether blocks of nothing but `lmkit` are run in this process, where torch has been
+            imported already.
     """
 
     folder: Path
     environ: dict[str, str] = attrs.field(factory=dict)
+    inside: bool = False
 
     def follow(self, page: Path) -> None:
         """Do all that a page says, and see that what it shows is what comes."""
         space: dict[str, Any] = {"__name__": "__main__"}
         printed = None
         for block in blocks_of(page):
-            place = f"{page.relative_to(DOCS)}:{block.line}"
+            name = page.relative_to(DOCS) if page.is_relative_to(DOCS) else page.name
+            place = f"{name}:{block.line}"
             if block.file:
                 self._write(block)
             elif block.runs:
@@ -114,7 +121,8 @@ class Reader:
     def _run(self, block: Block, space: dict[str, Any], place: str) -> str:
         if block.language == "python":
             return self._execute(block, space, place)
-        code, printed = self._shell(block)
+        calls = _calls(block.text) if self.inside else None
+        code, printed = self._shell(block) if calls is None else self._called(calls)
         fails = block.note == "fails"
         assert (code != 0) == fails, f"{place} exited with {code}:\n{printed}"
         return printed
@@ -125,6 +133,16 @@ class Reader:
         with contextlib.chdir(self.folder), contextlib.redirect_stdout(out):
             exec(program, space)
         return out.getvalue()
+
+    def _called(self, calls: list[list[str]]) -> tuple[int, str]:
+        out = io.StringIO()
+        with (
+            contextlib.chdir(self.folder),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(out),
+        ):
+            code = next(filter(None, map(run, calls)), 0)
+        return code, out.getvalue()
 
     def _shell(self, block: Block) -> tuple[int, str]:
         done = subprocess.run(
@@ -138,6 +156,21 @@ class Reader:
             check=False,
         )
         return done.returncode, done.stdout
+
+
+def _calls(text: str) -> list[list[str]] | None:
+    """Return the arguments of each `lmkit` that a block calls, or None if it does anything else."""
+    lines = [shlex.split(line) for line in text.replace("\\\n", " ").splitlines()]
+    outside = {
+        "|",
+        ">",
+        "<",
+        "&&",
+        "--plugin",
+    }  # what needs a shell, or plugins that are not cached
+    if any(line[:1] != ["lmkit"] or outside & {*line} for line in lines):
+        return None
+    return [line[1:] for line in lines]
 
 
 def check_shown(shown: str, printed: str, place: str) -> None:
@@ -157,7 +190,9 @@ def check_shown(shown: str, printed: str, place: str) -> None:
             continue
         where = next((i for i in range(position, len(found)) if _is(found[i], wanted)), None)
         near = "\n".join(found)
-        assert where is not None, f"{place}: {wanted!r} was not printed behind the lines before:\n{near}"
+        assert where is not None, (
+            f"{place}: {wanted!r} was not printed behind the lines before:\n{near}"
+        )
         assert free or where == position, f"{place}: {found[position]!r} comes before {wanted!r}"
         position, free = where + 1, False
 

@@ -6,6 +6,7 @@ import sys
 import sysconfig
 import venv
 
+import attrs
 import pytest
 
 from .snippets import DOCS, Reader, programs
@@ -23,7 +24,10 @@ def module_reader(tmp_path_factory):
     python = root / "venv" / "bin" / "python"
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     done = subprocess.run([python, "-c", where], capture_output=True, text=True, check=True)
-    here = [sysconfig.get_path("purelib"), *filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
+    here = [
+        sysconfig.get_path("purelib"),
+        *filter(None, os.environ.get("PYTHONPATH", "").split(":")),
+    ]
     with open(f"{done.stdout.strip()}/here.pth", "w") as file:
         file.write("\n".join(here))
     environ = programs(root / "bin", str(python))
@@ -45,7 +49,11 @@ def test_a_page_that_looks_does_as_it_says(page, module_reader):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES[QUICK:], ids=lambda page: page.stem)
 def test_a_page_that_makes_does_as_it_says(page, module_reader):
-    for earlier in PAGES[:QUICK]:  # their files; nothing of them is run twice
-        if not (module_reader.folder / "paint.jsonl").exists():
+    if not (module_reader.folder / "paint.jsonl").exists():  # slow tests alone
+        for earlier in PAGES[:QUICK]:
             module_reader.follow(earlier)
-    module_reader.follow(page)
+    installs = (
+        "pip install" in page.read_text("utf-8")
+        or (module_reader.folder / "pyproject.toml").exists()
+    )
+    attrs.evolve(module_reader, inside=not installs).follow(page)
