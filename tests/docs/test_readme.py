@@ -2,11 +2,12 @@
 
 import json
 import re
-import shutil
+import shlex
 
 import pytest
 
 import lmkit as lk
+from lmkit.cli.main import cli
 
 from .snippets import DOCS, Reader, blocks_of
 from .test_howto import SHAPE
@@ -60,29 +61,29 @@ def test_its_task_is_about_fifteen_lines():
     assert len(block.text.splitlines()) <= 16
 
 
+def test_its_shell_says_what_its_verbs_understand():
+    [shell] = [block.text for block in blocks_of(ENGLISH) if block.text.startswith("lmkit preview")]
+    for verb, *arguments in (shlex.split(line)[1:] for line in shell.splitlines()):
+        command = cli.get_command(None, verb)
+
+        assert command.make_context(verb, arguments).params
+
+
 @pytest.mark.slow
-def test_its_task_and_its_shell_work(tmp_path):
+def test_its_task_works(tmp_path):
     """Of a model and records that the README only names."""
     transformers = pytest.importorskip("transformers")
-    work = tmp_path / "work"
-    (work / "models" / "base").mkdir(parents=True)
+    base = tmp_path / "models" / "base"
     rows = [{"name": "하늘색", "colour": "#87ceeb"}, {"name": "black", "colour": "#000000"}] * 8
-    (work / "paint.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    (tmp_path / "paint.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
     tokenizer = lk.train_tokenizer(kind="bpe", vocab_size=400, data=rows)
-    tokenizer.save(work / "models" / "base")
-    config = transformers.LlamaConfig(
-        **SHAPE | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_id}
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(work / "models" / "base")
-    python, shell = (
-        next(block for block in blocks_of(ENGLISH) if block.text.startswith(start))
-        for start in ("import lmkit", "lmkit preview")
-    )
-    alike = shutil.copytree(work, tmp_path / "shell")
-    (alike / "paint.py").write_text(python.text.partition("run = ")[0], "utf-8")
-    for folder, block in ((work, python), (alike, shell)):
-        page = folder / "README.md"
-        page.write_text(f"```{block.language}\n{block.text}```\n", "utf-8")
-        Reader(folder, inside=True).follow(page)
+    base.mkdir(parents=True)
+    tokenizer.save(base)
+    config = SHAPE | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_id}
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**config)).save_pretrained(base)
+    [python] = [block.text for block in blocks_of(ENGLISH) if block.language == "python"]
+    page = tmp_path / "page.md"
+    page.write_text(f"```python\n{python}```\n", "utf-8")
+    Reader(tmp_path).follow(page)
 
-        assert lk.load(folder / "bundles" / "paint").task.name == "paint"
+    assert lk.load(tmp_path / "bundles" / "paint").task.name == "paint"
