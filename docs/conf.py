@@ -96,10 +96,12 @@ def _signature(app: Any, what: str, name: str, *shown: Any) -> tuple[str, str] |
 
 
 def _with_dashes(app: Any, doctree: Any, *args: Any) -> None:
-    """Set a dash between a field's name and what is said of it, as smart quotes would."""
+    """Set a dash between a field's name and what is said of it, and a result's colon as it was."""
     for text in list(doctree.findall(nodes.Text)):
-        if text == " -- ":
-            text.parent.replace(text, nodes.Text(" – "))
+        if " -- " in text and not isinstance(text.parent, nodes.FixedTextElement | nodes.literal):
+            text.parent.replace(
+                text, nodes.Text(" – " if text == " -- " else text.replace(" -- ", ": "))
+            )
 
 
 def setup(app: Any) -> None:
