@@ -19,6 +19,11 @@ DESCRIBED = {name for text in PAGES.values() for name in DIRECTIVE.findall(text)
 HOOKS = [name for name in vars(Hooks) if name.startswith("lmkit_")]
 
 
+@pytest.mark.parametrize("name", ["hooks", "parts"])
+def test_a_page_with_examples_does_as_it_says(name, reader):
+    reader.follow(DOCS / "reference" / f"{name}.md")
+
+
 def homes(name):
     """Return the names under which a public one may stand: its own, and its definition's."""
     found = getattr(lk, name)
