@@ -24,7 +24,8 @@ from lmkit.manifest import Manifest
 from lmkit.precisions import FP32
 from lmkit.records import Row
 from lmkit.runtime.bundle import Bundle
-from lmkit.runtime.generator import Generator, open_generator
+from lmkit.runtime.generator import Generator
+from lmkit.runtime.opening import open_generator
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 
