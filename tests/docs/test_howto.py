@@ -52,7 +52,7 @@ def maker(reader):
             decoder=lk.TextDecoder(),
         ),
         model=lk.scratch(
-            "gpt2", n_layer=2, n_embd=32, n_head=2, n_positions=64, initializer_range=0.1
+            "gpt2", n_layer=2, n_embd=64, n_head=2, n_positions=64, initializer_range=0.1
         ),
         tokenizer=lk.train_tokenizer(kind="bpe", vocab_size=400, data=ORDERS),
         data=ORDERS,
