@@ -80,10 +80,13 @@ def layers(n_layers=3, width=64):
 NARROW = {"narrow0", "narrow1", "narrow2"}
 
 
-def test_the_first_rung_keeps_nothing():
+def test_the_first_rung_keeps_nothing_but_some_of_int4s_that_close_a_layer():
     for rungs in RUNGS.values():
-        assert kept_higher(rungs[0], layers().graph) == frozenset()
         assert str(rungs[0]) == ""
+    assert kept_higher(RUNGS["int8"][0], layers().graph) == frozenset()
+    assert kept_higher(RUNGS["int4"][0], layers(9).graph) == {
+        f"narrow{layer}" for layer in (1, 2, 4, 5, 7, 8)
+    }
 
 
 def test_others_keep_what_closes_a_layer_then_embedding_and_logits_then_some_of_the_rest():
