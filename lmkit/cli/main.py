@@ -124,6 +124,9 @@ def run(args: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         _print_error("interrupted")
         return 130
+    except Exception as error:
+        _name_plugin(error)
+        raise
 
 
 def _print_error(text: str) -> None:
@@ -140,6 +143,14 @@ def _print_cause(error: LmkitError) -> None:
 
         if Switches.read(os.environ).strict:
             click.echo(traced(error.__cause__), err=True)
+
+
+def _name_plugin(error: Exception) -> None:
+    """Note on an error whose code it came from, where that is a plugin's and not lmkit's."""
+    from lmkit.plugins import raised_in
+
+    if plugin := raised_in(error):
+        error.add_note(f"raised in the plugin '{plugin.name}' ({plugin.source}), {plugin.path}")
 
 
 def _show_warning(

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import os
 import threading
+import traceback
 from collections.abc import Sequence
 
 from lmkit.plugins.files import module_from_file
 from lmkit.plugins.finding import find
 from lmkit.plugins.loading import Loader, PluginWarning, load, slowness
 from lmkit.plugins.plugin import DISTRIBUTION, Conflict, Installed, Plugin
+from lmkit.plugins.reasons import within
 from lmkit.plugins.switches import CHOOSE, DISABLE, FILES, STRICT, Switches
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "installed",
     "load",
     "module_from_file",
+    "raised_in",
     "slowness",
 ]
 
@@ -66,12 +69,29 @@ class _Once:
                 self._loader = None
             return self._found
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the next call returns what is loaded already."""
+        return self._found is not None
+
     def cache_clear(self) -> None:
         """Forget what was loaded, so that the next call loads it anew."""
         self._found = None
 
 
 installed = _Once()
+
+
+def raised_in(error: BaseException) -> Plugin | None:
+    """Return the plugin, none of lmkit's own, whose code an error came from last; None if no one's."""
+    if not installed.loaded:
+        return None
+    others = [plugin for plugin in installed().plugins if plugin.path and not plugin.builtin]
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        for plugin in others:
+            if within(frame.f_code.co_filename, str(plugin.path)):
+                return plugin
+    return None
 
 
 def distributions_of(plugin_names: Sequence[str]) -> list[dict[str, str | None]]:

@@ -42,7 +42,7 @@ def place(error: BaseException, home: str | None) -> str | None:
         for frame in traceback.extract_tb(error.__traceback__)
         if not frame.filename.startswith(_OURS)
     ]
-    own = [(file, line) for file, line in frames if home and _within(file, home)]
+    own = [(file, line) for file, line in frames if home and within(file, home)]
     file, line = [("", 0), *frames, *own][-1]
     return f"{file}:{line}" if file else None
 
@@ -55,8 +55,8 @@ def traced(error: BaseException) -> str:
     return "".join(told.format(chain=False)).rstrip()
 
 
-def _within(file: str, home: str) -> bool:
-    """Say whether a file is a plugin's own: its module, or a part of its package."""
+def within(file: str, home: str) -> bool:
+    """Say whether a file is a plugin's own: the module that is its home, or a part of its package."""
     return file == home or (
         Path(home).name == "__init__.py" and Path(home).parent in Path(file).parents
     )
