@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmkit.errors import PluginError, TaskError, UnknownTask
-from lmkit.jsonform import read_task
 from lmkit.mixing import Mixture
 from lmkit.plugins import Plugin, installed, module_from_file
 from lmkit.task import Task
+from lmkit.taskfile import read_task
 
 
 def tasks() -> tuple[Task, ...]:

@@ -59,6 +59,7 @@ def _facts(plugin: Plugin) -> dict[str, Any]:
         "commands": list(plugin.commands),
         "seconds": round(plugin.cost.seconds, 4),
         "heavy": list(plugin.cost.heavy),
+        "deprecated": list(plugin.deprecated),
         "error": plugin.error,
         "where": plugin.where,
         "left_out_by": plugin.left_out_by,
@@ -100,6 +101,8 @@ def _remarks(found: Installed) -> Iterator[str]:
             )
         elif plugin.state == "slow":
             yield f"slow: '{plugin.name}': {slowness(plugin)}"
+    for plugin in found.plugins:
+        yield from (f"deprecated: '{plugin.name}': {told}" for told in plugin.deprecated)
     for plugin in found.left_out:
         yield f"left out: '{plugin.name}' ({plugin.source}), by {plugin.left_out_by}"
     for conflict in found.conflicts:

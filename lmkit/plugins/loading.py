@@ -24,6 +24,7 @@ from lmkit.plugins.checking import (
     checked_tasks,
 )
 from lmkit.plugins.costs import SLOW_S, Meter
+from lmkit.plugins.deprecations import Hearing
 from lmkit.plugins.files import module_from_file
 from lmkit.plugins.finding import Finding, file_of, named
 from lmkit.plugins.plugin import Conflict, Installed, Plugin
@@ -57,6 +58,7 @@ class Loader:
         self._components: dict[str, type] = {}
         self._commands: list[tuple[Plugin, str, click.Command]] = []
         self._unknown: list[str] = []
+        self._hearing = Hearing()
 
     def load(self, found: Finding) -> Installed:
         """Load everything that the switches allow; warn once of each thing that is wrong.
@@ -83,6 +85,7 @@ class Loader:
         loaded = self.so_far()
         if self._switches.strict:
             _refuse(loaded)
+        self._hearing.pass_on()
         for notice in _notices(loaded):
             warnings.warn(notice, PluginWarning, stacklevel=3)
         return loaded
@@ -114,7 +117,7 @@ class Loader:
             return
         meter = Meter()
         try:
-            row = self._registered(row, entry_point.load)
+            row = self._heard(row, entry_point.load)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # nothing else that a plugin raises may stop the others
@@ -135,10 +138,15 @@ class Loader:
         meter = Meter()
         module = module_from_file(path)
         try:
-            row = self._registered(row, lambda: module)
+            row = self._heard(row, lambda: module)
         except (Exception, SystemExit) as error:
             raise PluginError(f"the plugin file '{path}' is broken: {reason(error)}") from error
         self._plugins.append(attrs.evolve(row, cost=meter.read()))
+
+    def _heard(self, row: Plugin, import_module: Callable[[], Any]) -> Plugin:
+        with self._hearing.of_one() as told:
+            row = self._registered(row, import_module)
+        return attrs.evolve(row, deprecated=tuple(told))
 
     def _registered(self, row: Plugin, import_module: Callable[[], Any]) -> Plugin:
         """Import a plugin and keep what it offers; nothing of it stays if it is broken."""

@@ -33,6 +33,7 @@ class Plugin:
         components: names under which JSON knows its classes.
         commands: names of the commands it adds.
         cost: what loading it took.
+        deprecated: what it uses that will be gone, each with its `file:line`.
         error: why it is broken, or None.
         where: the `file:line` where it breaks, if a line is to blame.
         left_out_by: the switch that kept it from being loaded, or None.
@@ -47,6 +48,7 @@ class Plugin:
     components: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     cost: Cost = attrs.field(factory=Cost, eq=False)  # no two loads take the same
+    deprecated: tuple[str, ...] = ()
     error: str | None = None
     where: str | None = None
     left_out_by: str | None = None

@@ -34,9 +34,7 @@ CHATS = [
 ] * 8
 ARTICLES = [{"article": q, "summary": a} for q, a in QUESTIONS.items()] * 8
 TEXTS = [{"text": f"{q} {a}"} for q, a in QUESTIONS.items()] * 8
-LABELLED = [
-    {"text": q, "answer": "Yes" if q.isascii() else "No"} for q in QUESTIONS
-] * 8
+LABELLED = [{"text": q, "answer": "Yes" if q.isascii() else "No"} for q in QUESTIONS] * 8
 LETTERS = "".join(map(chr, range(32, 127))) + "질문답변분류\n"
 LLAMA = {
     "num_hidden_layers": 1,
