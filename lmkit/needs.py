@@ -34,6 +34,10 @@ def needed_by(task: Task) -> tuple[Needed, ...]:
     )
 
 
+def _found(plugins: set[str]) -> str:
+    return "install the plugin " + " and ".join(f"'{name}'" for name in sorted(plugins))
+
+
 def lacking(what: str, task: Any, plugins: Any) -> PluginError | None:
     """Return the error that says what to install for a task, or None if its classes are all there.
 
@@ -59,5 +63,9 @@ def lacking(what: str, task: Any, plugins: Any) -> PluginError | None:
     install = " ".join(f"'{need['distribution']}=={need.get('version')}'" for need in needs)
     return PluginError(
         f"{what} needs {', '.join(missing)}, and no installed plugin offers it; "
-        + (f"pip install {install}" if install else "name its file with --plugin")
+        + (
+            f"pip install {install}"
+            if install
+            else f"{_found(absent)}, or name its file with --plugin"
+        )
     )

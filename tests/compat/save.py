@@ -79,12 +79,19 @@ def labels() -> dict[str, Any]:
     return {"task": "classify", "model": lk.scratch("llama", **LLAMA), "data": LABELLED}
 
 
+def haiku() -> dict[str, Any]:
+    """Return what `train` is given for a third party's task; that plugin must be installed."""
+    poems = [{"subject": q, "haiku": f"{a}\n{q}\n{a}"} for q, a in QUESTIONS.items()] * 8
+    return {"task": "haiku", "model": lk.scratch("llama", **LLAMA), "data": poems}
+
+
 KINDS: dict[str, Callable[[], dict[str, Any]]] = {
     "causal": causal,
     "chat": chat,
     "labels": labels,
     "seq2seq": seq2seq,
     "masked": masked,
+    "haiku": haiku,
 }
 
 
@@ -96,13 +103,18 @@ def asked(kind: str, bundle: Any) -> list[dict[str, Any]]:
         text = mask if isinstance(mask, str) else mask["content"]
         records = [{"text": q.replace("?", text)} for q in QUESTIONS]
     else:
-        column = {"causal": "prompt", "seq2seq": "article", "labels": "text"}.get(kind)
+        column = {
+            "causal": "prompt",
+            "seq2seq": "article",
+            "labels": "text",
+            "haiku": "subject",
+        }.get(kind)
         records = [
             {column: q} if column else {"messages": [{"role": "user", "content": q}]}
             for q in QUESTIONS
         ]
     ask = lk.load(bundle)
-    free = kind in ("causal", "chat", "seq2seq")
+    free = kind in ("causal", "chat", "seq2seq", "haiku")
     options = {"max_new_tokens": 24, "temperature": 0} if free else {}
     answers = [ask(record, **options) for record in records]
     return [
