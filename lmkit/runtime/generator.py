@@ -36,7 +36,7 @@ from lmkit.runtime.prefixes import PREFIX_CACHE_BYTES
 from lmkit.runtime.rows import Row, alike, write
 from lmkit.runtime.sampling import Sampler
 from lmkit.runtime.seq2seq import Seq2SeqSession
-from lmkit.runtime.session import Session
+from lmkit.runtime.session import Providers, Session
 from lmkit.runtime.sliding import SlidingSession
 from lmkit.runtime.verifying import MOST_BYTES
 from lmkit.streaming import IncrementalText
@@ -52,7 +52,7 @@ def load(
     path: str | Path,
     *,
     precision: str | None = None,
-    providers: Sequence[str] | None = None,
+    providers: Providers | None = None,
     threads: int | None = None,
     verify: bool = True,
     prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
@@ -62,7 +62,8 @@ def load(
     Args:
         path: the bundle's folder.
         precision: which of the bundle's precisions to use, such as `int4`; None for its default.
-        providers: onnxruntime's execution providers; the CPU's if None.
+        providers: onnxruntime's execution providers, each a name or a name with its options; the
+            CPU's if None.
         threads: how many threads to use; all cores of the process if None.
         verify: whether to read every file's checksum and to answer the golden prompts first.
             Without, sizes and the golden prompts' ids are still compared.
@@ -93,7 +94,7 @@ def _check_golden(generator: Generator | MaskFiller, *, answer: bool) -> None:
 def open_generator(
     bundle: Bundle,
     *,
-    providers: Sequence[str] | None = None,
+    providers: Providers | None = None,
     threads: int | None = None,
     prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
 ) -> Generator | MaskFiller:
@@ -191,6 +192,7 @@ class Generator:
         """Return the same model under another task of its family."""
         other = copy.copy(self)
         other.manifest = attrs.evolve(self.manifest, task=task)
+        other._writer = _writer(self._session, task)
         return other
 
     def __call__(self, record: Record, **options: Any) -> Answer:
@@ -277,7 +279,7 @@ class Generator:
         goes on past the model's context.
         """
         options = Generation(max_new_tokens=max_new_tokens, prompt_lookup_num_tokens=0)
-        return self._continued(prompts, [options] * len(prompts))
+        return self.continued(prompts, [options] * len(prompts))
 
     def drawn(self, prompts: Sequence[Ids], max_new_tokens: int, seed: int) -> list[list[int]]:
         """Return ids drawn from what the model expects behind each prompt, in one batch; as `greedy`."""
@@ -285,16 +287,29 @@ class Generator:
             Generation(max_new_tokens=max_new_tokens, temperature=1.0, seed=seed + place)
             for place in range(len(prompts))
         ]
-        return self._continued(prompts, options)
+        return self.continued(prompts, options)
 
-    def _continued(self, prompts: Sequence[Ids], options: Sequence[Generation]) -> list[list[int]]:
+    def continued(
+        self,
+        prompts: Sequence[Ids],
+        options: Sequence[Generation],
+        on_step: Callable[[], object] | None = None,
+    ) -> list[list[int]]:
+        """Return the ids that follow prompts, each with options of its own, in one batch; as `greedy`.
+
+        Args:
+            prompts: B of them, each int64 [P].
+            options: B of them; stop strings do not count.
+            on_step: called after each token of all rows, or once for a beam search.
+        """
         session = self._session
         rows = [
             self._row(prompt, own, session, stop=())
             for prompt, own in zip(prompts, options, strict=True)
         ]
         for _ in self._write(rows, session, len(rows)):
-            pass
+            if on_step is not None:
+                on_step()
         return [row.token_ids for row in rows]
 
     def forced(self, prompt: Ids, answer: Ids) -> np.ndarray:

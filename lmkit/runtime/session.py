@@ -7,23 +7,29 @@ A session reads prompts and gives a state that is stepped token by token. `lmkit
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
 
 from lmkit.encoding import Encoded, Ids
-from lmkit.errors import BundleError, ModelError, UnknownName
+from lmkit.errors import BundleError, ModelError, TaskError, UnknownName
 from lmkit.logits import Logits, LogProbs, log_probs_of
 from lmkit.manifest import Tensor
 from lmkit.runtime.cores import available_cores
+from lmkit.runtime.hugepages import in_huge_pages
 
 SPIN_US = 1000  # how long a thread looks for work before it sleeps
 
+# onnxruntime's execution providers, the first preferred; each may come with its options.
+Providers: TypeAlias = Sequence[str | tuple[str, dict[str, Any]]]
+
 _NO_TILES = "ORT_GQA_DISABLE_FLASH_ATTENTION"  # onnxruntime's own switch
+_opening = threading.Lock()  # one graph at a time: the switch is the whole process's
 # What onnxruntime calls numpy's types.
 _TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 
@@ -112,7 +118,7 @@ def open_graph(
     file: Path,
     ports: Sequence[Tensor],
     *,
-    providers: Sequence[str] | None = None,
+    providers: Providers | None = None,
     threads: int | None = None,
 ) -> ort.InferenceSession:
     """Load an ONNX graph whose inputs and outputs are the ones that are written down.
@@ -131,11 +137,17 @@ def open_graph(
         threads: how many threads one step may use; all cores of the process if None.
     Raises:
         BundleError: onnxruntime cannot load it, or it has other inputs or outputs.
+        TaskError: there are no threads to use.
+        UnknownName: this onnxruntime has no such provider.
     """
-    for provider in providers or ():
-        if provider not in ort.get_available_providers():
+    providers = [providers] if isinstance(providers, str) else list(providers or ())
+    for provider in providers:
+        name = provider if isinstance(provider, str) else provider[0]
+        if name not in ort.get_available_providers():
             known = ort.get_available_providers()
-            raise UnknownName("execution provider in this onnxruntime", provider, known)
+            raise UnknownName("execution provider in this onnxruntime", name, known)
+    if threads is not None and threads < 1:
+        raise TaskError(f"threads is {threads}; expected 1 or more, or None for all cores")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
@@ -144,9 +156,9 @@ def open_graph(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # its warnings are about graphs in general, not this one
     try:
-        with _plain_attention():
+        with _plain_attention(), in_huge_pages():
             onnx = ort.InferenceSession(
-                str(file), options, providers=list(providers or ["CPUExecutionProvider"])
+                str(file), options, providers=providers or ["CPUExecutionProvider"]
             )
     except Exception as error:  # onnxruntime raises its own kinds, without a common base
         raise BundleError(f"onnxruntime cannot load '{file}': {error}") from error
@@ -166,14 +178,15 @@ def _plain_attention() -> Iterator[None]:
     token behind 511 0.04 / 0.03 ms, behind 8191 0.62 / 0.46 ms, 512 tokens behind 3584 the same. The
     operator reads this when it is made; what the user has set holds.
     """
-    given = os.environ.get(_NO_TILES)
-    if given is None:
-        os.environ[_NO_TILES] = "1"
-    try:
-        yield
-    finally:
+    with _opening:
+        given = os.environ.get(_NO_TILES)
         if given is None:
-            os.environ.pop(_NO_TILES, None)
+            os.environ[_NO_TILES] = "1"
+        try:
+            yield
+        finally:
+            if given is None:
+                os.environ.pop(_NO_TILES, None)
 
 
 def run(onnx: ort.InferenceSession, binding: ort.IOBinding) -> None:

@@ -1,13 +1,15 @@
 """The graph's contract, against the same model written in numpy."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
 from lmkit.encoding import IGNORE, Encoded, prompt_ids
-from lmkit.errors import BundleError, UnknownName
+from lmkit.errors import BundleError, TaskError, UnknownName
 from lmkit.manifest import read_manifest
 from lmkit.runtime.causal import CausalSession
 
@@ -408,6 +410,50 @@ def test_an_execution_provider_that_is_not_there_is_named(bundle):
         CausalSession(
             bundle / "model.onnx", read_manifest(bundle).graph, providers=["NoSuchProvider"]
         )
+
+
+@pytest.mark.parametrize(
+    "providers", ["CPUExecutionProvider", [("CPUExecutionProvider", {"use_arena": "0"})]]
+)
+def test_a_provider_may_stand_alone_and_may_have_options(bundle, providers):
+    graph = read_manifest(bundle).graph
+
+    session = CausalSession(bundle / "model.onnx", graph, providers=providers)
+
+    assert session.onnx.get_providers() == ["CPUExecutionProvider"]
+
+
+def test_a_provider_that_is_not_there_is_named_with_its_options_too(bundle):
+    with pytest.raises(UnknownName, match=r"'NoSuchProvider'\n"):
+        CausalSession(
+            bundle / "model.onnx", read_manifest(bundle).graph, providers=[("NoSuchProvider", {})]
+        )
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_no_threads_at_all_are_refused(bundle, threads):
+    with pytest.raises(TaskError, match=f"threads is {threads}; expected 1 or more"):
+        CausalSession(bundle / "model.onnx", read_manifest(bundle).graph, threads=threads)
+
+
+def test_graphs_opened_by_several_threads_all_have_whole_attention(bundle, monkeypatch):
+    switch = "ORT_GQA_DISABLE_FLASH_ATTENTION"
+    monkeypatch.delenv(switch, raising=False)
+    opened, seen, lasting = ort.InferenceSession, [], iter([0.05, 0.15, 0.1])
+
+    def opening(*arguments, **options):
+        time.sleep(next(lasting))
+        seen.append(os.environ.get(switch))
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(ort, "InferenceSession", opening)
+    graph = read_manifest(bundle).graph
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda _: CausalSession(bundle / "model.onnx", graph), range(3)))
+
+    assert seen == ["1", "1", "1"]
+    assert switch not in os.environ
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])

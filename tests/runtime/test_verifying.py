@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import lmkit as lk
-from lmkit.errors import BundleError
+from lmkit.errors import BundleError, ModelError
 from lmkit.precisions import DRAFT_FILE, DRAFT_TOKENS
 from lmkit.runtime import verifying
 from lmkit.runtime.causal_state import CausalState
@@ -161,6 +161,16 @@ def test_a_graph_that_onnxruntime_cannot_load_leaves_the_plain_loop(ask, n_read,
     assert ask(REPEATING[0], max_new_tokens=60) == ask(REPEATING[0], max_new_tokens=60, **PLAIN)
     assert verifier.is_exact is False
     assert not n_read
+
+
+def test_a_graph_that_loads_and_does_not_run_leaves_the_plain_loop(ask, monkeypatch):
+    def failing(state, row, ids, onnx):
+        raise ModelError("onnxruntime cannot run the model")
+
+    monkeypatch.setattr(CausalState, "verify", failing)
+
+    assert ask(REPEATING[0], max_new_tokens=60) == ask(REPEATING[0], max_new_tokens=60, **PLAIN)
+    assert ask._session.verifier.is_exact is False
 
 
 def test_its_file_must_be_one_of_the_bundles(rounding):

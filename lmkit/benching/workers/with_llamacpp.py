@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import llama_cpp as lib
+import numpy as np
 
 
 class Side:
@@ -65,6 +66,29 @@ class Side:
             times.append(time.perf_counter() - start)
         lib.llama_batch_free(batch)
         return {"times": times, "ids": ids}
+
+    def score(self, rows: list[list[int]]) -> list[list[float]]:
+        """Return the log-probability of each id of each row behind its first."""
+        size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model))
+        context = self._context_for(1, max(map(len, rows)))
+        batch = lib.llama_batch_init(512, 0, 1)
+        found = []
+        for row in rows:
+            lib.llama_memory_clear(lib.llama_get_memory(context), True)
+            log_probs: list[float] = []
+            for begin in range(0, len(row) - 1, 512):
+                part = row[begin : min(begin + 512, len(row) - 1)]
+                places = [(token, begin + at, 0) for at, token in enumerate(part)]
+                self._decode(context, batch, places, logits_at=set(range(len(part))))
+                for at in range(len(part)):
+                    given = lib.llama_get_logits_ith(context, at)
+                    logits = np.ctypeslib.as_array(given, (size,)).astype(np.float64)
+                    most = logits.max()
+                    whole = most + np.log(np.exp(logits - most).sum())
+                    log_probs.append(float(logits[row[begin + at + 1]] - whole))
+            found.append(log_probs)
+        lib.llama_batch_free(batch)
+        return found
 
     def _context_for(self, n_rows: int, length: int) -> Any:
         """Return a context with room for so many rows; the last one's if it has."""

@@ -9,6 +9,7 @@ each token came is its own measurement (`perf_metrics`), so that no streamer cos
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -31,7 +32,8 @@ class Side:
         backend = precision.rpartition("-")[2].upper()
         if backend in ("PA", "SDPA"):
             options["ATTENTION_BACKEND"] = backend
-        self._pipe = openvino_genai.LLMPipeline(given["model"], "CPU", options)
+        self._model, self._options = given["model"], options
+        self._pipe = openvino_genai.LLMPipeline(given["model"], "CPU", **options)
         self.library = f"openvino-genai {openvino_genai.__version__}"
         self.settings = f"{precision}, {threads} threads"
 
@@ -58,3 +60,31 @@ class Side:
                 f"it measured {len(times)} tokens in {times[-1]:.3f} s of {whole:.3f}"
             )
         return {"times": times, "ids": [list(map(int, row)) for row in found.tokens]}
+
+    def score(self, rows: list[list[int]]) -> list[list[float]]:
+        """Return the log-probability of each id of each row behind its first.
+
+        The pipeline tells none, so the graph that it runs is run, in the precision that it runs in.
+        """
+        options = {
+            name: self._options[name] for name in self._options if name != "ATTENTION_BACKEND"
+        }
+        model = os.path.join(self._model, "openvino_model.xml")
+        request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+        names = {name for port in request.model_inputs for name in port.names}
+        found = []
+        for row in rows:
+            request.reset_state()
+            ids = np.array([row[:-1]], dtype=np.int64)
+            given = {
+                "input_ids": ids,
+                "attention_mask": np.ones_like(ids),
+                "position_ids": np.arange(ids.shape[1], dtype=np.int64)[None],
+                "beam_idx": np.zeros(1, dtype=np.int32),
+            }
+            request.infer({name: array for name, array in given.items() if name in names})
+            logits = request.get_tensor("logits").data[0].astype(np.float64)
+            logits -= logits.max(axis=1, keepdims=True)
+            whole = np.log(np.exp(logits).sum(axis=1))
+            found.append((logits[np.arange(len(whole)), row[1:]] - whole).tolist())
+        return found

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from attrs import field, frozen
 
 from lmkit.errors import UnknownName
+from lmkit.export.external import unmapped
 from lmkit.export.fusing.rewriting import MICROSOFT
 from lmkit.export.quantizing.blocks import Format
 from lmkit.export.quantizing.dynamic import row_kernel, text_kernel
@@ -143,6 +144,7 @@ def rewritten(
                 stored = kernel.stored(weight, known)
             else:
                 stored = store.stored(kernel, weight, known)
+            unmapped(weight.value.const_value)
             kernel.rewrite(smaller.graph, weight, stored)
     smaller.opset_imports.setdefault(MICROSOFT, 1)
     return smaller
