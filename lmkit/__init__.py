@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from lmkit.mixing import mix
     from lmkit.previewing.looking import preview
     from lmkit.registry import get_task, plugins, tasks
-    from lmkit.runtime.generator import load
+    from lmkit.runtime.opening import load
     from lmkit.scratch import scratch
     from lmkit.task import Task
     from lmkit.tokenizing import Tokenizer
@@ -73,7 +73,7 @@ _HOMES = {
     "get_task": "registry",
     "hookimpl": "hooks",
     "keytoken_weighted": "losses",
-    "load": "runtime.generator",
+    "load": "runtime.opening",
     "lora": "adapters",
     "mix": "mixing",
     "plugins": "registry",

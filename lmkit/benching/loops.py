@@ -9,8 +9,9 @@ from pathlib import Path
 from lmkit.encoding import Ids
 from lmkit.errors import TaskError
 from lmkit.generation import Generation
-from lmkit.runtime.generator import Generator, load
+from lmkit.runtime.generator import Generator
 from lmkit.runtime.masked import MaskFiller
+from lmkit.runtime.opening import load
 
 
 def open_side(path: str | Path, *, precision: str | None, threads: int) -> Generator | MaskFiller:

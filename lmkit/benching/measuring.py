@@ -110,8 +110,7 @@ def bench(
             given = _given(opened, tokenizer, work, turn)
             for one in running:
                 tell(f"{one.side.title}: {work}", done=1)
-                if one.failed is None:
-                    one.run(work, given, counts=turn > 0)
+                one.run(work, given, counts=turn > 0)
                 if one.failed is not None and one.side.is_ours:
                     raise SideFailed(f"{one.side.title}: {one.failed}")
         for one in running if quality else ():
@@ -155,7 +154,7 @@ class _Running:
         self.library, self.settings = str(reply["library"]), str(reply["settings"])
         self.load_s = time.perf_counter() - worker.started
         self.start_to_first_token_s: float | None = None
-        self.failed: str | None = None
+        self.reasons: dict[Work, str] = {}
         self.perplexity: float | None = None
         self.unscored: str | None = None
         self._peak_bytes: int | None = None
@@ -163,12 +162,13 @@ class _Running:
         self.ids: dict[Work, list[list[int]]] = {}
 
     def run(self, work: Work, given: Mapping[str, Any], *, counts: bool) -> None:
-        """Do a piece of work; a failure is kept, and ends the side."""
+        """Do a piece of work, unless it has failed before; what fails is kept, and the rest goes on."""
+        if work in self.reasons or not self.worker.lives:
+            return
         try:
             reply = self.worker.ask("run", **given)
         except SideFailed as error:
-            self.failed = f"{work}: {error}"
-            self.worker.close()
+            self.reasons[work] = str(error)
             return
         times = [float(when) for when in reply["times"]]
         self.ids.setdefault(work, reply["ids"])  # the first round's, which every side has done
@@ -178,17 +178,22 @@ class _Running:
             self.runs.setdefault(work, []).append(times)
 
     @property
+    def failed(self) -> str | None:
+        """What it could not do, with the reasons; None if it could do everything."""
+        told = [f"{work}: {reason}" for work, reason in self.reasons.items()]
+        return "; ".join(told) or None
+
+    @property
     def peak_bytes(self) -> int:
         """The most memory that its process held until it was asked for a text's likelihood."""
         return self.worker.peak_bytes if self._peak_bytes is None else self._peak_bytes
 
     def score(self, rows: Sequence[Sequence[int]]) -> None:
         """Have it tell how likely rows are; one that cannot has no perplexity."""
-        if self.failed is not None:
+        if not self.worker.lives:
             return
-        self._peak_bytes = (
-            self.worker.peak_bytes
-        )  # every position's logits are no part of answering
+        # Every position's logits are no part of answering.
+        self._peak_bytes = self.worker.peak_bytes
         try:
             found = self.worker.ask("score", rows=rows)["log_probs"]
         except SideFailed as error:
@@ -206,7 +211,8 @@ class _Running:
         for work, runs in self.runs.items():
             figures = figures_of(work, runs)
             rate = figures.tokens_per_second
-            alone = work.rows == work.beams == 1
+            # A guess that holds takes no step of its own.
+            alone = work.rows == work.beams == 1 and not self.side.drafts
             share = rate.median * read / limit if rate and read and alone else None
             agreeing = _agreeing(first.ids[work], self.ids[work])
             found[work] = attrs.evolve(figures, share_of_limit=share, agreeing_tokens=agreeing)

@@ -98,7 +98,7 @@ class Result:
         peak_bytes: the most memory that its process held.
         weights_bytes_per_token: of a bundle, what a step reads; None where that is not known.
         figures: by work.
-        failed: why it could not go on, or None.
+        failed: which work it could not do and why, or None.
         perplexity: of the passage that prompts are cut from, where it was asked for and could be told.
         unscored: why it could not, or None.
     """

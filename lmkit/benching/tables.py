@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from lmkit.benching.report import Figures, Report, Spread
@@ -42,7 +43,12 @@ def speed_rows(report: Report) -> tuple[Row, list[Row]]:
                 same = figures.agreeing_tokens
                 cells.append("" if same is None else f"{same}/{work.new_tokens}")
             rows.append((str(work), result.title, *cells))
-    return tuple(titles), rows
+    told = [at < 2 or any(row[at] not in ("", "-") for row in rows) for at in range(len(titles))]
+    return _only(titles, told), [_only(row, told) for row in rows]
+
+
+def _only(cells: Sequence[str], told: Sequence[bool]) -> Row:
+    return tuple(itertools.compress(cells, told))
 
 
 def side_rows(report: Report) -> tuple[Row, list[Row]]:

@@ -50,7 +50,7 @@ from lmkit.precisions import FP32, INT4, Precision, named
 from lmkit.reading import read_for
 from lmkit.records import Data
 from lmkit.runtime.bundle import Bundle
-from lmkit.runtime.generator import open_generator
+from lmkit.runtime.opening import open_generator
 from lmkit.task import Task
 
 

@@ -31,6 +31,8 @@ DATA_FILE = "model.onnx.data"
 Save = Callable[[Mapping[str, ir.Model]], None]
 """What a family calls with its fused float32 graphs, by the plain names of their files."""
 
+NOTHING_ROUNDED = "no weight is large enough to be rounded, so it is float32"
+
 
 class Writer:
     """The graphs of a bundle that is being made.
@@ -120,6 +122,7 @@ class Writer:
                 moments=self._moments.get(plain),
                 store=self._store,
             )
+        plan = str(rung) if any(map(_is_rounded, own.values())) else NOTHING_ROUNDED
         size = self._weights.save(own, self._data(name))
         for graph in self._read().values():
             for value in graph.graph.initializers.values():
@@ -130,7 +133,7 @@ class Writer:
             ir.save(draft, self._part / files[DRAFT_FILE])
             size += (self._part / files[DRAFT_FILE]).stat().st_size
         by = self._rounded_by if name == INT4 else ""
-        return Precision(files=files, size_bytes=size, plan=str(rung), rounded_by=by)
+        return Precision(files=files, size_bytes=size, plan=plan, rounded_by=by)
 
     def tidy(self) -> None:
         """Take away what was needed for comparison only, and give memory back."""
@@ -157,3 +160,10 @@ class Writer:
 
     def _data(self, name: str) -> str:
         return file_of(DATA_FILE, name, self._default)
+
+
+def _is_rounded(model: ir.Model) -> bool:
+    """Say whether a graph has weights of 8 bits or fewer."""
+    values = model.graph.initializers.values()
+    kinds = {value.const_value.dtype for value in values if value.const_value is not None}
+    return any(kind.bitwidth <= 8 for kind in kinds)

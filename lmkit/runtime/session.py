@@ -1,7 +1,7 @@
 """What the loop needs of a graph, whatever its family, and how onnxruntime opens one.
 
 A session reads prompts and gives a state that is stepped token by token. `lmkit.runtime.causal` and
-`lmkit.runtime.seq2seq` are sessions; `lmkit.runtime.generator` is the loop.
+`lmkit.runtime.seq2seq` are sessions; `lmkit.runtime.rows` is the loop.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ Providers: TypeAlias = Sequence[str | tuple[str, dict[str, Any]]]
 
 _NO_TILES = "ORT_GQA_DISABLE_FLASH_ATTENTION"  # onnxruntime's own switch
 _opening = threading.Lock()  # one graph at a time: the switch is the whole process's
+# What onnxruntime raises at a graph that is whole and has nodes, or a form, which it does not know.
+_TOO_NEW = ("InvalidGraph", "NotImplemented", "Fail")
 # What onnxruntime calls numpy's types.
 _TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 
@@ -161,7 +163,13 @@ def open_graph(
                 str(file), options, providers=providers or ["CPUExecutionProvider"]
             )
     except Exception as error:  # onnxruntime raises its own kinds, without a common base
-        raise BundleError(f"onnxruntime cannot load '{file}': {error}") from error
+        problem = f"onnxruntime cannot load '{file}': {error}"
+        if type(error).__name__ in _TOO_NEW:
+            problem += (
+                f"; this is onnxruntime {ort.__version__}, which may be too old for it: pip install "
+                "--upgrade onnxruntime (int8 and int4 need 1.23), or choose another precision"
+            )
+        raise BundleError(problem) from error
     found = {port.name: port for port in (*onnx.get_inputs(), *onnx.get_outputs())}
     for tensor in ports:
         _check_port(file, tensor, found.pop(tensor.name, None))

@@ -78,7 +78,7 @@ def test_results_become_a_document_with_goals_tables_and_pictures(folder, measur
     compare.main(["write", "--folder", str(folder), "--docs", str(folder / "docs")])
     text = (folder / "docs" / "benchmarks.md").read_text("utf-8")
 
-    assert "| int8 decode, OpenVINO | - | - | - | 1.3x (1.6x) | not measured |" in text
+    assert "| int8 decode, OpenVINO | - | - | - | 1.3x (1.6x) | not measured |  |" in text
     assert "| 16 + 3 tokens | peer |" in text
     assert "- versions: lmkit 1.0; peer 1.0" in text
     assert "Not measured: int4, fp32" in text

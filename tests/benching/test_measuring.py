@@ -8,7 +8,7 @@ from lmkit.benching.passages import paragraphs
 from lmkit.benching.weights import bytes_per_token
 from lmkit.encoding import Encoded
 from lmkit.errors import TaskError, UnknownName
-from lmkit.runtime.generator import load
+from lmkit.runtime.opening import load
 
 QUICK = {"prompt_tokens": [8], "new_tokens": [6], "rounds": 3, "threads": 1}
 WORK = Work(prompt_tokens=8, new_tokens=6)
@@ -122,6 +122,14 @@ def test_a_peer_that_fails_is_named_with_its_reason_and_the_rest_goes_on(
     assert failing.failed == reason
     assert not failing.figures
     assert len(ours.figures) == len(fake.figures) == 1
+
+
+def test_work_that_a_peer_cannot_do_costs_it_no_other(bundle, peer):
+    report = bench(bundle, against=[peer("fussy")], batch_sizes=[3, 1], **QUICK)
+    fussy = report.results[1]
+
+    assert fussy.failed == "8 + 6 tokens, 3 rows: ValueError: no batches"
+    assert list(fussy.figures) == [WORK]
 
 
 def test_a_peer_that_is_not_installed_is_skipped_with_what_to_install(bundle, peer):

@@ -31,7 +31,7 @@ from lmkit.benching import bench
 from lmkit.benching.machine import machine
 from lmkit.benching.report import Report
 from lmkit.benching.tables import markdown
-from lmkit.errors import LmkitError
+from lmkit.errors import LmkitError, TaskError
 from lmkit.files import write_atomically
 from lmkit.manifest import Manifest
 from lmkit.runtime.bundle import open_bundle
@@ -103,9 +103,9 @@ def run(options: argparse.Namespace) -> int:
         begun = time.perf_counter()
         try:
             found = _start(options) if name == START else _bench(name, options)
-        except (LmkitError, OSError) as error:
-            failed[name] = str(error)
-            print(f"\n{name} fails: {error}", file=sys.stderr)
+        except Exception as error:  # whatever it is, the other parts go on
+            failed[name] = str(error) if isinstance(error, LmkitError) else repr(error)
+            print(f"\n{name} fails: {failed[name]}", file=sys.stderr)
             continue
         took = time.perf_counter() - begun
         measured_s, expected_s = measured_s + took, expected_s + seconds[name]
@@ -151,6 +151,8 @@ def _bench(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def _start(options: argparse.Namespace) -> dict[str, Any]:
     """Measure cold starts; return them as JSON data."""
+    if options.model is None:
+        raise TaskError("peers are started with the model's chat template; give --model")
     from transformers import AutoTokenizer
 
     question = [{"role": "user", "content": starting.QUESTION}]

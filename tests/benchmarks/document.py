@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from goals import GOALS, against_goal
 from parts import PARTS, START, START_TITLE
+from peers import MODELS, OURS
 
 from lmkit.benching import plots
 from lmkit.benching.report import Report, Spread
@@ -42,6 +44,7 @@ def write(results: Path, docs: Path) -> None:
         parts += [f"## {title}", *([NOTES[name]] if name in NOTES else [])]
         parts += [f"![{title}](benchmarks-{name}.svg)", markdown(report).strip()]
     parts += ["## How each side was run", _settings()]
+    parts += ["The models were made by:", f"```sh\n{_commands()}\n```"]
     (docs / "benchmarks.md").write_text("\n\n".join(parts) + "\n", "utf-8")
 
 
@@ -83,7 +86,24 @@ def _settings() -> str:
     return "\n".join(lines)
 
 
+def _commands() -> str:
+    """Return what made each model, as it would be typed."""
+    lines = []
+    for name, (source, task, precisions) in OURS.items():
+        given = source.format(model="MODEL", models="models")
+        lines.append(
+            f"lmkit export {given} --task {task} --precision {precisions} --output models/{name}"
+        )
+    for name, command in MODELS.items():
+        program, *words = command
+        program = "python" if program == sys.executable else program.rpartition("/")[2]
+        given = {"model": "MODEL", "older": "MODEL", "models": "models", "out": f"models/{name}"}
+        lines.append(" ".join([program, *(word.format_map(given) for word in words)]))
+    return "\n".join(lines)
+
+
 GOAL_TITLES = ("what", "ours", "theirs", "ours over theirs", "to reach (beyond)", "reached")
+GOAL_TITLES += ("perplexity",)
 HEAD = """# Benchmarks
 
 Written by `tests/benchmarks/compare.py`, beside whose README.md stands how to run it. Every side has a
@@ -100,7 +120,8 @@ OpenVINO computes in bf16 where the processor has it, so that two tokens that ar
 places."""
 REACHED = """Medians; a multiple of times is theirs over ours, so that more is always better. What stands in
 brackets is hoped for beyond. The share of the read limit is bytes of weights read a second, over what the
-machine read from memory between the rounds. The other numbers of the design (export, install, encoding,
+machine read from memory between the rounds. Perplexity is ours and theirs, of the same text: a speed that
+is paid with quality shows there. The other numbers of the design (export, install, encoding,
 collation, packing) have programs of their own in `tests/benchmarks`, or stand in performance.md."""
 STARTED = """Seconds from starting a process to the first piece of its answer's text, in a fresh process every
 time; the files have been read before. Ours is the command, checks of the bundle included; a peer's is the

@@ -87,7 +87,7 @@ GOALS = [
 
 
 def against_goal(goal: Goal, reports: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return a goal's row: what, ours, theirs, the multiple, to reach, reached; None without its part."""
+    """Return a goal's row, with the perplexities that the speeds come with; None without its part."""
     if goal.part not in reports:
         return None
     sides = {result["title"]: result for result in reports[goal.part]["results"]}
@@ -97,12 +97,14 @@ def against_goal(goal: Goal, reports: Mapping[str, Any]) -> tuple[str, ...] | No
     reach += "" if goal.beyond is None else f" ({goal.beyond:g}{times})"
     theirs = None if goal.theirs is None else figure_of(goal, sides.get(goal.theirs))
     if ours is None or (goal.theirs is not None and theirs is None):
-        return (goal.what, "-", "-", "-", reach, "not measured")
+        return (goal.what, "-", "-", "-", reach, "not measured", "")
     if theirs is None:
-        return (goal.what, f"{ours:.2f}", "", "", reach, goal.reached(ours))
+        return (goal.what, f"{ours:.3g}", "", "", reach, goal.reached(ours), "")
     ratio = theirs / ours if goal.less_is_better else ours / theirs
     shown = [f"{1e3 * s:.0f} ms" if goal.less_is_better else f"{s:.1f}/s" for s in (ours, theirs)]
-    return (goal.what, *shown, f"{ratio:.2f}x", reach, goal.reached(ratio))
+    told = [sides[name].get("perplexity") for name in (goal.ours, goal.theirs)]
+    quality = f"{told[0]:.2f} / {told[1]:.2f}" if all(told) else ""
+    return (goal.what, *shown, f"{ratio:.2f}x", reach, goal.reached(ratio), quality)
 
 
 def figure_of(goal: Goal, side: Mapping[str, Any] | None) -> float | None:

@@ -1,6 +1,7 @@
 """The graph's contract, against the same model written in numpy."""
 
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -400,7 +401,20 @@ def test_sizes_that_contradict_the_graph_are_refused(copied, field):
 def test_a_file_that_is_no_graph_is_refused(tmp_path, bundle):
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
 
-    with pytest.raises(BundleError, match="onnxruntime cannot load"):
+    with pytest.raises(BundleError, match="onnxruntime cannot load") as caught:
+        CausalSession(tmp_path / "model.onnx", read_manifest(bundle).graph)
+    assert "--upgrade" not in str(caught.value)
+
+
+def test_a_node_that_this_onnxruntime_does_not_know_says_what_to_upgrade(tmp_path, bundle):
+    raw = (bundle / "model.onnx").read_bytes()
+    assert raw.count(b"GroupQueryAttention")
+    (tmp_path / "model.onnx").write_bytes(
+        raw.replace(b"GroupQueryAttention", b"FutureQueryAttentio")
+    )
+    shutil.copy(bundle / "model.onnx.data", tmp_path)
+
+    with pytest.raises(BundleError, match=rf"{ort.__version__}, which may be too old.*--upgrade"):
         CausalSession(tmp_path / "model.onnx", read_manifest(bundle).graph)
 
 

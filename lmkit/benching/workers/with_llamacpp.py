@@ -2,8 +2,8 @@
 
 The model is a `.gguf` file, in the precision that it was quantized to. Its best settings here: a
 build with the CPU's own instructions (`CMAKE_ARGS=-DGGML_NATIVE=ON`), memory-mapped weights, prompts
-read 512 tokens at once, flash attention where it chooses so, and a greedy sampler in C: llama.cpp's
-own loop, without what `llama_cpp.Llama` adds to each token in Python.
+read 512 tokens at once whatever rows they are of, flash attention where it chooses so, and a greedy
+sampler in C: llama.cpp's own loop, without what `llama_cpp.Llama` adds to each token in Python.
 """
 
 from __future__ import annotations
@@ -46,13 +46,19 @@ class Side:
         batch = lib.llama_batch_init(max(512, len(prompts)), 0, 1)
         last = [0] * len(prompts)
         ids: list[list[int]] = [[] for _ in prompts]
-        for row, prompt in enumerate(prompts):
-            for begin in range(0, len(prompt), 512):
-                part = prompt[begin : begin + 512]
-                places = [(token, begin + at, row) for at, token in enumerate(part)]
-                self._decode(context, batch, places, logits_at={len(part) - 1})
-            last[row] = lib.llama_sampler_sample(self._sampler, context, -1)
-            ids[row].append(last[row])
+        waiting = [
+            (token, at, row)
+            for row, prompt in enumerate(prompts)
+            for at, token in enumerate(prompt)
+        ]
+        for begin in range(0, len(waiting), 512):
+            places = waiting[begin : begin + 512]
+            ends = [i for i, (_, at, row) in enumerate(places) if at == len(prompts[row]) - 1]
+            self._decode(context, batch, places, logits_at=set(ends))
+            for end in ends:
+                row = places[end][2]
+                last[row] = lib.llama_sampler_sample(self._sampler, context, end)
+                ids[row].append(last[row])
         times = [time.perf_counter() - start]
         everywhere = set(range(len(prompts)))
         for step in range(1, n_tokens):

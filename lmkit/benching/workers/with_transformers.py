@@ -1,8 +1,8 @@
 """transformers' `generate()` with torch on the CPU: what a checkpoint is run with where it was made.
 
 Its best settings here: scaled dot-product attention, the cache of `generate()`, inference mode, and
-weights in the precision asked for (fp32, or bf16 where the label says so). `torch.compile` is off: on
-a CPU it needs a compiler and minutes, and its gain there is under the spread.
+weights in the precision asked for (fp32, or bf16 where the label says so). `torch.compile` is off, as
+it is unless one asks for it: it needs a compiler, and minutes before the first token.
 """
 
 from __future__ import annotations
