@@ -3,8 +3,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 import types
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import attrs
 import click
@@ -601,6 +603,28 @@ class TestTheInstalledOnes:
 
         assert (row["plugin"], row["distribution"]) == ("chat", "lmkit-tasks")
         assert row["version"] == importlib.metadata.version("lmkit-tasks")
+
+    def test_threads_that_ask_at_once_wait_for_one_loading(self, monkeypatch):
+        """As in a server; each would import every plugin otherwise, and warn."""
+        loads = []
+
+        @hookimpl
+        def lmkit_tasks():
+            loads.append(1)
+            time.sleep(0.05)
+            return [task("t")]
+
+        found = [third_party("slow", module(lmkit_tasks=lmkit_tasks))]
+        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found)
+        installed.cache_clear()
+        try:
+            with ThreadPoolExecutor(4) as pool:
+                results = list(pool.map(lambda _: installed(), range(4)))
+        finally:
+            installed.cache_clear()
+
+        assert loads == [1]
+        assert all(result is results[0] for result in results)
 
     def test_the_environment_of_the_process_chooses(self):
         script = "import lmkit; print([task.name for task in lmkit.tasks()])"
