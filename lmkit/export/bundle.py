@@ -53,6 +53,8 @@ from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.opening import open_generator
 from lmkit.task import Task
 
+KEPT_BYTES = 1 << 24  # of the beginnings of prompts, while precisions are compared
+
 
 def export(
     run: Any,
@@ -225,6 +227,7 @@ def _in_each(
             given = None
             if name == FP32 and texts is not None:
                 tell.stage("measuring what the weights multiply")
+                give_back()
                 given = texts(generator=generator)
             found[name] = with_tried(one, tried)
             del generator
@@ -252,7 +255,7 @@ def _in_each(
 def _opened(part: Path, manifest: Manifest, name: str, written: Precision) -> Any:
     graph: Any = manifest.graph
     own = attrs.evolve(manifest, precision=name, graph=graph.with_files(written.files))
-    return open_generator(Bundle(part, own))
+    return open_generator(Bundle(part, own), prefix_cache_bytes=KEPT_BYTES)
 
 
 def _measured(
@@ -282,6 +285,7 @@ def _measured(
         found = beside_torch(found, family.compare)
     if sample is not None:
         tell.stage(f"measuring the perplexity of {name}")
+        give_back()
         perplexity = scored(generator, sample, tell.progress)
         if "bundle" in perplexity:
             than = perplexity if base is None else base.perplexity

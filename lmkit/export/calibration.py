@@ -34,7 +34,7 @@ from lmkit.tokenizing import Tokenizer
 CALIBRATION_TOKENS = 8192  # of the data's texts, as far as they are read
 LEAST_TOKENS = 500  # fewer say too little of what a model multiplies
 OWN_TOKENS, OWN_LENGTH, OWN_ROUNDS = 1500, 128, 4  # of texts that the model draws itself
-OWN_ROWS = 16  # drawn together: a step of 16 rows takes a third more than one of 8 (`ROWS_AT_ONCE`)
+OWN_ROWS = 12  # drawn together: a step of 16 rows takes a third more than one of 8 (`ROWS_AT_ONCE`)
 
 
 def calibration_texts(
@@ -119,7 +119,7 @@ def drawn(generator: Generator, prompts: Sequence[Ids], on_progress: Progress) -
     """
     bos = generator.manifest.tokens.bos
     starts = [*prompts] + ([] if bos is None else [np.array([bos])] * len(prompts))
-    starts *= -(-OWN_ROWS // len(starts))
+    starts = [starts[row % len(starts)] for row in range(max(OWN_ROWS, len(starts)))]
     texts: list[Ids] = []
     for seed in range(OWN_ROUNDS):
         rows = generator.drawn(starts, OWN_LENGTH, seed * len(starts))

@@ -21,22 +21,6 @@ _RAGGED = 64  # places of a pass that may be padding, or have logits that nobody
 class CausalState(CausalRows):
     """Rows that are being written, and what their prompts have in common with earlier ones'."""
 
-    def read(self, rows: Sequence[Ids]) -> Logits:
-        """Run whole rows; return the logits behind every token, float32 [B, T, V].
-
-        They are right-padded to the longest, and mean nothing where a row has no token.
-        """
-        width = max(map(len, rows))
-        shape = (len(rows), width, self._session.graph.vocab_size)
-        logits = np.zeros(shape, dtype=np.float32)
-        if self._session.n_prefix:
-            # With a past, the operator takes several new tokens of one row only.
-            for row, ids in enumerate(rows):
-                logits[row, : len(ids)] = self.extend(row, ids)
-        else:
-            self._read_together(0, rows, logits)
-        return logits
-
     def read_last(self, rows: Sequence[Ids]) -> Logits:
         """Run whole rows; return the logits behind each one's last token, float32 [B, V]."""
         last: Logits = np.empty((len(rows), self._session.graph.vocab_size), dtype=np.float32)

@@ -41,8 +41,11 @@ def in_huge_pages() -> Iterator[None]:
     yield
     if before is None:
         return
-    libc = ctypes.CDLL(None)
-    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    try:
+        libc = ctypes.CDLL(None)
+        libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    except (OSError, AttributeError):  # a Python without a C library to ask
+        return
     for start, end in without(_private(), before):
         start, end = -(-start // SIZE) * SIZE, end // SIZE * SIZE
         if start < end:

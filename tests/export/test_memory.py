@@ -58,4 +58,4 @@ def test_the_peak_stays_below_a_multiple_of_the_weights(precision: str, tmp_path
     )
 
     assert not done.returncode, done.stderr
-    assert int(done.stdout.split()[-1]) < 2.5 * WEIGHTS
+    assert int(done.stdout.split()[-1]) < 2.75 * WEIGHTS

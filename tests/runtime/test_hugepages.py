@@ -63,6 +63,16 @@ def test_a_system_without_such_a_setting_is_left_alone(tmp_path, monkeypatch):
         pass
 
 
+def test_a_python_that_cannot_ask_goes_on_without(monkeypatch):
+    def refuses(name):
+        raise OSError
+
+    monkeypatch.setattr(hugepages.ctypes, "CDLL", refuses)
+
+    with in_huge_pages():
+        pass
+
+
 def test_what_was_there_before_is_not_touched():
     assert without([(10, 40)], []) == [(10, 40)]
     assert without([(10, 40)], [(0, 50)]) == []
