@@ -33,6 +33,11 @@ def allocated(n_bytes):
     return numbers, numbers.ctypes.data + n_bytes // 2
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    monkeypatch.setattr(hugepages, "LATER_S", 0.0)
+
+
 def wait_until_moved():
     for thread in threading.enumerate():
         if thread.name == MOVER:
