@@ -33,7 +33,10 @@ from lmkit.scaffold.variants import FAMILIES, PARTS
     "Without, the task is made of lmkit's parts.",
 )
 @click.option(
-    "--output", metavar="DIR", type=click.Path(), help="The folder to be made; lmkit-NAME if not given."
+    "--output",
+    metavar="DIR",
+    type=click.Path(),
+    help="The folder to be made; lmkit-NAME if not given.",
 )
 @click.option(
     "--author",

@@ -19,9 +19,9 @@ _PREFIX = re.compile(rf"{PROJECT}[-_]")
 
 # How Hangul's letters are spelt, without what they do to each other. Source: Revised Romanization
 # of Korean (Ministry of Culture and Tourism, 2000); the order is Unicode's, chapter 3.12.
-_INITIALS = "g kk n d tt r m b pp s ss  j jj ch k t p h".split(" ")
-_VOWELS = "a ae ya yae eo e yeo ye o wa wae oe yo u wo we wi yu eu ui i".split(" ")
-_FINALS = " k k k n n n t l k m l l l p l m p p t t ng t t k t p t".split(" ")
+_INITIALS = "g kk n d tt r m b pp s ss  j jj ch k t p h".split(" ")  # noqa: SIM905
+_VOWELS = "a ae ya yae eo e yeo ye o wa wae oe yo u wo we wi yu eu ui i".split(" ")  # noqa: SIM905
+_FINALS = " k k k n n n t l k m l l l p l m p p t t ng t t k t p t".split(" ")  # noqa: SIM905
 
 
 @attrs.frozen
@@ -68,15 +68,15 @@ def named(given: str) -> Names:
     """
     if not _NAME.fullmatch(given) or len(given) > MOST_LETTERS or _PREFIX.match(given):
         raise TaskError(
-            f"a plugin cannot be named '{given}'; expected up to {MOST_LETTERS} small letters a-z "
-            f"and digits with single '-' or '_' between, and no '{PROJECT}-' before them, which is "
-            f"put there; such as '{suggestion(given)}'"
+            f"a plugin cannot be named '{given}': pip and Python want up to {MOST_LETTERS} small "
+            f"letters a-z and digits, with single '-' or '_' between them ('{PROJECT}-' is put before "
+            f"them); try '{suggestion(given)}'"
         )
     names = Names(given)
     taken = _taken(names)
     if taken is not None:
         raise DuplicateName(
-            f"the name '{given}' is taken: {taken}. Choose another, such as 'my-{given}'"
+            f"the name '{given}' is taken: {taken}; choose another, such as 'my-{given}'"
         )
     return names
 

@@ -49,7 +49,9 @@ class Author:
         """Return the author in `Name` or `Name <email>`; raise `TaskError` where there is no name."""
         match = re.fullmatch(r"\s*([^<>]*[^<>\s])\s*(?:<([^<>@\s]+@[^<>@\s]+)>)?\s*", text)
         if match is None or not text.isprintable():
-            raise TaskError(f"the author is {text!r}; expected a name, or 'Name <name@example.org>'")
+            raise TaskError(
+                f"the author is {text!r}; expected a name, or 'Name <name@example.org>'"
+            )
         return cls(match[1], match[2] or "")
 
 

@@ -13,9 +13,8 @@ PARTS = ("formatter", "collator", "decoder", "loss", "metric", "command")
 
 # What no task of a family can have, and why.
 _UNFIT = {
-    ("masked", "metric"): "a masked task is measured by its loss, and asked nothing that a metric "
-    "could score",
-    ("chat", "formatter"): "a chat is written by its chat template; write one in a .jinja file, and "
+    "masked with metric": "a masked task is measured by its loss, and asked nothing to be scored",
+    "chat with formatter": "a chat is written by its chat template; write one in a .jinja file, and "
     "name it in the generated task: Chat(template=...)",
 }
 
@@ -26,6 +25,10 @@ def _in_order(parts: Iterable[str]) -> tuple[str, ...]:
         if part not in PARTS:
             raise UnknownName("part", part, PARTS)
     return tuple(part for part in PARTS if part in given)
+
+
+def _unfit(family: str, part: str) -> str | None:
+    return _UNFIT.get(f"{family} with {part}")
 
 
 @attrs.frozen
@@ -50,10 +53,9 @@ class Variant:
         if self.family not in FAMILIES:
             raise UnknownName("family", self.family, FAMILIES)
         for part in self.parts:
-            if (self.family, part) in _UNFIT:
+            if reason := _unfit(self.family, part):
                 raise TaskError(
-                    f"a {self.family} plugin has no {part} of its own: "
-                    f"{_UNFIT[self.family, part]}; leave '{part}' out"
+                    f"a {self.family} plugin has no {part} of its own: {reason}; leave '{part}' out"
                 )
 
 
@@ -61,6 +63,6 @@ def variants() -> list[Variant]:
     """Return every family with no part of its own, with each one, and with all that it can have."""
     found = []
     for family in FAMILIES:
-        fit = [part for part in PARTS if (family, part) not in _UNFIT]
+        fit = [part for part in PARTS if not _unfit(family, part)]
         found += [Variant(family, parts) for parts in ([], *([part] for part in fit), fit)]
     return found
