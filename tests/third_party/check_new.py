@@ -77,7 +77,7 @@ def test_the_readmes_commands_train_export_and_answer(made):
     blocks = re.findall(
         r"^```sh\n(.*?)^```", (folder / "README.md").read_text("utf-8"), re.M | re.S
     )
-    commands = [line for line in blocks[-1].replace("\\\n", " ").splitlines()]
+    commands = blocks[-1].replace("\\\n", " ").splitlines()
     assert [shlex.split(line)[1] for line in commands] == ["train", "export", "generate"]
 
     said = [shell(line, folder) for line in commands]
