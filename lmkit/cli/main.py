@@ -28,8 +28,8 @@ VERBS = {
     "bench": ("bench", "Measure a bundle's speed and memory, beside others."),
     "compare": ("compare", "Answer the same records with two models, side by side."),
     "generate": ("generate", "Answer records with a run or a bundle."),
-    "new": ("new", "Write a plugin of your own: a task, its records and its tests."),
     "plugins": ("look", "List the plugins, where they come from, and what is wrong with them."),
+    "new": ("new", "Write a plugin of your own: a task, its records and its tests."),
     "demo": ("demo", "See the whole path, offline, on packaged Korean data."),
     "env": ("look", "Print the versions and switches that matter in a bug report."),
 }
