@@ -90,11 +90,11 @@ def suggestion(given: str) -> str:
     spelt = "".join(map(_spelt, unicodedata.normalize("NFC", given)))
     plain = unicodedata.normalize("NFKD", spelt).encode("ascii", "ignore").decode("ascii")
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", plain).lower()
-    words = re.sub(r"[^a-z0-9]+", "-", apart).strip("-")
-    words = _PREFIX.sub("", words)
-    digits, rest = re.fullmatch(r"([\d-]*)(.*)", words).groups()  # type: ignore[union-attr]
-    if digits.strip("-"):
-        rest = f"{rest or 'task'}-{digits.strip('-')}"
+    words = _PREFIX.sub("", re.sub(r"[^a-z0-9]+", "-", apart).strip("-"))
+    rest = words.lstrip("0123456789-")
+    digits = words.removesuffix(rest).strip("-")
+    if digits:
+        rest = f"{rest or 'task'}-{digits}"
     return rest[:MOST_LETTERS].strip("-") or "haiku"
 
 
