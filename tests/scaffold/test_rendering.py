@@ -20,6 +20,7 @@ HEAVY = (
     "accelerate datasets gguf matplotlib onnx onnx_ir onnxruntime onnxruntime_genai onnxscript peft "
     "pyarrow rouge_score tokenizers torch transformers"
 )
+LIGHT = ("-p", "without_torch")
 OURS = ["lmkit", "lmkit.testing"]  # what of lmkit a plugin and its tests may import
 
 
@@ -152,18 +153,31 @@ class TestTheCode:
             assert len(row["commands"]) == ("command" in made.variant.parts)
 
 
-def results(plugins, tmp_path):
+WITHOUT_TORCH = """
+import sys
+for name in ("torch", "transformers", "datasets", "onnx", "onnxscript"):
+    sys.modules[name] = None
+"""
+
+
+def results(plugins, tmp_path, *options):
     """Run the tests of some plugins; return each one's failures, as pytest shows them.
 
+    Args:
+        plugins: what is tested, all in one process.
+        tmp_path: where pytest writes its report.
+        options: what else pytest is told; `*LIGHT` hides torch, without which a check is quick.
     Returns:
-        For each plugin's name, the failed tests: a mapping from a test's name to its text.
+        For each plugin's name, the failed tests: a mapping from a test's name to its text. And what
+        came of pytest.
     """
+    (tmp_path / "without_torch.py").write_text(WITHOUT_TORCH)
     report = tmp_path / "report.xml"
     (plugins[0].folder.parent / "pytest.ini").write_text("[pytest]\n")  # the root of them all
     paths = [path for made in plugins for path in (made.module, made.tests)]
     done = run_with(
         plugins, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--doctest-modules", "--tb=short",
-        "--continue-on-collection-errors", f"--junitxml={report}", *paths, cwd=tmp_path,
+        "--continue-on-collection-errors", f"--junitxml={report}", *options, *paths, cwd=tmp_path,
     )  # fmt: skip
     assert report.is_file(), done.stdout + done.stderr
     failures = {made.names.name: {} for made in plugins}
@@ -179,10 +193,22 @@ def results(plugins, tmp_path):
 @pytest.mark.slow
 class TestTheTests:
     def test_they_pass_as_they_are(self, everything, tmp_path):
-        failures, done = results(everything, tmp_path)
+        failures, done = results(everything, tmp_path, *LIGHT)
 
         assert failures == {made.names.name: {} for made in everything}
         assert re.search(r"^\d{3} passed", done.stdout, re.M), done.stdout
+
+    def test_so_do_those_that_need_torch(self, everything, tmp_path):
+        """Those of the families that `tox -e plugins` does not install, and all that have a loss."""
+        others = ["masked", "seq2seq", "chat"]
+        some = [made for made in everything if made.names.name in (f"of-{f}" for f in others)]
+        failures, done = results(some, tmp_path, "-k", "promises")
+        losses = [made for made in everything if "loss" in made.variant.parts]
+        own, also = results(losses, tmp_path, "-k", "sure_weighs_less")
+
+        assert not any([*failures.values(), *own.values()])
+        assert f"{len(others)} passed" in done.stdout
+        assert f"{len(losses)} passed" in also.stdout
 
 
 BREAKS = {
@@ -242,10 +268,6 @@ BREAKS = {
         "causal+decoder", "module", "[.?!]", "[.]",
         "lmkit_decoder_sentences.SentencesDecoder", "And so on.",
     ),
-    "loss-sign": (
-        "causal+loss", "module", "(1 - torch.exp(-plain))", "(1 + torch.exp(-plain))",
-        "test_a_token_that_is_sure_weighs_less", "0.001",
-    ),
     "metric-shares": (
         "seq2seq+metric", "module", "2 * shared.total()", "shared.total()",
         "test_an_answer_that_is_nearly_right_counts_in_part", "character_f1",
@@ -253,6 +275,10 @@ BREAKS = {
     "command-silent": (
         "masked+command", "module", "        first.setdefault(asked, number)\n", "",
         "test_the_command_names_the_line_that_asks_the_same", "no two ask the same",
+    ),
+    "loss-sign": (
+        "causal+loss", "module", "(1 - torch.exp(-plain))", "(1 + torch.exp(-plain))",
+        "test_a_token_that_is_sure_weighs_less", "0.001",
     ),
 }  # fmt: skip
 
@@ -267,7 +293,9 @@ def broken(tmp_path_factory):
         made = write(folder, name, Variant(family, parts))
         made.change(getattr(made, file), before, after)
         plugins.append(made)
-    return results(plugins, folder)[0]
+    found, _ = results(plugins, folder, *LIGHT)
+    own, _ = results(plugins[-1:], folder, "-k", "not promises")  # of what trains, and needs torch
+    return found | own
 
 
 @pytest.mark.slow
