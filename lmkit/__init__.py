@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from lmkit.registry import get_task as get_task
     from lmkit.registry import plugins as plugins
     from lmkit.registry import tasks as tasks
-    from lmkit.runtime.generator import load as load
+    from lmkit.runtime.opening import load as load
     from lmkit.scratch import scratch as scratch
     from lmkit.task import Task as Task
     from lmkit.tokenizing import Tokenizer as Tokenizer
@@ -81,7 +81,7 @@ _HOMES = {
     "get_task": "registry",
     "hookimpl": "hooks",
     "keytoken_weighted": "losses",
-    "load": "runtime.generator",
+    "load": "runtime.opening",
     "lora": "adapters",
     "mix": "mixing",
     "plugins": "registry",

@@ -73,7 +73,7 @@ def open_answerer(source: Any, task: Task | str | None = None, **options: Any) -
         return _through_torch("open_model", source, task)
     path = Path(source)
     if (path / MANIFEST_FILE).is_file():
-        from lmkit.runtime.generator import load
+        from lmkit.runtime.opening import load
 
         _check_bundles_task(path, task)
         return load(path, **options)

@@ -23,9 +23,7 @@ from lmkit.task import Task
 
 MANIFEST_FILE = "lmkit.json"
 SCHEMA = 3  # raised whenever an older lmkit could misread what is written
-OLDEST = (
-    1  # causal graphs only; 2 has other families; both one precision, and figures by free names
-)
+OLDEST = 1  # causal graphs only; 2 has other families; both one precision, figures by free names
 
 
 @attrs.frozen(kw_only=True)

@@ -12,10 +12,9 @@ from lmkit.errors import TaskError, UnknownName
 FP32, INT4 = "fp32", "int4"
 PRECISIONS = (FP32, "int8", INT4)
 
-DRAFT_FILE = (
-    "model.draft.onnx"  # the plain name of a graph that checks drafts; it has the same weights
-)
-DRAFT_TOKENS = 8  # that it reads at once
+# The plain name of the graph that checks drafts; it has the same weights, and reads so many tokens at once.
+DRAFT_FILE = "model.draft.onnx"
+DRAFT_TOKENS = 8
 
 
 def draft_port(present: str, place: int) -> str:

@@ -29,6 +29,9 @@ _UNFINISHED = re.compile(
     "|[\u1100-\u115f\ua960-\ua97c]+[\u1160-\u11a7\ud7b0-\ud7c6]*"
     ")\\Z"
 )
+# Text that ends otherwise is not looked through: below the first of those characters, or in a whole syllable.
+_FIRST_UNFINISHED = "\u1100"
+_SYLLABLES = "\uac00", "\ud7a3"
 _LONGEST_CLUSTER = 32  # characters; a model may write joiners for ever
 
 
@@ -135,6 +138,9 @@ class IncrementalText:
         elif len(self._ids) - self._settled > _MOST_WAITING:
             # Too many for one character: all but the last are malformed bytes, or real U+FFFD.
             end = len(text) - 1
+        last = text[end - 1 : end]
+        if last < _FIRST_UNFINISHED or _SYLLABLES[0] <= last <= _SYLLABLES[1]:
+            return end
         # What was shown ends between flags, so the halves are counted from there.
         unfinished = _UNFINISHED.search(text[self._shown : end])
         if unfinished is not None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from lmkit.encoding import Ids
 from lmkit.errors import TaskError
 from lmkit.generation import Generation
-from lmkit.runtime.generator import Generator, load
+from lmkit.runtime.generator import Generator
 from lmkit.runtime.masked import MaskFiller
+from lmkit.runtime.opening import load
 
 
 def open_side(path: str | Path, *, precision: str | None, threads: int) -> Generator | MaskFiller:
@@ -42,6 +43,13 @@ def written(
     Raises:
         TaskError: the model cannot hold so many tokens.
     """
+    for prompt in prompts:
+        room = generator.room(prompt)
+        if room is not None and room < n_tokens:
+            raise TaskError(
+                f"{len(prompt)} tokens and {n_tokens} new ones do not fit the model, which has room "
+                f"for {room} behind them; ask for fewer"
+            )
     options = Generation(
         max_new_tokens=n_tokens,
         min_new_tokens=n_tokens,
@@ -49,13 +57,8 @@ def written(
         num_beams=n_beams,
         prompt_lookup_num_tokens=None if drafts else 0,
     )
-    session = generator._session
-    rows = [generator._row(prompt, options, session, stop=()) for prompt in prompts]
-    short = min(rows, key=lambda row: row.limit)
-    if short.limit < n_tokens:
-        raise TaskError(
-            f"{len(short.prompt)} tokens and {n_tokens} new ones do not fit the model, which has room "
-            f"for {short.limit} behind them; ask for fewer"
-        )
-    times = [time.perf_counter() for _ in generator._write(rows, session, len(rows))]
-    return times, [row.token_ids for row in rows]
+    times: list[float] = []
+    ids = generator.continued(
+        prompts, [options] * len(prompts), on_step=lambda: times.append(time.perf_counter())
+    )
+    return times, ids

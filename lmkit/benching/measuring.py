@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from typing import Any
 import attrs
 
 from lmkit.benching.machine import machine
-from lmkit.benching.passages import prompts
+from lmkit.benching.passages import paragraphs, prompts
 from lmkit.benching.readlimit import ReadLimit
 from lmkit.benching.report import Report, Result, Spread, Work, figures_of
 from lmkit.benching.sides import Side, SideFailed, Skipped, our_sides, peer_sides
@@ -43,6 +44,7 @@ def bench(
     batch_sizes: Sequence[int] = (1,),
     beams: int = 1,
     repeats: bool = False,
+    quality: bool = False,
     rounds: int = 5,
     threads: int | None = None,
     timeout_s: float = TIMEOUT_S,
@@ -65,6 +67,7 @@ def bench(
         batch_sizes: rows at once.
         beams: texts that a beam search follows; 1 is greedy.
         repeats: whether prompts repeat themselves; ours is then measured without drafts and with.
+        quality: whether each side also tells how likely it finds a text, of causal models.
         rounds: how many are counted.
         threads: how many each side may use; all cores of the process if None.
         timeout_s: how long one piece of work may take a side.
@@ -86,7 +89,9 @@ def bench(
     threads = threads or available_cores()
     limit, limits = ReadLimit(available_cores()), []
     tokenizer = opened.tokenizer
-    total = len(works) * (rounds + 1) * (len(ours) + len(peers))
+    scored = paragraphs(tokenizer, manifest.graph.context_length)
+    quality = quality and family is Family.CAUSAL and bool(scored)
+    total = (len(works) * (rounds + 1) + quality) * (len(ours) + len(peers))
     tell = _Telling(on_progress, total)
     with ExitStack() as stack:
         running: list[_Running] = []
@@ -105,10 +110,12 @@ def bench(
             given = _given(opened, tokenizer, work, turn)
             for one in running:
                 tell(f"{one.side.title}: {work}", done=1)
-                if one.failed is None:
-                    one.run(work, given, counts=turn > 0)
+                one.run(work, given, counts=turn > 0)
                 if one.failed is not None and one.side.is_ours:
                     raise SideFailed(f"{one.side.title}: {one.failed}")
+        for one in running if quality else ():
+            tell(f"{one.side.title}: how likely a text is", done=1)
+            one.score(scored)
         spread = Spread.of(limits)
         weights = {side.precision: _weights(opened, side.precision) for side in ours}
         results = [
@@ -147,17 +154,21 @@ class _Running:
         self.library, self.settings = str(reply["library"]), str(reply["settings"])
         self.load_s = time.perf_counter() - worker.started
         self.start_to_first_token_s: float | None = None
-        self.failed: str | None = None
+        self.reasons: dict[Work, str] = {}
+        self.perplexity: float | None = None
+        self.unscored: str | None = None
+        self._peak_bytes: int | None = None
         self.runs: dict[Work, list[list[float]]] = {}
         self.ids: dict[Work, list[list[int]]] = {}
 
     def run(self, work: Work, given: Mapping[str, Any], *, counts: bool) -> None:
-        """Do a piece of work; a failure is kept, and ends the side."""
+        """Do a piece of work, unless it has failed before; what fails is kept, and the rest goes on."""
+        if work in self.reasons or not self.worker.lives:
+            return
         try:
             reply = self.worker.ask("run", **given)
         except SideFailed as error:
-            self.failed = f"{work}: {error}"
-            self.worker.close()
+            self.reasons[work] = str(error)
             return
         times = [float(when) for when in reply["times"]]
         self.ids.setdefault(work, reply["ids"])  # the first round's, which every side has done
@@ -166,6 +177,33 @@ class _Running:
         if counts:
             self.runs.setdefault(work, []).append(times)
 
+    @property
+    def failed(self) -> str | None:
+        """What it could not do, with the reasons; None if it could do everything."""
+        told = [f"{work}: {reason}" for work, reason in self.reasons.items()]
+        return "; ".join(told) or None
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that its process held until it was asked for a text's likelihood."""
+        return self.worker.peak_bytes if self._peak_bytes is None else self._peak_bytes
+
+    def score(self, rows: Sequence[Sequence[int]]) -> None:
+        """Have it tell how likely rows are; one that cannot has no perplexity."""
+        if not self.worker.lives:
+            return
+        # Every position's logits are no part of answering.
+        self._peak_bytes = self.worker.peak_bytes
+        try:
+            found = self.worker.ask("score", rows=rows)["log_probs"]
+        except SideFailed as error:
+            self.unscored = str(error)
+            return
+        if [len(row) for row in found] != [len(row) - 1 for row in rows]:
+            self.unscored = "it scores another number of tokens"
+            return
+        self.perplexity = math.exp(-math.fsum(itertools.chain(*found)) / sum(map(len, found)))
+
     def result(self, first: _Running, limit: float, weights: Mapping[str | None, Any]) -> Result:
         """Return the figures, beside those of the first side."""
         read = weights.get(self.side.precision)
@@ -173,7 +211,8 @@ class _Running:
         for work, runs in self.runs.items():
             figures = figures_of(work, runs)
             rate = figures.tokens_per_second
-            alone = work.rows == work.beams == 1
+            # A guess that holds takes no step of its own.
+            alone = work.rows == work.beams == 1 and not self.side.drafts
             share = rate.median * read / limit if rate and read and alone else None
             agreeing = _agreeing(first.ids[work], self.ids[work])
             found[work] = attrs.evolve(figures, share_of_limit=share, agreeing_tokens=agreeing)
@@ -184,8 +223,10 @@ class _Running:
             settings=self.settings,
             load_s=self.load_s,
             start_to_first_token_s=self.start_to_first_token_s,
-            peak_bytes=self.worker.peak_bytes,
+            peak_bytes=self.peak_bytes,
             weights_bytes_per_token=read,
+            perplexity=self.perplexity,
+            unscored=self.unscored,
             figures=found,
             failed=self.failed,
         )

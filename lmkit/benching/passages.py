@@ -61,9 +61,29 @@ def prompts(
     return rows
 
 
+def paragraphs(tokenizer: Tokenizer, most: int | None = None) -> list[list[int]]:
+    """Return the passage's paragraphs as rows of ids, for whoever tells how likely each id is.
+
+    Args:
+        tokenizer: the model's.
+        most: ids in a row; what is beyond is left out.
+    Returns:
+        One row a paragraph, without those that the tokenizer cannot write.
+    """
+    rows = []
+    for paragraph in _passage().splitlines():
+        if paragraph and not tokenizer.unknown_in(paragraph):
+            row = [*tokenizer.opening_ids, *tokenizer.encode(paragraph)]
+            rows.append([int(token) for token in row[:most]])
+    return [row for row in rows if len(row) > 1]
+
+
+def _passage() -> str:
+    return resources.files("lmkit.benching").joinpath("passage.txt").read_text("utf-8")
+
+
 def _text(tokenizer: Tokenizer, number: int, length: int) -> list[int]:
-    text = resources.files("lmkit.benching").joinpath("passage.txt").read_text("utf-8")
-    sentences = re.split(r"(?<=[.?])\s+", text.strip())
+    sentences = re.split(r"(?<=[.?])\s+", _passage().strip())
     sentences = [sentence for sentence in sentences if not tokenizer.unknown_in(sentence)]
     chance = random.Random(number)
     if not sentences:

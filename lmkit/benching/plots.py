@@ -1,7 +1,7 @@
 """A benchmark as a picture: bars of every side, ours and theirs, whoever wins.
 
-An SVG is written here, line by line, so that the smallest install can draw it; a PNG is drawn by
-matplotlib, which the extra `train` brings.
+An SVG is written here, line by line, so that the smallest install can draw it, and wears dark colours
+where its reader's page does; a PNG is drawn by matplotlib, which the extra `train` brings.
 """
 
 from __future__ import annotations
@@ -17,6 +17,14 @@ from lmkit.errors import MissingExtra, TaskError
 from lmkit.files import write_atomically
 
 OURS, THEIRS, INK, FAINT = "#3b82f6", "#9ca3af", "#111827", "#6b7280"
+DARK = {"paper": "#0d1117", "ink": "#e6edf3", "faint": "#9198a1", "theirs": "#6e7681"}
+STYLE = (
+    f".paper{{fill:#ffffff}}.ink{{fill:{INK}}}.faint{{fill:{FAINT}}}.line{{stroke:{INK};fill:none}}"
+    f".ours{{fill:{OURS}}}.theirs{{fill:{THEIRS}}}"
+    "@media(prefers-color-scheme:dark){"
+    f".paper{{fill:{DARK['paper']}}}.ink{{fill:{DARK['ink']}}}.faint{{fill:{DARK['faint']}}}"
+    f".line{{stroke:{DARK['ink']}}}.theirs{{fill:{DARK['theirs']}}}}}"
+)
 WIDTH, LABELS, FIGURES = 460, 140, 84  # of a panel, its names and its figures, in pixels
 BAR, GAP, HEAD, MARGIN = 16, 7, 40, 20
 COLUMNS = 2
@@ -123,12 +131,13 @@ def svg(panels: Sequence[Panel], caption: str) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {whole[0]} {whole[1]}" '
         f'width="{whole[0]}" height="{whole[1]}" font-family="sans-serif" font-size="12">',
-        '<rect width="100%" height="100%" fill="#ffffff"/>',
+        f"<style>{STYLE}</style>",
+        '<rect width="100%" height="100%" class="paper"/>',
     ]
     for at, panel in enumerate(panels):
         x = MARGIN + at % COLUMNS * (WIDTH + MARGIN)
         parts += _panel(panel, x, MARGIN + at // COLUMNS * height)
-    parts.append(_text(MARGIN, whole[1] - 10, caption, FAINT))
+    parts.append(_text(MARGIN, whole[1] - 10, caption, "faint"))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -136,8 +145,8 @@ def _panel(panel: Panel, x: float, y: float) -> list[str]:
     most = max(bar.spread.high for bar in panel.bars) or 1.0
     room = WIDTH - LABELS - FIGURES
     parts = [
-        f'<text x="{x}" y="{y + 12}" fill="{INK}" font-weight="bold">{escape(panel.title)}'
-        f'<tspan fill="{FAINT}" font-weight="normal">  {panel.better}</tspan></text>'
+        f'<text x="{x}" y="{y + 12}" class="ink" font-weight="bold">{escape(panel.title)}'
+        f'<tspan class="faint" font-weight="normal">  {panel.better}</tspan></text>'
     ]
     for at, bar in enumerate(panel.bars):
         top = y + HEAD - 16 + at * (BAR + GAP)
@@ -147,24 +156,26 @@ def _panel(panel: Panel, x: float, y: float) -> list[str]:
             left + room * figure / most
             for figure in (bar.spread.low, bar.spread.median, bar.spread.high)
         )
-        fill = OURS if bar.ours else THEIRS
+        kind = "ours" if bar.ours else "theirs"
         weight = ' font-weight="bold"' if bar.ours else ""
         parts += [
-            f'<text x="{left - 8}" y="{middle + 4}" text-anchor="end" fill="{INK}"{weight}>'
+            f'<text x="{left - 8}" y="{middle + 4}" text-anchor="end" class="ink"{weight}>'
             f"{escape(bar.title)}</text>",
-            f'<rect x="{left:.1f}" y="{top}" width="{median - left:.1f}" height="{BAR}" fill="{fill}"/>',
+            f'<rect x="{left:.1f}" y="{top}" width="{median - left:.1f}" height="{BAR}" class="{kind}"/>',
         ]
         if bar.spread.high > bar.spread.low:
             parts.append(
                 f'<path d="M{low:.1f} {middle}H{high:.1f}M{low:.1f} {middle - 4}v8M{high:.1f} '
-                f'{middle - 4}v8" stroke="{INK}" fill="none"/>'
+                f'{middle - 4}v8" class="line"/>'
             )
-        parts.append(_text(max(median, high) + 6, middle + 4, figure_text(bar.spread.median), INK))
+        parts.append(
+            _text(max(median, high) + 6, middle + 4, figure_text(bar.spread.median), "ink")
+        )
     return parts
 
 
-def _text(x: float, y: float, text: str, fill: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{fill}">{escape(text)}</text>'
+def _text(x: float, y: float, text: str, kind: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}">{escape(text)}</text>'
 
 
 def figure_text(figure: float) -> str:

@@ -98,7 +98,9 @@ class Result:
         peak_bytes: the most memory that its process held.
         weights_bytes_per_token: of a bundle, what a step reads; None where that is not known.
         figures: by work.
-        failed: why it could not go on, or None.
+        failed: which work it could not do and why, or None.
+        perplexity: of the passage that prompts are cut from, where it was asked for and could be told.
+        unscored: why it could not, or None.
     """
 
     title: str
@@ -111,6 +113,8 @@ class Result:
     weights_bytes_per_token: int | None
     figures: Mapping[Work, Figures]
     failed: str | None = None
+    perplexity: float | None = None
+    unscored: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -155,6 +159,31 @@ class Report:
             for result in self.results
         ]
         return data
+
+    @classmethod
+    def of_document(cls, data: Mapping[str, Any]) -> Self:
+        """Return the report that a `document` was made of."""
+        given = {field.name: data[field.name] for field in attrs.fields(cls)}
+        given["read_limit"] = Spread(**data["read_limit"])
+        given["works"] = [Work(**work) for work in data["works"]]
+        given["skipped"] = [Skipped(**skipped) for skipped in data["skipped"]]
+        known = {field.name for field in attrs.fields(Result)}  # what others add stays out
+        given["results"] = [
+            Result(
+                **{name: content for name, content in result.items() if name in known}
+                | {"figures": dict(map(_worked, result["figures"]))}
+            )
+            for result in data["results"]
+        ]
+        return cls(**given)
+
+
+def _worked(data: Mapping[str, Any]) -> tuple[Work, Figures]:
+    """Return a piece of work and its figures, which lie beside each other in a document."""
+    work = Work(**{field.name: data[field.name] for field in attrs.fields(Work)})
+    found = {field.name: data[field.name] for field in attrs.fields(Figures)}
+    spreads = {name: Spread(**part) for name, part in found.items() if isinstance(part, dict)}
+    return work, Figures(**found | spreads)
 
 
 def figures_of(work: Work, runs: Sequence[Sequence[float]]) -> Figures:

@@ -71,6 +71,11 @@ class Worker:
         """The process's id."""
         return self._process.pid
 
+    @property
+    def lives(self) -> bool:
+        """Whether it can be asked."""
+        return self._process.poll() is None
+
     def ask(self, act: str, **request: Any) -> dict[str, Any]:
         """Send a request and return its reply.
 

@@ -85,6 +85,11 @@ def _numbers(
     help="Prompts whose text comes twice, and the bundle without and with drafts from what it read.",
 )
 @click.option(
+    "--quality",
+    is_flag=True,
+    help="Also have each side tell how likely it finds a text: its perplexity, of causal models.",
+)
+@click.option(
     "--rounds",
     default=5,
     show_default=True,
@@ -114,6 +119,7 @@ def bench(
     batch_sizes: Sequence[int],
     beams: int,
     repeats: bool,
+    quality: bool,
     rounds: int,
     threads: int | None,
     timeout: float,
@@ -148,6 +154,7 @@ def bench(
             batch_sizes=batch_sizes,
             beams=beams,
             repeats=repeats,
+            quality=quality,
             rounds=rounds,
             threads=threads,
             timeout_s=timeout,

@@ -129,7 +129,7 @@ def export(
 @json_option
 def verify(bundle: str, as_json: bool) -> None:
     """Check BUNDLE: every file's checksum, the graph's contract, the golden prompts' answers."""
-    from lmkit.runtime.generator import verify as verify_bundle
+    from lmkit.runtime.opening import verify as verify_bundle
 
     checks = verify_bundle(bundle)
     if as_json:

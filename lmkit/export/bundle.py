@@ -6,6 +6,7 @@ against torch, so what stands at the output is whole, or nothing is there.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import attrs
 import lmkit
 from lmkit.benching.sides import SideFailed
 from lmkit.chat.rendering import at_time, now
+from lmkit.encoding import Ids
 from lmkit.errors import ExportError, TaskError
 from lmkit.export.calibration import calibration_texts
 from lmkit.export.card import write_card
@@ -50,9 +52,11 @@ from lmkit.precisions import FP32, INT4, Precision, named
 from lmkit.reading import read_for
 from lmkit.records import Data
 from lmkit.runtime.bundle import Bundle
-from lmkit.runtime.generator import open_generator
+from lmkit.runtime.opening import open_generator
 from lmkit.task import Task
 from lmkit.transforms import plugins_of
+
+KEPT_BYTES = 1 << 24  # of the beginnings of prompts, while precisions are compared
 
 
 def export(
@@ -129,14 +133,19 @@ def export(
             sample = sample_of(
                 source.task, rows, source.tokenizer, measured_tokens, held_out=calibrated
             )
+        texts = None
         if calibrated:
-            say("measuring what the weights multiply")
-            texts, whose = calibration_texts(
-                part, manifest, reference.prompts, writer, source, rows, tell.progress
+            texts = functools.partial(
+                calibration_texts,
+                part,
+                manifest,
+                reference.prompts,
+                writer,
+                source,
+                rows,
+                tell.progress,
             )
-            writer.measure(texts, whose)
-            give_back()
-        manifest = _in_each(part, manifest, reference, writer, names, sample, most, tell)
+        manifest = _in_each(part, manifest, reference, writer, names, sample, most, tell, texts)
         manifest = attrs.evolve(manifest, genai=_genai(part, manifest))
         if timed:
             manifest = _timed(part, manifest, tell)
@@ -195,8 +204,11 @@ def _in_each(
     sample: Sample | None,
     most: float | None,
     tell: _Telling,
+    texts: Callable[..., tuple[list[Ids], str]] | None,
 ) -> Manifest:
     """Write the precisions one after another, measure each, and return the manifest with them.
+
+    `texts` gives what 4-bit weights are rounded by, and whose it is; it is called while float32 is open.
 
     Raises:
         ParityError: float32 does not write what torch writes.
@@ -213,9 +225,19 @@ def _in_each(
             written = writer.save(name, rung)
             base = found.get(FP32)
             give_back()
-            one = _measured(part, manifest, name, written, reference, sample, base, most, tell)
+            generator = _opened(part, manifest, name, written)
+            one = _measured(generator, name, written, reference, sample, base, most, tell)
+            given = None
+            if name == FP32 and texts is not None:
+                tell.stage("measuring what the weights multiply")
+                give_back()
+                given = texts(generator=generator)
             found[name] = with_tried(one, tried)
+            del generator
             give_back()
+            if given is not None:
+                writer.measure(*given)
+                give_back()
             if passes(one, most):
                 break
             tried.append(one)
@@ -233,9 +255,14 @@ def _in_each(
     )
 
 
+def _opened(part: Path, manifest: Manifest, name: str, written: Precision) -> Any:
+    graph: Any = manifest.graph
+    own = attrs.evolve(manifest, precision=name, graph=graph.with_files(written.files))
+    return open_generator(Bundle(part, own), prefix_cache_bytes=KEPT_BYTES)
+
+
 def _measured(
-    part: Path,
-    manifest: Manifest,
+    generator: Any,
     name: str,
     written: Precision,
     reference: Any,
@@ -244,13 +271,11 @@ def _measured(
     most: float | None,
     tell: _Telling,
 ) -> Precision:
-    """Return a precision with its figures; the graph is in memory no longer than this takes.
+    """Return a precision with its figures.
 
     One that is rounded is scored first: what does not pass needs no other figures.
     """
-    family = heavy(manifest.task.family)
-    graph = manifest.graph.with_files(written.files)
-    generator = open_generator(Bundle(part, attrs.evolve(manifest, precision=name, graph=graph)))
+    family = heavy(generator.task.family)
 
     def beside_torch(found: Precision, compare: Any) -> Precision:
         tell.stage(f"comparing {name} with torch")
@@ -263,6 +288,7 @@ def _measured(
         found = beside_torch(found, family.compare)
     if sample is not None:
         tell.stage(f"measuring the perplexity of {name}")
+        give_back()
         perplexity = scored(generator, sample, tell.progress)
         if "bundle" in perplexity:
             than = perplexity if base is None else base.perplexity

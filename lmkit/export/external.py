@@ -7,6 +7,7 @@ a weight that was written before, as bytes, is read from there, be it in another
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -98,6 +99,16 @@ def save_together(graphs: Mapping[Path, ir.Model], data: str) -> None:
     """
     folder = next(iter(graphs)).parent
     Weights(folder).save({path.name: graph for path, graph in graphs.items()}, data)
+
+
+def unmapped(tensor: ir.TensorProtocol | None) -> None:
+    """Take what was read of a tensor's file out of memory; where it is asked for again it is read again.
+
+    Arrays of it stay good. What a system cannot do, or what lies in no file, stays as it is.
+    """
+    mapped = getattr(tensor, "raw", None)
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _is_whole(tensor: ir.TensorProtocol) -> bool:

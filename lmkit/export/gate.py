@@ -65,9 +65,10 @@ def check(found: Mapping[str, Precision], most: float | None) -> None:
     first = found[refused[0]].perplexity
     good = [name for name in PRECISIONS if name in found and name not in refused]
     needed = max(_least(one) for one in found.values())
+    raises = " and ".join(refused) + (" raise" if len(refused) > 1 else " raises")
     lines = [
-        f"{', '.join(refused)} raises perplexity by more than the {_percent(most)} that were "
-        "allowed; no bundle was written"
+        f"{raises} perplexity by more than the {_percent(most)} that were allowed; no bundle was "
+        "written"
     ]
     for name, one in found.items():
         for figures in (*one.perplexity.get("tried", ()), {"plan": one.plan, **one.perplexity}):

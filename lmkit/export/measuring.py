@@ -68,7 +68,7 @@ def sample_of(
 
     Args:
         task: the task.
-        rows: records with their answers; the first ones only where they are one text.
+        rows: records with their answers; the first ones only where they are one text, or masked.
         tokenizer: the bundle's.
         most: learned tokens.
         held_out: whether the records are left out that weights may be rounded by; see `n_measured`.

@@ -144,6 +144,11 @@ def traced(
     return graph
 
 
+def watch(graph: ir.Model) -> None:
+    """Let `let_go` free the weights that are in a graph now, too, though a fusion may drop them."""
+    graph.meta.setdefault(_TRACED, []).extend(graph.graph.initializers.values())
+
+
 def let_go(graph: ir.Model) -> None:
     """Let a graph that has been written hold its model's weights no longer; it cannot be used again.
 

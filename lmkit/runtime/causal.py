@@ -24,7 +24,7 @@ from lmkit.runtime.buffers import Pool
 from lmkit.runtime.causal_state import CausalState
 from lmkit.runtime.pace import Pace
 from lmkit.runtime.prefixes import PREFIX_CACHE_BYTES, Prefixes
-from lmkit.runtime.session import open_graph, stepped
+from lmkit.runtime.session import Providers, open_graph, stepped
 from lmkit.runtime.verifying import Verifier
 
 # What a graph may have as an initializer that a caller can override: how many of the last places get
@@ -60,7 +60,7 @@ class CausalSession:
         file: Path,
         graph: Graph,
         *,
-        providers: Sequence[str] | None = None,
+        providers: Providers | None = None,
         threads: int | None = None,
         prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
     ) -> None:
@@ -129,8 +129,13 @@ class CausalSession:
     def forced(self, prompt: Ids, answer: Ids) -> Logits:
         """Return the logits that predict each token of an answer, and the one behind it."""
         whole = np.concatenate([prompt, answer])
-        logits = self._logits_of([whole])
-        return logits[0, len(prompt) - 1 :]
+        state = CausalState(self, 1, len(whole))
+        try:
+            wanted = len(answer) + 1
+            # A view would keep what room there was for the others.
+            return state.extend(0, whole, last=wanted)[-wanted:].copy()
+        finally:
+            state.close()
 
     def log_probs(self, rows: Sequence[Encoded]) -> list[LogProbs]:
         """Return the log-probability of each row's learned tokens, float64 [L] a row.
@@ -153,14 +158,6 @@ class CausalSession:
             for row, end, scores in zip(part, at, stepped(self, prompts, behind), strict=True):
                 found.append(scores[row.labels[end:] != IGNORE])
         return found
-
-    def _logits_of(self, texts: Sequence[Ids]) -> Logits:
-        """Return the logits behind every token of some texts, float32 [B, T, V]."""
-        state = CausalState(self, len(texts), max(map(len, texts)))
-        try:
-            return state.read(texts)
-        finally:
-            state.close()
 
     @property
     def _floats_per_token(self) -> int:

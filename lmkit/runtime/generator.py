@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import copy
-import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Writing
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -19,26 +15,22 @@ from lmkit.choosing import choose
 from lmkit.collating import Stream
 from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt
-from lmkit.errors import BundleError, TaskError
-from lmkit.family import Family
+from lmkit.errors import TaskError
 from lmkit.formatting import Record
 from lmkit.generation import Generation
 from lmkit.logits import LogProbs, rows_at_once
 from lmkit.loss import Loss
-from lmkit.manifest import Golden, Graph, MaskedGraph, Seq2SeqGraph
-from lmkit.precisions import FP32
+from lmkit.manifest import Golden
+from lmkit.precisions import DRAFT_TOKENS
 from lmkit.runtime.beams import BeamSearch, search
-from lmkit.runtime.bundle import Bundle, open_bundle
+from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.causal import CausalSession
+from lmkit.runtime.causal_state import CausalState
 from lmkit.runtime.golden import difference
-from lmkit.runtime.masked import MaskFiller, open_filler
-from lmkit.runtime.prefixes import PREFIX_CACHE_BYTES
 from lmkit.runtime.rows import Row, alike, write
 from lmkit.runtime.sampling import Sampler
-from lmkit.runtime.seq2seq import Seq2SeqSession
 from lmkit.runtime.session import Session
 from lmkit.runtime.sliding import SlidingSession
-from lmkit.runtime.verifying import MOST_BYTES
 from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
@@ -46,119 +38,6 @@ from lmkit.tokenizing import Tokenizer
 # Tokens a second of SmolLM2-135M at 1, 4, 8, 16, 32 and 64 rows, two cores: 71, 213, 377, 571, 784 and
 # 947 in fp32, 213, 543, 674, 808, 926 and 598 in int4.
 ROWS_AT_ONCE = 32
-
-
-def load(
-    path: str | Path,
-    *,
-    precision: str | None = None,
-    providers: Sequence[str] | None = None,
-    threads: int | None = None,
-    verify: bool = True,
-    prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
-) -> Generator | MaskFiller:
-    """Open a bundle for answering; torch is not needed, nor imported.
-
-    Args:
-        path: the bundle's folder.
-        precision: which of the bundle's precisions to use, such as `int4`; None for its default.
-        providers: onnxruntime's execution providers; the CPU's if None.
-        threads: how many threads to use; all cores of the process if None.
-        verify: whether to read every file's checksum and to answer the golden prompts first.
-            Without, sizes and the golden prompts' ids are still compared.
-        prefix_cache_bytes: the most memory for what prompts that were read leave to others that begin
-            in the same way, as all of a task's do, and a chat's next turn; 0 for none. For causal
-            models.
-    Raises:
-        BundleError: the bundle is damaged, from the future, or answers differently than at export.
-        PluginError: its task needs a plugin that is not installed.
-        UnknownName: it has no such precision.
-    """
-    bundle = open_bundle(path, precision=precision, checksums=verify)
-    generator = open_generator(
-        bundle, providers=providers, threads=threads, prefix_cache_bytes=prefix_cache_bytes
-    )
-    _check_golden(generator, answer=verify)
-    return generator
-
-
-def _check_golden(generator: Generator | MaskFiller, *, answer: bool) -> None:
-    """Refuse a bundle whose golden prompts come out differently."""
-    for golden in generator.manifest.golden:
-        problem = generator.check_golden(golden, answer=answer)
-        if problem is not None:
-            raise BundleError(f"'{generator.path}' does not behave as it did at export: {problem}")
-
-
-def open_generator(
-    bundle: Bundle,
-    *,
-    providers: Sequence[str] | None = None,
-    threads: int | None = None,
-    prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
-) -> Generator | MaskFiller:
-    """Load a bundle's graphs of its manifest's precision, by its family; nothing is checked."""
-    graph = bundle.manifest.graph
-    if isinstance(graph, Graph):
-        open_session = functools.partial(
-            CausalSession,
-            bundle.path / graph.file,
-            graph,
-            providers=providers,
-            threads=threads,
-            prefix_cache_bytes=prefix_cache_bytes,
-        )
-        # onnxruntime reads the graph while the tokenizer is read here.
-        with ThreadPoolExecutor(max_workers=1) as beside:
-            opening = beside.submit(open_session)
-            tokenizer = bundle.tokenizer
-            session = opening.result()
-        if bundle.manifest.precision != FP32:  # its products round what they are given
-            session.pace.rounding = math.inf
-            figures = bundle.manifest.precisions.get(bundle.manifest.precision)
-            if figures is None or figures.size_bytes > MOST_BYTES:
-                session.verifier = None
-        return Generator(bundle, session, tokenizer=tokenizer)
-    if isinstance(graph, MaskedGraph):
-        return open_filler(bundle, providers=providers, threads=threads)
-    if isinstance(graph, Seq2SeqGraph):
-        pair = Seq2SeqSession(bundle.path, graph, providers=providers, threads=threads)
-        return Generator(bundle, pair)
-    raise BundleError(f"'{bundle.path}' is a {bundle.manifest.task.family} bundle")
-
-
-def verify(path: str | Path) -> dict[str, str]:
-    """Check everything that a bundle claims of itself.
-
-    Returns:
-        What was checked, in words, by name.
-    Raises:
-        BundleError: something does not hold; the text says what.
-    """
-    bundle = open_bundle(path)
-    manifest = bundle.manifest
-    names = list(manifest.precisions) or [manifest.precision]
-    answered = {}
-    for name in names:  # one after another: each has its weights in memory
-        at = manifest.at(name)
-        _check_golden(open_generator(Bundle(bundle.path, at)), answer=True)
-        answered[name] = sum(len(golden.token_ids) for golden in at.golden)
-    size = sum(file.size_bytes for file in manifest.files.values())
-    counts = ", ".join(
-        f"{count} ({name})" if len(answered) > 1 else f"{count}" for name, count in answered.items()
-    )
-    what = "fills" if manifest.task.family is Family.MASKED else "greedy tokens"
-    return {
-        "schema": f"{manifest.schema}, written by lmkit {manifest.lmkit}",
-        "files": f"{len(manifest.files)} files, {size:,} bytes, every sha256 as written",
-        "graph": " and ".join(
-            f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
-            for graph in manifest.graph.graphs
-        )
-        + " as written down",
-        "golden prompts": f"{len(manifest.golden)} encode to the same ids, and {counts} {what} are "
-        "the same",
-    }
 
 
 class Generator:
@@ -191,6 +70,7 @@ class Generator:
         """Return the same model under another task of its family."""
         other = copy.copy(self)
         other.manifest = attrs.evolve(self.manifest, task=task)
+        other._writer = _writer(self._session, task)
         return other
 
     def __call__(self, record: Record, **options: Any) -> Answer:
@@ -277,7 +157,7 @@ class Generator:
         goes on past the model's context.
         """
         options = Generation(max_new_tokens=max_new_tokens, prompt_lookup_num_tokens=0)
-        return self._continued(prompts, [options] * len(prompts))
+        return self.continued(prompts, [options] * len(prompts))
 
     def drawn(self, prompts: Sequence[Ids], max_new_tokens: int, seed: int) -> list[list[int]]:
         """Return ids drawn from what the model expects behind each prompt, in one batch; as `greedy`."""
@@ -285,17 +165,52 @@ class Generator:
             Generation(max_new_tokens=max_new_tokens, temperature=1.0, seed=seed + place)
             for place in range(len(prompts))
         ]
-        return self._continued(prompts, options)
+        return self.continued(prompts, options)
 
-    def _continued(self, prompts: Sequence[Ids], options: Sequence[Generation]) -> list[list[int]]:
+    def continued(
+        self,
+        prompts: Sequence[Ids],
+        options: Sequence[Generation],
+        on_step: Callable[[], object] | None = None,
+    ) -> list[list[int]]:
+        """Return the ids that follow prompts, each with options of its own, in one batch; as `greedy`.
+
+        Args:
+            prompts: B of them, each int64 [P].
+            options: B of them; stop strings do not count.
+            on_step: called after each token of all rows, or once for a beam search.
+        """
         session = self._session
         rows = [
             self._row(prompt, own, session, stop=())
             for prompt, own in zip(prompts, options, strict=True)
         ]
         for _ in self._write(rows, session, len(rows)):
-            pass
+            if on_step is not None:
+                on_step()
         return [row.token_ids for row in rows]
+
+    def reads_drafts(self, prompt: Ids) -> bool | None:
+        """Load what checks drafts, and say whether it reads a text to the bit as single steps do.
+
+        Args:
+            prompt: any text, int64 [P], of which the beginning is read.
+        Returns:
+            None where no second graph checks drafts, or the model's context is too short for it.
+        """
+        session = self._session
+        verifier = session.verifier if isinstance(session, CausalSession) else None
+        prompt = prompt[: DRAFT_TOKENS * 2]
+        room = session.room(prompt)
+        if verifier is None or (room is not None and room < DRAFT_TOKENS):
+            return None
+        state, _ = session.begin([prompt], [DRAFT_TOKENS])
+        try:
+            assert isinstance(state, CausalState)
+            verifier.load(state, np.resize(prompt, DRAFT_TOKENS))
+        finally:
+            state.close()
+        return verifier.is_exact
 
     def forced(self, prompt: Ids, answer: Ids) -> np.ndarray:
         """Return the logits that predict each answer token and the next, float32 [L + 1, V]; for checks."""

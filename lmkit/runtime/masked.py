@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -15,7 +14,7 @@ from lmkit.logits import Logits
 from lmkit.manifest import Golden, Manifest, MaskedGraph
 from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.golden import difference
-from lmkit.runtime.session import open_graph
+from lmkit.runtime.session import Providers, open_graph
 
 MARKS = "logits_mask"  # the input that says whose logits are wanted; it may be left out
 
@@ -40,7 +39,7 @@ class MaskedSession:
         file: Path,
         graph: MaskedGraph,
         *,
-        providers: Sequence[str] | None = None,
+        providers: Providers | None = None,
         threads: int | None = None,
     ) -> None:
         self.onnx = open_graph(
@@ -109,7 +108,7 @@ class MaskFiller(MaskAnswerer):
 
 
 def open_filler(
-    bundle: Bundle, *, providers: Sequence[str] | None = None, threads: int | None = None
+    bundle: Bundle, *, providers: Providers | None = None, threads: int | None = None
 ) -> MaskFiller:
     """Load a masked bundle's graph; nothing of it is checked."""
     manifest = bundle.manifest

@@ -10,8 +10,8 @@ Source: transformers.generation.logits_process (5.23), and its order from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from collections.abc import Iterable
+from typing import Protocol
 
 import attrs
 import numpy as np
@@ -20,9 +20,26 @@ from lmkit.errors import LmkitError, ModelError, TaskError
 from lmkit.generation import Generation
 from lmkit.runtime.filters import Floats, Ids, exponentials, filters
 
-Penalty: TypeAlias = Callable[[Floats, Ids, int], None]
-
 _BLOCK = 1024  # weights summed at once in a draw
+
+
+class Penalty(Protocol):
+    """A step that greedy decoding has too."""
+
+    def __call__(self, scores: Floats, history: Ids, n_new: int) -> None:
+        """Change `scores`, float32 [V], in place.
+
+        Args:
+            scores: the logits, as changed so far.
+            history: int64 [T], the ids so far, those of the prompt included.
+            n_new: how many of them the answer has.
+        """
+
+    def spares(self, token: int, history: Ids, n_new: int) -> bool:
+        """Return whether a token that is the best before it is certainly the best behind it.
+
+        That is where the token's score stays and no other becomes larger.
+        """
 
 
 @attrs.frozen
@@ -41,6 +58,10 @@ class RepetitionPenalty:
         picked = scores[seen]
         scores[seen] = np.where(picked < 0, picked * self.penalty, picked / self.penalty)
 
+    def spares(self, token: int, history: Ids, n_new: int) -> bool:
+        """Say whether it is left alone; see `Penalty`."""
+        return self.penalty >= 1 and not bool((history == token).any())
+
 
 @attrs.frozen
 class NoRepeatNgram:
@@ -52,6 +73,13 @@ class NoRepeatNgram:
         """Change `scores`, float32 [V], in place."""
         if len(history) >= self.size:
             _forbid(scores, _followers(history, history[len(history) - self.size + 1 :]))
+
+    def spares(self, token: int, history: Ids, n_new: int) -> bool:
+        """Say whether it is left alone; see `Penalty`."""
+        if len(history) < self.size:
+            return True
+        followers = _followers(history, history[len(history) - self.size + 1 :])
+        return not bool((followers == token).any())
 
 
 @attrs.frozen
@@ -66,6 +94,13 @@ class SourceNgram:
         if len(history) + 1 >= self.size:
             _forbid(scores, _followers(self.source, history[len(history) - self.size + 1 :]))
 
+    def spares(self, token: int, history: Ids, n_new: int) -> bool:
+        """Say whether it is left alone; see `Penalty`."""
+        if len(history) + 1 < self.size:
+            return True
+        followers = _followers(self.source, history[len(history) - self.size + 1 :])
+        return not bool((followers == token).any())
+
 
 @attrs.frozen
 class MinNewTokens:
@@ -79,6 +114,10 @@ class MinNewTokens:
         if n_new < self.least:
             _forbid(scores, self.eos_ids)
 
+    def spares(self, token: int, history: Ids, n_new: int) -> bool:
+        """Say whether it is left alone; see `Penalty`."""
+        return n_new >= self.least or not bool((self.eos_ids == token).any())
+
 
 @attrs.frozen
 class ForcedFirst:
@@ -90,6 +129,10 @@ class ForcedFirst:
         """Change `scores`, float32 [V], in place."""
         if len(history) == 1:
             _allow_only(scores, self.token, "forced_bos_token_id")
+
+    def spares(self, token: int, history: Ids, n_new: int) -> bool:
+        """Say whether it is left alone; see `Penalty`."""
+        return len(history) != 1
 
 
 @attrs.frozen
@@ -104,6 +147,10 @@ class ForcedLast:
         if n_new == self.limit - 1:
             _allow_only(scores, self.token, "forced_eos_token_id")
 
+    def spares(self, token: int, history: Ids, n_new: int) -> bool:
+        """Say whether it is left alone; see `Penalty`."""
+        return n_new != self.limit - 1
+
 
 @attrs.frozen
 class SuppressTokens:
@@ -114,6 +161,10 @@ class SuppressTokens:
     def __call__(self, scores: Floats, history: Ids, n_new: int) -> None:
         """Change `scores`, float32 [V], in place."""
         _forbid(scores, self.token_ids)
+
+    def spares(self, token: int, history: Ids, n_new: int) -> bool:
+        """Say whether it is left alone; see `Penalty`."""
+        return not bool((self.token_ids == token).any())
 
 
 def _followers(text: Ids, prefix: Ids) -> Ids:
@@ -219,10 +270,12 @@ class Sampler:
             TaskError: the options forbid every token. transformers raises in torch when it
                 samples, and takes token 0 when it is greedy; here both are an error.
         """
-        if self.is_argmax:
+        if self.options.temperature == 0:
             best = int(logits.argmax())
-            self._check(logits[best], logits)
-            return best
+            # Most tokens are no penalty's concern: then nothing is copied.
+            if all(penalty.spares(best, history, n_new) for penalty in self._penalties):
+                self._check(logits[best], logits)
+                return best
         with np.errstate(all="ignore"):  # infinities are looked at below
             scores, desk = self._scores(logits, history, n_new)
             best = int(scores.argmax())

@@ -22,7 +22,7 @@ from lmkit.logits import Logits, LogProbs
 from lmkit.manifest import Ports, Seq2SeqGraph
 from lmkit.runtime.buffers import Pool
 from lmkit.runtime.keyvalues import KeyValues, bind
-from lmkit.runtime.session import open_graph, run, stepped
+from lmkit.runtime.session import Providers, open_graph, run, stepped
 
 
 class Seq2SeqSession:
@@ -45,7 +45,7 @@ class Seq2SeqSession:
         folder: Path,
         graph: Seq2SeqGraph,
         *,
-        providers: Sequence[str] | None = None,
+        providers: Providers | None = None,
         threads: int | None = None,
     ) -> None:
         def load(ports: Ports) -> ort.InferenceSession:

@@ -1,29 +1,37 @@
 """What the loop needs of a graph, whatever its family, and how onnxruntime opens one.
 
 A session reads prompts and gives a state that is stepped token by token. `lmkit.runtime.causal` and
-`lmkit.runtime.seq2seq` are sessions; `lmkit.runtime.generator` is the loop.
+`lmkit.runtime.seq2seq` are sessions; `lmkit.runtime.rows` is the loop.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
 
 from lmkit.encoding import Encoded, Ids
-from lmkit.errors import BundleError, ModelError, UnknownName
+from lmkit.errors import BundleError, ModelError, TaskError, UnknownName
 from lmkit.logits import Logits, LogProbs, log_probs_of
 from lmkit.manifest import Tensor
 from lmkit.runtime.cores import available_cores
+from lmkit.runtime.hugepages import in_huge_pages
 
 SPIN_US = 1000  # how long a thread looks for work before it sleeps
 
+# onnxruntime's execution providers, the first preferred; each may come with its options.
+Providers: TypeAlias = Sequence[str | tuple[str, dict[str, Any]]]
+
 _NO_TILES = "ORT_GQA_DISABLE_FLASH_ATTENTION"  # onnxruntime's own switch
+_opening = threading.Lock()  # one graph at a time: the switch is the whole process's
+# What onnxruntime raises at a graph that is whole and has nodes, or a form, which it does not know.
+_TOO_NEW = ("InvalidGraph", "NotImplemented", "Fail")
 # What onnxruntime calls numpy's types.
 _TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 
@@ -112,7 +120,7 @@ def open_graph(
     file: Path,
     ports: Sequence[Tensor],
     *,
-    providers: Sequence[str] | None = None,
+    providers: Providers | None = None,
     threads: int | None = None,
 ) -> ort.InferenceSession:
     """Load an ONNX graph whose inputs and outputs are the ones that are written down.
@@ -131,11 +139,17 @@ def open_graph(
         threads: how many threads one step may use; all cores of the process if None.
     Raises:
         BundleError: onnxruntime cannot load it, or it has other inputs or outputs.
+        TaskError: there are no threads to use.
+        UnknownName: this onnxruntime has no such provider.
     """
-    for provider in providers or ():
-        if provider not in ort.get_available_providers():
+    providers = [providers] if isinstance(providers, str) else list(providers or ())
+    for provider in providers:
+        name = provider if isinstance(provider, str) else provider[0]
+        if name not in ort.get_available_providers():
             known = ort.get_available_providers()
-            raise UnknownName("execution provider in this onnxruntime", provider, known)
+            raise UnknownName("execution provider in this onnxruntime", name, known)
+    if threads is not None and threads < 1:
+        raise TaskError(f"threads is {threads}; expected 1 or more, or None for all cores")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
@@ -144,12 +158,18 @@ def open_graph(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # its warnings are about graphs in general, not this one
     try:
-        with _plain_attention():
+        with _plain_attention(), in_huge_pages():
             onnx = ort.InferenceSession(
-                str(file), options, providers=list(providers or ["CPUExecutionProvider"])
+                str(file), options, providers=providers or ["CPUExecutionProvider"]
             )
     except Exception as error:  # onnxruntime raises its own kinds, without a common base
-        raise BundleError(f"onnxruntime cannot load '{file}': {error}") from error
+        problem = f"onnxruntime cannot load '{file}': {error}"
+        if type(error).__name__ in _TOO_NEW:
+            problem += (
+                f"; this is onnxruntime {ort.__version__}, which may be too old for it: pip install "
+                "--upgrade onnxruntime (int8 and int4 need 1.23), or choose another precision"
+            )
+        raise BundleError(problem) from error
     found = {port.name: port for port in (*onnx.get_inputs(), *onnx.get_outputs())}
     for tensor in ports:
         _check_port(file, tensor, found.pop(tensor.name, None))
@@ -166,14 +186,15 @@ def _plain_attention() -> Iterator[None]:
     token behind 511 0.04 / 0.03 ms, behind 8191 0.62 / 0.46 ms, 512 tokens behind 3584 the same. The
     operator reads this when it is made; what the user has set holds.
     """
-    given = os.environ.get(_NO_TILES)
-    if given is None:
-        os.environ[_NO_TILES] = "1"
-    try:
-        yield
-    finally:
+    with _opening:
+        given = os.environ.get(_NO_TILES)
         if given is None:
-            os.environ.pop(_NO_TILES, None)
+            os.environ[_NO_TILES] = "1"
+        try:
+            yield
+        finally:
+            if given is None:
+                os.environ.pop(_NO_TILES, None)
 
 
 def run(onnx: ort.InferenceSession, binding: ort.IOBinding) -> None:

@@ -21,10 +21,10 @@ import attrs
 import onnxruntime as ort
 
 from lmkit.encoding import Ids
-from lmkit.errors import BundleError
+from lmkit.errors import BundleError, ModelError
 from lmkit.manifest import Graph, Tensor
 from lmkit.precisions import DRAFT_TOKENS, draft_port
-from lmkit.runtime.session import open_graph
+from lmkit.runtime.session import Providers, open_graph
 
 if TYPE_CHECKING:
     from lmkit.runtime.causal_state import CausalState
@@ -59,7 +59,7 @@ class Verifier:
         file: Path,
         graph: Graph,
         *,
-        providers: Sequence[str] | None = None,
+        providers: Providers | None = None,
         threads: int | None = None,
     ) -> None:
         self.missed = 0.0
@@ -89,6 +89,8 @@ class Verifier:
                 onnx = self._open()
                 if onnx is not None and state.reads_alike(onnx, ids):
                     self.onnx, self.is_exact = onnx, True
+        except ModelError:  # one that loads and does not run: likewise
+            return
         finally:
             self._lock.release()
 

@@ -1,10 +1,14 @@
 import json
 
+import numpy as np
 import pytest
 
 from lmkit.benching import SideFailed, Work, bench
+from lmkit.benching.passages import paragraphs
 from lmkit.benching.weights import bytes_per_token
+from lmkit.encoding import Encoded
 from lmkit.errors import TaskError, UnknownName
+from lmkit.runtime.opening import load
 
 QUICK = {"prompt_tokens": [8], "new_tokens": [6], "rounds": 3, "threads": 1}
 WORK = Work(prompt_tokens=8, new_tokens=6)
@@ -120,6 +124,14 @@ def test_a_peer_that_fails_is_named_with_its_reason_and_the_rest_goes_on(
     assert len(ours.figures) == len(fake.figures) == 1
 
 
+def test_work_that_a_peer_cannot_do_costs_it_no_other(bundle, peer):
+    report = bench(bundle, against=[peer("fussy")], batch_sizes=[3, 1], **QUICK)
+    fussy = report.results[1]
+
+    assert fussy.failed == "8 + 6 tokens, 3 rows: ValueError: no batches"
+    assert list(fussy.figures) == [WORK]
+
+
 def test_a_peer_that_is_not_installed_is_skipped_with_what_to_install(bundle, peer):
     report = bench(bundle, against=[peer("fake", "absent")], **QUICK)
     (skipped,) = report.skipped
@@ -170,3 +182,20 @@ def _broken(bundle):
 
     absent = str(bundle / "absent")
     return Side(name="lmkit", precision=None, model=absent, worker=WORKERS / "with_lmkit.py")
+
+
+def test_sides_tell_how_likely_a_text_is_where_that_is_asked_for(bundle, peer):
+    report = bench(bundle, against=[peer("fake")], quality=True, **QUICK)
+    ours, fake = report.results
+
+    assert ours.perplexity == pytest.approx(_perplexity(bundle), rel=1e-6)
+    assert fake.perplexity is None
+    assert "no attribute 'score'" in fake.unscored
+
+
+def _perplexity(bundle):
+    """The passage's perplexity by the loaded bundle's own scoring."""
+    model = load(bundle)
+    most = model.manifest.graph.context_length
+    rows = [np.array(row) for row in paragraphs(model.tokenizer, most)]
+    return model.score([Encoded(input_ids=row, labels=row) for row in rows]).figures()["perplexity"]

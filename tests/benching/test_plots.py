@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lmkit.benching.plots import OURS, THEIRS, check_plot, save_plot
+from lmkit.benching.plots import check_plot, save_plot
 from lmkit.errors import MissingExtra, TaskError
 
 from .reports import report, result
@@ -18,9 +18,9 @@ def drawn(tmp_path):
 
 
 def test_every_side_has_a_bar_in_every_panel(drawn):
-    fills = [rect.get("fill") for rect in drawn.iter(f"{SVG}rect")][1:]
+    fills = [rect.get("class") for rect in drawn.iter(f"{SVG}rect")][1:]
 
-    assert fills == [OURS, THEIRS] * 5
+    assert fills == ["ours", "theirs"] * 5
 
 
 def test_bars_are_as_long_as_their_figures(drawn):
@@ -46,9 +46,9 @@ def test_a_side_without_a_figure_is_left_out_of_its_panel(tmp_path):
     half = result("peer", 0.02, works=[])
     save_plot(report(result("lmkit", 0.01, ours=True), half), tmp_path / "plot.svg")
     root = ElementTree.parse(tmp_path / "plot.svg").getroot()
-    fills = [rect.get("fill") for rect in root.iter(f"{SVG}rect")][1:]
+    fills = [rect.get("class") for rect in root.iter(f"{SVG}rect")][1:]
 
-    assert fills == [OURS, OURS, OURS, OURS, OURS, THEIRS]
+    assert fills == ["ours"] * 5 + ["theirs"]
 
 
 def test_a_png_is_drawn_by_matplotlib(tmp_path):

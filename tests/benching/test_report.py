@@ -1,6 +1,10 @@
+import json
+
 import pytest
 
-from lmkit.benching.report import Spread, Work, figures_of
+from lmkit.benching.report import Report, Spread, Work, figures_of
+
+from .reports import report
 
 WORK = Work(prompt_tokens=4, new_tokens=4, rows=2)
 # Each step's seconds from the request.
@@ -36,3 +40,12 @@ def test_a_search_counts_tokens_over_the_whole_time():
 
     assert figures.tokens_per_second == Spread(2.5, 2.0, 5.0)
     assert figures.first_token_s is None
+
+
+def test_a_report_is_read_from_its_document():
+    before = report()
+
+    data = json.loads(json.dumps(before.document()))
+    data["results"][0]["another's"] = 1.0
+
+    assert Report.of_document(data) == before

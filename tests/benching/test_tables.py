@@ -6,14 +6,14 @@ from .reports import LONG, SHORT, report, result
 def test_each_work_has_a_row_of_every_side():
     titles, rows = speed_rows(report())
 
-    assert titles[:4] == ("work", "side", "first token ms", "ms/token")
+    assert titles[:5] == ("work", "side", "first token ms", "x first", "ms/token")
     assert [row[:2] for row in rows] == [
         ("16 + 3 tokens", "lmkit"),
         ("16 + 3 tokens", "peer"),
         ("512 + 3 tokens", "lmkit"),
         ("512 + 3 tokens", "peer"),
     ]
-    assert rows[1][2:4] == ("200 (180-220)", "20.00")
+    assert rows[1][2:5] == ("200 (180-220)", "1.00", "20.00")
     assert all(len(row) == len(titles) for row in rows)
 
 
@@ -49,3 +49,20 @@ def test_markdown_has_both_tables_with_all_cells():
     assert lines[1].startswith("| --- | --- | ---: |")
     assert cells == {len(speed_rows(report())[0]) + 1, len(side_rows(report())[0]) + 1}
     assert any(line.startswith("| lmkit | lmkit 1.0 |") for line in lines)
+
+
+def test_every_side_stands_beside_the_first_whoever_wins():
+    titles, rows = speed_rows(report(result("lmkit", 0.01, ours=True), result("peer", 0.005)))
+    ratio = len(titles) - 1 - titles[::-1].index("x first")
+
+    assert [row[ratio] for row in rows[:2]] == ["1.00", "2.00"]
+    assert any(
+        line.startswith("x first: how many times as fast as lmkit") for line in notes(report())
+    )
+
+
+def test_perplexity_has_a_column_where_any_side_told_it():
+    scored = report(result("lmkit", 0.01, ours=True, perplexity=12.3456), result("peer", 0.02))
+
+    assert "perplexity" not in side_rows(report())[0]
+    assert [row[-1] for row in side_rows(scored)[1]] == ["12.346", "-"]

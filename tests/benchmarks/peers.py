@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 import venv
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,44 +90,78 @@ def install(folder: Path) -> None:
             subprocess.run([*pip[:1], "uninstall", "--yes", "--quiet", "torchvision"], check=True)
 
 
-def prepare(folder: Path, model: Path, tokenizers: Path) -> None:
-    """Make the models that are not there: ours, those with random weights, and the peers'.
+def prepare(folder: Path, model: Path, tokenizers: Path | None) -> None:
+    """Make the models that are not there: those with random weights, ours, and the peers'.
 
     Args:
         folder: where environments and models lie.
         model: the causal model's folder, in Hugging Face layout.
-        tokenizers: a folder with the tokenizers `t5` and `bert-base-uncased`.
+        tokenizers: a folder with the tokenizers `t5` and `bert-base-uncased`; None if there are models
+            with random weights already.
     """
     models = folder / "models"
     models.mkdir(parents=True, exist_ok=True)
     random_models(models, tokenizers)
     older = for_older(model, models / "older")
-    ours = {
-        "lmkit": (model, "chat", "fp32,int8,int4"),
-        "lmkit-t5": (models / "t5", "summarize", "fp32,int8"),
-        "lmkit-distilbert": (models / "distilbert", "mlm", "fp32,int8"),
-    }
-    commands = {
-        name: [
-            *(sys.executable, "-m", "lmkit", "export", str(source), "--task", task),
-            *("--precision", precisions, "--output", "{out}"),
-        ]
-        for name, (source, task, precisions) in ours.items()
-    }
-    for name, command in {**commands, **MODELS}.items():
-        out = models / name
-        if out.is_dir():
-            continue
-        print(f"making {name} ...", file=sys.stderr)
-        given = {"model": model, "older": older, "models": models, "out": f"{out}.part"}
-        words = [word.format_map(given) for word in command]
+    given = {"model": model, "older": older, "models": models}
+    for name in OURS:
+        export(folder, model, name)
+    for name, command in MODELS.items():
+        words = [word.format_map({**given, "out": f"{models / name}.part"}) for word in command]
         if "/bin/" in words[0] and not words[0].startswith("/"):
             words[0] = str(folder / words[0])
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(f"  {name} fails: {done.stderr.strip()[-500:]}", file=sys.stderr)
-        else:
-            Path(f"{out}.part").rename(out)
+        _make(models / name, words)
+
+
+# Bundle -> its source, task and precisions.
+OURS = {
+    "lmkit": ("{model}", "chat", "fp32,int8,int4"),
+    "lmkit-t5": ("{models}/t5", "summarize", "fp32,int8"),
+    "lmkit-distilbert": ("{models}/distilbert", "mlm", "fp32,int8"),
+}
+
+
+def export(folder: Path, model: Path | None, name: str, *, anew: bool = False) -> bool:
+    """Export one of our bundles, with the lmkit at hand, if it is not there or is to be made anew.
+
+    Returns:
+        Whether it is there.
+    """
+    out = folder / "models" / name
+    if anew and out.is_dir():
+        shutil.rmtree(out)
+    source, task, precisions = OURS[name]
+    if model is None and "{model}" in source and not out.is_dir():
+        print(f"{name} is not there; give --model to export it", file=sys.stderr)
+        return False
+    source = source.format(model=model, models=folder / "models")
+    words = [sys.executable, "-m", "lmkit", "export", source, "--task", task]
+    return _make(out, [*words, "--precision", precisions, "--output", str(out)], whole=True)
+
+
+def _make(out: Path, command: Sequence[str], *, whole: bool = False) -> bool:
+    """Run a command that makes a folder, if that is not there; return whether it is then.
+
+    Args:
+        out: the folder.
+        command: makes `out.part`, or `out` itself where it leaves none that is not whole.
+        whole: whether it does that.
+    """
+    if out.is_dir():
+        return True
+    print(f"making {out.name} ...", file=sys.stderr)
+    part = Path(f"{out}.part")
+    if part.is_dir():  # of one that was interrupted
+        shutil.rmtree(part)
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"  {out.name} fails: {done.stderr.strip()[-500:]}", file=sys.stderr)
+        return False
+    if not whole:
+        part.rename(out)
+    print(f"  {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    return True
 
 
 def for_older(model: Path, folder: Path) -> Path:
@@ -146,8 +182,10 @@ def for_older(model: Path, folder: Path) -> Path:
     return folder
 
 
-def random_models(models: Path, tokenizers: Path) -> None:
+def random_models(models: Path, tokenizers: Path | None) -> None:
     """Write T5-small and DistilBERT as their configs say, with random weights."""
+    if all((models / name).is_dir() for name in ("t5", "distilbert")):
+        return
     import torch
     import transformers
 
@@ -157,6 +195,9 @@ def random_models(models: Path, tokenizers: Path) -> None:
     }
     for name, (tokenizer, kind, config) in made.items():
         if (models / name).is_dir():
+            continue
+        if tokenizers is None:
+            print(f"{name} is not there; give --tokenizers to make it", file=sys.stderr)
             continue
         torch.manual_seed(0)
         net = kind(kind.config_class(**config))

@@ -94,7 +94,7 @@ class TestExitCodes:
         def interrupt(*args):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("lmkit.runtime.generator.verify", interrupt)
+        monkeypatch.setattr("lmkit.runtime.opening.verify", interrupt)
         done = lmkit("verify", "bundle")
 
         assert (done.code, done.err.strip()) == (130, "error: interrupted")

@@ -408,9 +408,9 @@ def test_the_torch_model_is_gone_before_the_graph_is_opened(tiny_run, tmp_path, 
         models_seen.append(weakref.ref(model))
         return refer(model, *others)
 
-    def counted(bundle):
+    def counted(bundle, **options):
         alive.append(models_seen[0]() is not None)
-        return opened(bundle)
+        return opened(bundle, **options)
 
     monkeypatch.setattr(causal, "refer", noted)
     monkeypatch.setattr(exporting, "open_generator", counted)

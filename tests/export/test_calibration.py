@@ -11,6 +11,7 @@ from lmkit.encoding import encode_rows
 from lmkit.export.calibration import (
     CALIBRATION_TOKENS,
     LEAST_TOKENS,
+    OWN_ROWS,
     OWN_TOKENS,
     calibration_texts,
     drawn,
@@ -85,7 +86,7 @@ class TestTextsThatTheModelDraws:
         assert [text[0] for text in texts[:4]] == [5, 8, 1, 1]
         assert len(texts[0]) == 2 + texts[0].tolist().count(7)
         assert sum(map(len, texts)) >= OWN_TOKENS
-        assert model.seeds == [4 * round for round in range(len(model.seeds))]
+        assert model.seeds == [OWN_ROWS * round for round in range(len(model.seeds))]
         assert told[-1] == (OWN_TOKENS, OWN_TOKENS)
 
     def test_are_not_needed_where_the_data_has_enough(self, task, tokenizer):

@@ -69,6 +69,14 @@ class TestARefusal:
         assert "4,100 learned tokens of 120 records" in lines[4]
         assert caught.value.increases == {"fp32": 0.0, "int8": 0.0012, "int4": 0.0734}
 
+    def test_of_two_names_both(self):
+        found = {**FOUND, "int8": measured(13.0, 0.0531)}
+
+        with pytest.raises(
+            QualityError, match=r"^int8 and int4 raise perplexity .*\n(.*\n)+.*fp32,"
+        ):
+            check(found, 0.02)
+
     def test_says_what_to_try(self):
         with pytest.raises(
             QualityError, match=r"try --precision fp32,int8, or allow more: .* 7\.71%"

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from lmkit.export.ladder import RUNGS, Rung, kept_higher
 from lmkit.export.quantizing import quantize
-from lmkit.export.writing import Writer
+from lmkit.export.writing import NOTHING_ROUNDED, Writer
 
 N_LAYERS = 8
 
@@ -80,10 +80,13 @@ def layers(n_layers=3, width=64):
 NARROW = {"narrow0", "narrow1", "narrow2"}
 
 
-def test_the_first_rung_keeps_nothing():
+def test_the_first_rung_keeps_nothing_but_some_of_int4s_that_close_a_layer():
     for rungs in RUNGS.values():
-        assert kept_higher(rungs[0], layers().graph) == frozenset()
         assert str(rungs[0]) == ""
+    assert kept_higher(RUNGS["int8"][0], layers().graph) == frozenset()
+    assert kept_higher(RUNGS["int4"][0], layers(9).graph) == {
+        f"narrow{layer}" for layer in (1, 2, 4, 5, 7, 8)
+    }
 
 
 def test_others_keep_what_closes_a_layer_then_embedding_and_logits_then_some_of_the_rest():
@@ -144,3 +147,15 @@ def test_a_rung_is_written_over_the_one_before_and_says_what_it_kept(tmp_path):
     assert bits(graph).count(8) == 4
     writer.tidy()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_precision_in_which_nothing_is_rounded_says_so(tmp_path, precision):
+    writer = Writer(tmp_path, ["fp32", precision])
+    writer.save_float32({"model.onnx": layers(width=8)})
+    assert not writer.has_large
+
+    found = writer.save(precision, writer.rungs(precision)[0])
+
+    assert found.plan == NOTHING_ROUNDED
+    assert found.size_bytes == writer.float32.size_bytes

@@ -12,7 +12,7 @@ import lmkit as lk
 from lmkit.errors import BundleError, PluginError
 from lmkit.manifest import SCHEMA
 from lmkit.runtime.bundle import open_bundle
-from lmkit.runtime.generator import verify
+from lmkit.runtime.opening import verify
 
 from .toybundle import RECORD, change_manifest, sign
 

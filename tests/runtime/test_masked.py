@@ -14,8 +14,8 @@ from lmkit.answering import Answerer
 from lmkit.encoding import prompt_ids
 from lmkit.errors import BundleError, RecordError, TaskError
 from lmkit.manifest import read_manifest
-from lmkit.runtime.generator import verify
 from lmkit.runtime.masked import MaskedSession, MaskFiller
+from lmkit.runtime.opening import verify
 
 from .toybundle import change_manifest, sign
 from .toymasked import GRAPH, RECORD, TASK, toy_logits, write_masked_bundle

@@ -9,7 +9,7 @@ from lmkit.answering import open_answerer
 from lmkit.errors import BundleError, TaskError, UnknownName
 from lmkit.manifest import read_manifest
 from lmkit.precisions import file_of, named
-from lmkit.runtime.generator import verify
+from lmkit.runtime.opening import verify
 
 from .toybundle import RECORD, change_manifest, sign, write_bundle
 

@@ -14,7 +14,7 @@ from lmkit.encoding import IGNORE, Encoded, prompt_ids
 from lmkit.errors import BundleError, PromptTooLong
 from lmkit.manifest import read_manifest
 from lmkit.runtime.causal import CausalSession
-from lmkit.runtime.generator import verify
+from lmkit.runtime.opening import verify
 
 from .toybundle import (
     CONTEXT_LENGTH,

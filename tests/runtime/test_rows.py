@@ -164,7 +164,7 @@ class TestBuffersGoBack:
             "stream": lambda: list(ask.stream(RECORD)),
         }[ways]
         with monkeypatch.context() as patched:
-            patched.setattr("lmkit.runtime.causal_state.run", failing)
+            patched.setattr("lmkit.runtime.causal_rows.run", failing)
             with pytest.raises(type(error)) as caught:
                 how()
 

@@ -45,6 +45,33 @@ def test_without_options_the_choice_is_the_plain_argmax():
     assert not Sampler(Generation(temperature=1)).is_argmax
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1.3},
+        {"repetition_penalty": 0.7},
+        {"no_repeat_ngram_size": 2},
+        {"encoder_no_repeat_ngram_size": 1},
+        {"min_new_tokens": 3},
+        {"forced_bos_token_id": 4},
+        {"forced_eos_token_id": 2},
+        {"suppress_tokens": (1, 5)},
+        {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "suppress_tokens": (0,)},
+    ],
+    ids=str,
+)
+def test_greedy_takes_the_best_of_the_penalised_whether_or_not_a_penalty_touches_it(options):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        n_new = int(rng.integers(0, 6))
+        history = rng.integers(0, 6, 1 + n_new)
+        logits = rng.integers(-3, 4, 6).astype(np.float32)  # with equal ones among them
+        sampler = Sampler(Generation(**options), eos_ids=[2], limit=6, source=ids(1, 4, 1))
+
+        wanted = int(sampler.process(logits, history, n_new).argmax())
+        assert sampler.choose(logits, history, n_new) == wanted
+
+
 def test_the_repetition_penalty_divides_what_is_positive_and_multiplies_what_is_negative():
     scores = processed(row(2, -2, 0, 4), ids(0, 1, 2), repetition_penalty=2.0)
 

@@ -1,13 +1,16 @@
 """The graph's contract, against the same model written in numpy."""
 
 import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
 from lmkit.encoding import IGNORE, Encoded, prompt_ids
-from lmkit.errors import BundleError, UnknownName
+from lmkit.errors import BundleError, TaskError, UnknownName
 from lmkit.manifest import read_manifest
 from lmkit.runtime.causal import CausalSession
 
@@ -398,7 +401,20 @@ def test_sizes_that_contradict_the_graph_are_refused(copied, field):
 def test_a_file_that_is_no_graph_is_refused(tmp_path, bundle):
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
 
-    with pytest.raises(BundleError, match="onnxruntime cannot load"):
+    with pytest.raises(BundleError, match="onnxruntime cannot load") as caught:
+        CausalSession(tmp_path / "model.onnx", read_manifest(bundle).graph)
+    assert "--upgrade" not in str(caught.value)
+
+
+def test_a_node_that_this_onnxruntime_does_not_know_says_what_to_upgrade(tmp_path, bundle):
+    raw = (bundle / "model.onnx").read_bytes()
+    assert raw.count(b"GroupQueryAttention")
+    (tmp_path / "model.onnx").write_bytes(
+        raw.replace(b"GroupQueryAttention", b"FutureQueryAttentio")
+    )
+    shutil.copy(bundle / "model.onnx.data", tmp_path)
+
+    with pytest.raises(BundleError, match=rf"{ort.__version__}, which may be too old.*--upgrade"):
         CausalSession(tmp_path / "model.onnx", read_manifest(bundle).graph)
 
 
@@ -408,6 +424,50 @@ def test_an_execution_provider_that_is_not_there_is_named(bundle):
         CausalSession(
             bundle / "model.onnx", read_manifest(bundle).graph, providers=["NoSuchProvider"]
         )
+
+
+@pytest.mark.parametrize(
+    "providers", ["CPUExecutionProvider", [("CPUExecutionProvider", {"use_arena": "0"})]]
+)
+def test_a_provider_may_stand_alone_and_may_have_options(bundle, providers):
+    graph = read_manifest(bundle).graph
+
+    session = CausalSession(bundle / "model.onnx", graph, providers=providers)
+
+    assert session.onnx.get_providers() == ["CPUExecutionProvider"]
+
+
+def test_a_provider_that_is_not_there_is_named_with_its_options_too(bundle):
+    with pytest.raises(UnknownName, match=r"'NoSuchProvider'\n"):
+        CausalSession(
+            bundle / "model.onnx", read_manifest(bundle).graph, providers=[("NoSuchProvider", {})]
+        )
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_no_threads_at_all_are_refused(bundle, threads):
+    with pytest.raises(TaskError, match=f"threads is {threads}; expected 1 or more"):
+        CausalSession(bundle / "model.onnx", read_manifest(bundle).graph, threads=threads)
+
+
+def test_graphs_opened_by_several_threads_all_have_whole_attention(bundle, monkeypatch):
+    switch = "ORT_GQA_DISABLE_FLASH_ATTENTION"
+    monkeypatch.delenv(switch, raising=False)
+    opened, seen, lasting = ort.InferenceSession, [], iter([0.05, 0.15, 0.1])
+
+    def opening(*arguments, **options):
+        time.sleep(next(lasting))
+        seen.append(os.environ.get(switch))
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(ort, "InferenceSession", opening)
+    graph = read_manifest(bundle).graph
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda _: CausalSession(bundle / "model.onnx", graph), range(3)))
+
+    assert seen == ["1", "1", "1"]
+    assert switch not in os.environ
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])

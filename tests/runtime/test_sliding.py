@@ -50,6 +50,17 @@ def test_a_text_goes_on_past_its_window_from_its_last_half(ask, toy, prompt):
     assert len(answer.token_ids) > BLOCK
 
 
+def test_another_task_goes_on_past_a_window_if_it_is_of_one_text_and_else_not(ask):
+    alone = TASK.evolve(collator=lk.CausalCollator(max_length=BLOCK))
+    record = {"prompt": PROMPTS[0]}
+
+    answer = ask(record)
+    other = ask.with_task(alone)
+
+    assert other(record).token_ids != answer.token_ids
+    assert other.with_task(TASK)(record).token_ids == answer.token_ids
+
+
 def test_each_row_of_a_batch_slides_for_itself(ask):
     records = [{"prompt": prompt} for prompt in PROMPTS]
 

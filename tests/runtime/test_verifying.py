@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 import lmkit as lk
-from lmkit.errors import BundleError
+from lmkit.errors import BundleError, ModelError
 from lmkit.precisions import DRAFT_FILE, DRAFT_TOKENS
 from lmkit.runtime import verifying
 from lmkit.runtime.causal_state import CausalState
+from lmkit.runtime.opening import verify
 from lmkit.runtime.pace import Pace
 
 from .toybundle import change_manifest, sign, write_bundle
@@ -146,7 +147,7 @@ def test_it_is_loaded_when_drafts_would_have_saved_what_that_costs(ask, n_read, 
 
 
 def test_large_weights_are_not_held_twice(rounding, monkeypatch):
-    monkeypatch.setattr("lmkit.runtime.generator.MOST_BYTES", -1)
+    monkeypatch.setattr("lmkit.runtime.opening.MOST_BYTES", -1)
 
     ask = lk.load(rounding, precision="int4", threads=1)
 
@@ -161,6 +162,24 @@ def test_a_graph_that_onnxruntime_cannot_load_leaves_the_plain_loop(ask, n_read,
     assert ask(REPEATING[0], max_new_tokens=60) == ask(REPEATING[0], max_new_tokens=60, **PLAIN)
     assert verifier.is_exact is False
     assert not n_read
+
+
+def test_a_graph_that_loads_and_does_not_run_leaves_the_plain_loop(ask, monkeypatch):
+    def failing(state, row, ids, onnx):
+        raise ModelError("onnxruntime cannot run the model")
+
+    monkeypatch.setattr(CausalState, "verify", failing)
+
+    assert ask(REPEATING[0], max_new_tokens=60) == ask(REPEATING[0], max_new_tokens=60, **PLAIN)
+    assert ask._session.verifier.is_exact is False
+
+
+def test_a_bundle_is_verified_with_what_checks_its_drafts(rounding, monkeypatch):
+    assert verify(rounding)["drafts"] == "read as single steps are, to the bit (int4)"
+
+    monkeypatch.setattr(CausalState, "reads_alike", lambda *given: False)
+
+    assert verify(rounding)["drafts"] == "none here, since some bit would differ (int4)"
 
 
 def test_its_file_must_be_one_of_the_bundles(rounding):

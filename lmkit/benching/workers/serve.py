@@ -4,12 +4,13 @@
 
 Started as a script in the peer's own Python; it needs the standard library only. The file named
 defines `Side`: `Side(given)` loads a model, `run(work)` does a piece of work, and `library` and
-`settings` tell in words what it is. What a library prints goes to standard error, so that nothing but
+`settings` tell in words what it is; `score(rows)`, where it is, returns the log-probability of each
+id of each row behind its first. What a library prints goes to standard error, so that nothing but
 replies is on standard output.
 
 Requests are `{"do": "load", ...}`, whose other fields are what `Side` is given, `{"do": "run", ...}`,
-whose other fields are the work, and `{"do": "stop"}`. A reply is what was found with `peak_bytes`, the
-most memory that the process has held, or `{"error": "..."}`.
+whose other fields are the work, `{"do": "score", "rows": [...]}`, and `{"do": "stop"}`. A reply is
+what was found with `peak_bytes`, the most memory that the process has held, or `{"error": "..."}`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def main() -> None:
                 side = load(sys.argv[1]).Side(request)
                 reply: dict[str, Any] = {"seconds": time.perf_counter() - start}
                 reply.update(library=side.library, settings=side.settings)
+            elif act == "score":
+                reply = {"log_probs": side.score(request["rows"])}
             else:
                 reply = side.run(request)
         except BaseException as error:  # whatever a library raises is told, and the worker lives on

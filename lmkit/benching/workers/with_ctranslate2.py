@@ -75,3 +75,9 @@ class Side:
             ids = [[self._ids[token] for token in row.hypotheses[0]] for row in found]
         end = time.perf_counter() - start
         return {"times": times[:n_tokens] if n_beams == 1 else [end], "ids": ids}
+
+    def score(self, rows: list[list[int]]) -> list[list[float]]:
+        """Return the log-probability of each id of each row behind its first."""
+        texts = [[self._tokens[index] for index in row] for row in rows]
+        scored = self._model.score_batch(texts, max_batch_size=1, max_input_length=0)
+        return [list(row.log_probs) for row in scored]

@@ -7,6 +7,7 @@ present share one buffer, as long as the request; greedy search; all threads on 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -25,7 +26,9 @@ class Side:
         config.overlay(json.dumps({"model": {"decoder": {"session_options": threads}}}))
         self._model = onnxruntime_genai.Model(config)
         self.library = f"onnxruntime-genai {onnxruntime_genai.__version__}"
-        name = os.path.basename(os.path.normpath(given["model"]))
+        with open(os.path.join(given["model"], "genai_config.json"), encoding="utf-8") as file:
+            graph = json.load(file)["model"]["decoder"].get("filename", "model.onnx")
+        name = os.path.join(os.path.basename(os.path.normpath(given["model"])), graph)
         self.settings = f"{given.get('precision') or name}, {given['threads']} threads"
 
     def run(self, work: dict[str, Any]) -> dict[str, Any]:
@@ -51,3 +54,22 @@ class Side:
             times.append(time.perf_counter() - start)
         ids = [generator.get_sequence(row)[-n_tokens:].tolist() for row in range(len(prompts))]
         return {"times": times, "ids": ids}
+
+    def score(self, rows: list[list[int]]) -> list[list[float]]:
+        """Return the log-probability of each id of each row behind its first, an id at a time.
+
+        A graph may give the last position's logits only, and these are those of its decoding.
+        """
+        found = []
+        for row in rows:
+            params = onnxruntime_genai.GeneratorParams(self._model)
+            params.set_search_options(max_length=len(row) + 1, past_present_share_buffer=True)
+            generator = onnxruntime_genai.Generator(self._model, params)
+            log_probs = []
+            for given, expected in itertools.pairwise(row):
+                generator.append_tokens(np.array([[given]], dtype=np.int32))
+                logits = np.asarray(generator.get_logits(), dtype=np.float64).reshape(-1)
+                most = logits.max()
+                log_probs.append(logits[expected] - most - np.log(np.exp(logits - most).sum()))
+            found.append([float(log_prob) for log_prob in log_probs])
+        return found

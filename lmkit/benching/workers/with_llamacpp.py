@@ -2,8 +2,8 @@
 
 The model is a `.gguf` file, in the precision that it was quantized to. Its best settings here: a
 build with the CPU's own instructions (`CMAKE_ARGS=-DGGML_NATIVE=ON`), memory-mapped weights, prompts
-read 512 tokens at once, flash attention where it chooses so, and a greedy sampler in C: llama.cpp's
-own loop, without what `llama_cpp.Llama` adds to each token in Python.
+read 512 tokens at once whatever rows they are of, flash attention where it chooses so, and a greedy
+sampler in C: llama.cpp's own loop, without what `llama_cpp.Llama` adds to each token in Python.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import llama_cpp as lib
+import numpy as np
 
 
 class Side:
@@ -45,13 +46,19 @@ class Side:
         batch = lib.llama_batch_init(max(512, len(prompts)), 0, 1)
         last = [0] * len(prompts)
         ids: list[list[int]] = [[] for _ in prompts]
-        for row, prompt in enumerate(prompts):
-            for begin in range(0, len(prompt), 512):
-                part = prompt[begin : begin + 512]
-                places = [(token, begin + at, row) for at, token in enumerate(part)]
-                self._decode(context, batch, places, logits_at={len(part) - 1})
-            last[row] = lib.llama_sampler_sample(self._sampler, context, -1)
-            ids[row].append(last[row])
+        waiting = [
+            (token, at, row)
+            for row, prompt in enumerate(prompts)
+            for at, token in enumerate(prompt)
+        ]
+        for begin in range(0, len(waiting), 512):
+            places = waiting[begin : begin + 512]
+            ends = [i for i, (_, at, row) in enumerate(places) if at == len(prompts[row]) - 1]
+            self._decode(context, batch, places, logits_at=set(ends))
+            for end in ends:
+                row = places[end][2]
+                last[row] = lib.llama_sampler_sample(self._sampler, context, end)
+                ids[row].append(last[row])
         times = [time.perf_counter() - start]
         everywhere = set(range(len(prompts)))
         for step in range(1, n_tokens):
@@ -65,6 +72,29 @@ class Side:
             times.append(time.perf_counter() - start)
         lib.llama_batch_free(batch)
         return {"times": times, "ids": ids}
+
+    def score(self, rows: list[list[int]]) -> list[list[float]]:
+        """Return the log-probability of each id of each row behind its first."""
+        size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model))
+        context = self._context_for(1, max(map(len, rows)))
+        batch = lib.llama_batch_init(512, 0, 1)
+        found = []
+        for row in rows:
+            lib.llama_memory_clear(lib.llama_get_memory(context), True)
+            log_probs: list[float] = []
+            for begin in range(0, len(row) - 1, 512):
+                part = row[begin : min(begin + 512, len(row) - 1)]
+                places = [(token, begin + at, 0) for at, token in enumerate(part)]
+                self._decode(context, batch, places, logits_at=set(range(len(part))))
+                for at in range(len(part)):
+                    given = lib.llama_get_logits_ith(context, at)
+                    logits = np.ctypeslib.as_array(given, (size,)).astype(np.float64)
+                    most = logits.max()
+                    whole = most + np.log(np.exp(logits - most).sum())
+                    log_probs.append(float(logits[row[begin + at + 1]] - whole))
+            found.append(log_probs)
+        lib.llama_batch_free(batch)
+        return found
 
     def _context_for(self, n_rows: int, length: int) -> Any:
         """Return a context with room for so many rows; the last one's if it has."""

@@ -14,6 +14,8 @@ import onnxruntime
 
 import lmkit
 from lmkit.benching.loops import open_side, written
+from lmkit.encoding import Encoded
+from lmkit.runtime.generator import Generator
 from lmkit.runtime.masked import MaskFiller
 
 
@@ -26,6 +28,8 @@ class Side:
         self._drafts = bool(given.get("drafts"))
         self.library = f"lmkit {lmkit.__version__}, onnxruntime {onnxruntime.__version__}"
         self.settings = f"{given['precision']}, {threads} threads"
+        if given["family"] != "masked":
+            self.settings += ", drafts from the prompt" if self._drafts else ", no drafts"
 
     def run(self, work: dict[str, Any]) -> dict[str, Any]:
         """Do a piece of work; tell when each step was done, and the ids."""
@@ -38,3 +42,10 @@ class Side:
             self._model, prompts, work["new_tokens"], work["beams"], drafts=self._drafts
         )
         return {"times": [when - start for when in times], "ids": ids}
+
+    def score(self, rows: list[list[int]]) -> list[list[float]]:
+        """Return the log-probability of each id of each row behind its first."""
+        assert isinstance(self._model, Generator)
+        ids = [np.array(row, dtype=np.int64) for row in rows]
+        found = self._model.log_probs([Encoded(input_ids=row, labels=row) for row in ids])
+        return [row.tolist() for row in found]

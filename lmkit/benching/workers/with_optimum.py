@@ -52,3 +52,8 @@ class Side:
         """Do a piece of work; tell when each step was done, and the ids."""
         found: dict[str, Any] = _generate.run(self._model, work)
         return found
+
+    def score(self, rows: list[list[int]]) -> list[list[float]]:
+        """Return the log-probability of each id of each row behind its first."""
+        found: list[list[float]] = _generate.score(self._model, rows)
+        return found

@@ -1,8 +1,8 @@
 """transformers' `generate()` with torch on the CPU: what a checkpoint is run with where it was made.
 
 Its best settings here: scaled dot-product attention, the cache of `generate()`, inference mode, and
-weights in the precision asked for (fp32, or bf16 where the label says so). `torch.compile` is off: on
-a CPU it needs a compiler and minutes, and its gain there is under the spread.
+weights in the precision asked for (fp32, or bf16 where the label says so). `torch.compile` is off, as
+it is unless one asks for it: it needs a compiler, and minutes before the first token.
 """
 
 from __future__ import annotations
@@ -45,6 +45,22 @@ class Side:
     def run(self, work: dict[str, Any]) -> dict[str, Any]:
         """Do a piece of work; tell when each step was done, and the ids."""
         return run(self._model, work)
+
+    def score(self, rows: list[list[int]]) -> list[list[float]]:
+        """Return the log-probability of each id of each row behind its first."""
+        return score(self._model, rows)
+
+
+def score(model: Any, rows: list[list[int]]) -> list[list[float]]:
+    """Score rows with anything that is called as a causal model of transformers is."""
+    found = []
+    with torch.inference_mode():
+        for row in rows:
+            ids = torch.tensor([row])
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, :-1]
+            log_probs = logits.float().log_softmax(-1)
+            found.append(log_probs.gather(1, ids[0, 1:, None])[:, 0].tolist())
+    return found
 
 
 def run(model: Any, work: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from lmkit.export.fusing.weights import (
     share_contents,
     share_equal_weights,
 )
+from lmkit.export.tracing import watch
 
 __all__ = ["MICROSOFT", "finish_causal", "fuse", "share_contents"]
 
@@ -48,6 +49,7 @@ def fuse(model: ir.Model, *, pack: bool = True) -> None:
     # and takes a third of the time.
     optimize(model, num_iterations=2, onnx_shape_inference=False)
     multiply_plainly(model.graph)
+    watch(model)
     with nullcontext() if pack else weights_aside(model.graph):
         fuse_for_onnxruntime(model, "cpu")
     drop_reshapes(model.graph)

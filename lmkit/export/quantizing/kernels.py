@@ -54,7 +54,7 @@ class BlockKernel:
     def rewrite(self, graph: ir.Graph, weight: Weight, stored: object) -> None:
         """Put MatMulNBits for the products and GatherBlockQuantized for the lookups of a weight."""
         assert isinstance(stored, Blocks)
-        scales = initializer(graph, f"{weight.name}.scales", stored.scales)
+        scales = _scales(graph, f"{weight.name}.scales", stored.scales)
         zeros = None
         if stored.zero_points is not None:
             zeros = initializer(graph, f"{weight.name}.zero_points", stored.zero_points)
@@ -85,7 +85,7 @@ class BlockKernel:
         if alpha != 1.0:
             name = f"{data.name}.scales.{alpha:g}"
             scales = graph.initializers.get(name) or initializer(
-                graph, name, stored.scales * np.float32(alpha)
+                graph, name, stored.scales.astype(np.float32) * np.float32(alpha)
             )
         inputs = [node.inputs[0], data, scales, zeros]
         product = ir.node(
@@ -124,6 +124,21 @@ class BlockKernel:
             domain=MICROSOFT,
         )
         replace(graph, node, lookup)
+
+
+def _scales(graph: ir.Graph, name: str, scales: np.ndarray) -> ir.Value:
+    """Return scales, float16 or float32 [N, blocks], as a value of a graph in float32.
+
+    Both kernels read float32; onnxruntime makes that of the smaller ones once, when it opens the graph.
+    """
+    if scales.dtype == np.float32:
+        return initializer(graph, name, scales)
+    half = initializer(graph, f"{name}.half", scales)
+    cast = ir.node("Cast", [half], {"to": ir.DataType.FLOAT}, name=name)
+    value = cast.outputs[0]
+    value.name, value.dtype, value.shape = name, ir.DataType.FLOAT, ir.Shape(scales.shape)
+    graph.insert_before(graph[0], cast)
+    return value
 
 
 def replace(graph: ir.Graph, node: ir.Node, other: ir.Node) -> None:

@@ -13,6 +13,12 @@ and instructions, 4 bits with zero points, blocks of 32 / 64 / 128:
     compensated, range by extremes         1.2e-3  1.6e-3  2.5e-3
     compensated, best scale                0.85e-3 1.2e-3  1.8e-3
     the same, important blocks first       0.75e-3 1.0e-3
+
+That was with float32 scales and GPTQ's damping. Scales are rounded to float16 before the integers are
+chosen: a block of 32 then has 4.625 bits a number in place of 5.125, and the model's divergence from
+float32 went from 0.0808 / 0.0846 nats to 0.0816 / 0.0850 when even its integers were left as they were.
+Choosing every integer again given all others (QuantEase, arXiv:2309.01885) and fitting scales anew took
+11% off the error above and nothing off the divergence, in twice the time.
 """
 
 from __future__ import annotations
@@ -21,8 +27,14 @@ import numpy as np
 from attrs import frozen
 
 _SHRINKS = (1.0, 0.93, 0.86, 0.79, 0.72)  # of a block's range, from which the best is taken
+_LEAST_HALF, _MOST_HALF = np.float32(2.0**-14), np.float32(60000)  # within float16's normal numbers
 _INNER = 8  # columns whose errors are handed on one by one; beyond them by a product
-_DAMPING = 0.01  # of the mean second moment, added to all: GPTQ's own default
+# Of the median second moment, added to all. GPTQ's own is 0.01 of the mean, which one huge channel makes
+# 38 times the usual moment in a layer of SmolLM2-135M. With 8192 tokens of instructions, two rounds of
+# QuantEase behind it, divergence was 0.0998 with 0.01 of the median and 0.0896 with 0.05; with 12000
+# tokens of two tasks 0.01 of the mean and 0.1 of the median are alike (0.0795 / 0.0865 and 0.0808 /
+# 0.0846).
+_DAMPING = 0.1
 
 
 def spaced(
@@ -53,7 +65,7 @@ def spaced(
         widest[widest == 0] = 1
         zeros = np.full_like(widest, 1 << (bits - 1))
     if not search:
-        return widest, zeros
+        return halved(widest, up=True), zeros
     weighed = columns if importance is None else columns * importance
     best, scales = None, widest
     for shrink in _SHRINKS:
@@ -71,7 +83,23 @@ def spaced(
             best, scales = np.where(better, gain, best), np.where(better, scale, scales)
     # A block that is all but zero may have lost the sign or size that a scale needs.
     usable = np.abs(scales) > np.abs(widest) * 0.5
-    return np.where(usable, scales, widest), zeros
+    return halved(np.where(usable, scales, widest)), zeros
+
+
+def halved(scales: np.ndarray, *, up: bool = False) -> np.ndarray:
+    """Return the float16 numbers next to scales, as float32; those beyond its usual range as they are.
+
+    Args:
+        scales: float32.
+        up: whether the next larger one is wanted, so that nothing is beyond a block's range.
+    """
+    sizes = np.abs(scales)
+    half = np.clip(sizes, _LEAST_HALF, _MOST_HALF).astype(np.float16)
+    if up:
+        half = np.where(half < sizes, np.nextafter(half, np.float16(np.inf)), half)
+    fits = (sizes >= _LEAST_HALF) & (sizes <= _MOST_HALF)
+    found: np.ndarray = np.where(fits, np.copysign(half.astype(np.float32), scales), scales)
+    return found
 
 
 def nearest(columns: np.ndarray, scales: np.ndarray, zeros: np.ndarray, bits: int) -> np.ndarray:
@@ -116,8 +144,8 @@ def ordered(moments: np.ndarray, block: int) -> Inputs:
     blocks.sort(key=lambda own: (len(own) < block, -float(squares[own].mean())))
     order = np.concatenate([own[np.argsort(-squares[own], kind="stable")] for own in blocks])
     damped = moments[np.ix_(order, order)].astype(np.float64)
-    mean = float(squares.mean())
-    np.einsum("ii->i", damped)[:] += _DAMPING * mean if mean > 0 else 1.0
+    usual = float(np.median(squares)) or float(squares.mean())
+    np.einsum("ii->i", damped)[:] += _DAMPING * usual if usual > 0 else 1.0
     factor = np.linalg.cholesky(np.linalg.inv(damped)).T
     return Inputs(order, squares[order], np.ascontiguousarray(factor, dtype=np.float32))
 

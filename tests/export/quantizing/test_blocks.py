@@ -37,7 +37,9 @@ def test_zeros_stay_zeros():
     array[1, :32] = 1.0
     for zero_points in (True, False):
         blocks = blocked(array, Format(bits=4, block=32, zero_points=zero_points))
-        np.testing.assert_allclose(restored(blocks), array, atol=1e-6)
+        found = restored(blocks)
+        np.testing.assert_array_equal(found[array == 0], 0)
+        np.testing.assert_allclose(found, array, atol=2**-10)  # a scale has 11 bits
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -59,7 +61,15 @@ def test_rounding_without_data_is_as_near_as_that_of_onnxruntime(bits, zero_poin
         zero_points=zeros if zero_points else None,
     )
     error = np.square(restored(ours) - array).mean()
-    assert error <= np.square(restored(theirs) - array).mean() * 1.001
+    assert error <= np.square(restored(theirs) - array).mean() * 1.002  # their scales have 24 bits
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(1.0, np.float16), (1e-6, np.float32)])
+def test_scales_are_stored_in_float16_where_it_has_all_its_bits(size, dtype):
+    array = weight() * np.float32(size)
+    blocks = blocked(array, Format(bits=4, block=32))
+    assert blocks.scales.dtype == dtype
+    assert np.abs(restored(blocks) - array).max() < 0.3 * size
 
 
 def inputs(width: int = WIDTH) -> np.ndarray:
