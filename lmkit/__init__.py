@@ -95,16 +95,36 @@ _HOMES = {
     "train_tokenizer": "vocabulary",
 }
 
+# Names that earlier versions had here, and where they are to be found; see docs/compatibility.md.
+_MOVED = {
+    "Collator": "collating",
+    "Decoder": "decoding",
+    "Formatter": "formatting",
+    "IGNORE": "encoding",
+    "Template": "formatting",
+    "Usage": "decoding",
+}
+
 __all__ = [*sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
+    if home is None and name in _MOVED:
+        return _moved(name)
     if home is None:
         raise AttributeError(f"module 'lmkit' has no attribute '{name}'")
     found = getattr(importlib.import_module(f"lmkit.{home}"), name)
     globals()[name] = found
     return found
+
+
+def _moved(name: str) -> Any:
+    from lmkit.deprecating import deprecated
+
+    place = f"lmkit.{_MOVED[name]}"
+    deprecated(f"lmkit.{name}", since="0.1", gone="0.3", instead=f"{place}.{name}")
+    return getattr(importlib.import_module(place), name)
 
 
 def __dir__() -> list[str]:

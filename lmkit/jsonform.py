@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 import attrs
@@ -98,23 +97,6 @@ def from_json(data: Mapping[str, Any], kind: type[T]) -> T:
         raise SerialError("\n".join(_problems(error, "$"))) from error
     except RecursionError as error:
         raise SerialError("$: its parts are nested too deeply") from error
-
-
-def read_task(path: Path) -> Task | Mixture:
-    """Return the task, or the mixture of tasks, in a `task.json`.
-
-    Raises:
-        SerialError: the file is missing or does not describe a task.
-    """
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise SerialError(f"'{path}' cannot be read as JSON: {error}") from error
-    try:
-        mixed = isinstance(data, Mapping) and data.get("type") == "Mixture"
-        return from_json(data, Mixture) if mixed else from_json(data, Task)
-    except SerialError as error:
-        raise SerialError(f"'{path}' does not describe a task: {error}") from error
 
 
 def dump(data: Any) -> str:

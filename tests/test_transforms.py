@@ -128,17 +128,10 @@ def plugin(monkeypatch):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     package.__package__ = "lmkit_x"
     inner.borrowed = json.dumps
-    point = types.SimpleNamespace(name="x", dist=None, load=lambda: package)
-    found = load([HashedPoint(point)], {})
+    point = types.SimpleNamespace(name="x", value="lmkit_x", dist=None, load=lambda: package)
+    found = load([point], {})
     monkeypatch.setattr(importlib.import_module("lmkit.plugins"), "installed", lambda: found)
     return types.SimpleNamespace(package=package, inner=inner, other=other)
-
-
-class HashedPoint:
-    """An entry point as a set can hold it."""
-
-    def __init__(self, point):
-        self.name, self.dist, self.load = point.name, point.dist, point.load
 
 
 class TestInJson:

@@ -76,7 +76,10 @@ def test_every_verb_is_described(verb):
     assert found is cli.get_command(None, verb)
 
 
-@pytest.mark.parametrize("switch", ["LMKIT_PLUGINS", "LMKIT_DISABLE_PLUGINS", "LMKIT_PLUGIN_FILES"])
+@pytest.mark.parametrize(
+    "switch",
+    ["LMKIT_PLUGINS", "LMKIT_DISABLE_PLUGINS", "LMKIT_PLUGIN_FILES", "LMKIT_STRICT_PLUGINS"],
+)
 def test_every_switch_of_plugins_is_described(switch):
     assert f"`{switch}" in PAGES["hooks"]
 
