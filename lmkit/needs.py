@@ -179,7 +179,10 @@ def _remedy(plugins: Sequence[str], needs: Sequence[Needed]) -> str:
     if unknown:
         names = " and ".join(f"'{name}'" for name in unknown)
         ways.append(f"install the plugin {names}, or name its file with --plugin")
-    return f"and {' and '.join(whys)}; {'; '.join(ways) or SEE}"
+    if not ways:
+        switch = next((row.left_out_by for plugin in plugins if (row := _left_out(plugin))), None)
+        ways.append(f"unset {switch}, or change it" if switch else SEE)
+    return f"and {' and '.join(whys)}; {'; '.join(ways)}"
 
 
 def _why(plugin: str, need: Needed | None) -> str:
@@ -204,6 +207,12 @@ def _installed(plugin: str) -> Plugin | None:
     from lmkit.plugins import installed
 
     return next((p for p in installed().plugins if p.name == plugin and p.error is None), None)
+
+
+def _left_out(plugin: str) -> Plugin | None:
+    from lmkit.plugins import installed
+
+    return next((row for row in installed().left_out if row.name == plugin), None)
 
 
 def _as_installed(plugin: str) -> Needed | None:
