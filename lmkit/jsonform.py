@@ -16,6 +16,7 @@ import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
+from lmkit.absent import Absent
 from lmkit.chat import Chat
 from lmkit.collating import Collator
 from lmkit.collating.blocks import BlockCollator
@@ -64,6 +65,7 @@ OWN: tuple[type, ...] = (
 _JSON_NAMES = {str: "a string", bool: "true or false", int: "a whole number", float: "a number"}
 _ROLES: tuple[Any, ...] = (Formatter, Collator, Decoder, LossFunction, Metric, Transform)
 _ROLE_NAMES: dict[Any, str] = {LossFunction: "loss"}  # where it is not the class's
+_UNASKED: tuple[Any, ...] = (LossFunction, Metric, Transform)  # by whatever answers
 
 
 def to_json(part: Any) -> dict[str, Any]:
@@ -88,7 +90,8 @@ def from_json(data: Mapping[str, Any], kind: type[T]) -> T:
         kind: what is expected, such as `Task`.
     Raises:
         SerialError: the JSON is no such thing; the text has the path of each problem.
-        PluginError: it names a class whose plugin is not installed.
+        PluginError: it names a class whose plugin is not installed, of a part that answering needs;
+            for another part an `Absent` stands.
     """
     try:
         converter = _converter(_components_named(data))
@@ -194,6 +197,8 @@ def _write(name: str, write: Callable[[Any], dict[str, Any]], part: Any) -> dict
 
 
 def _write_any(components: Mapping[str, type], converter: cattrs.Converter, part: Any) -> Any:
+    if isinstance(part, Absent):
+        return part.content
     _check_known(part, components)
     return converter.unstructure(part, unstructure_as=type(part))
 
@@ -257,7 +262,17 @@ def _read_any(
     name = data["type"]
     found = components.get(name)
     if found is None:
-        raise _unknown_type(name, components)
+        unknown = _unknown_type(name, components)
+        if role in _UNASKED and isinstance(unknown, PluginError):
+            return Absent.of(data, kind, unknown)
+        raise unknown
+    if found in (Map, Where) and isinstance(data.get("function"), str):
+        try:
+            function_at(data["function"])
+        except PluginError as error:
+            return Absent.of(data, kind, error)
+        except SerialError:
+            pass  # which is told with its place below
     part: Any = converter.structure(data, found)
     if not isinstance(part, role):
         raise SerialError(f'"type": "{name}" is no {kind}')

@@ -15,11 +15,11 @@ import attrs
 import cattrs
 from cattrs.v import format_exception
 
+from lmkit.absent import Needed as Needed
 from lmkit.errors import BundleError, LmkitError, SerialError, UnknownName
 from lmkit.family import Family
 from lmkit.jsonform import dump, from_json, to_json
-from lmkit.needs import Needed as Needed
-from lmkit.needs import lacking
+from lmkit.needs import lacking, other_versions, settled
 from lmkit.precisions import DRAFT_FILE, FP32, Precision
 from lmkit.schemas import Content, Schema, advice, unchanged
 from lmkit.task import Task
@@ -330,7 +330,7 @@ def read_manifest(folder: Path) -> Manifest:
         if missing := lacking("the bundle's task", data.get("task"), data.get("plugins")):
             raise missing from error
         problems = "; ".join(cattrs.transform_error(error, path="$", format_exception=_said))
-        problems += advice(data.get("lmkit"))
+        problems += advice(data.get("lmkit")) or other_versions(data.get("plugins"))
         raise BundleError(f"'{path}' does not describe a bundle: {problems}") from error
     if manifest.task.family not in manifest.families:
         raise BundleError(
@@ -343,7 +343,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"'{path}' is damaged: it is not what was written (its sha256 differs); copy the bundle "
             "again, or export it again"
         )
-    return manifest
+    return attrs.evolve(manifest, task=settled("the bundle", manifest.task, manifest.plugins))
 
 
 def _check_precisions(path: Path, manifest: Manifest) -> None:

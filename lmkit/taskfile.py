@@ -16,7 +16,7 @@ import attrs
 from lmkit.errors import PluginError, SerialError
 from lmkit.jsonform import from_json
 from lmkit.mixing import Mixture, tasks_of
-from lmkit.needs import lacking, needed_by
+from lmkit.needs import lacking, needed_by, other_versions, settled
 from lmkit.schemas import Content, Schema, advice
 from lmkit.task import Task
 
@@ -61,11 +61,14 @@ def read_task(path: Path) -> Task | Mixture:
     task = {key: part for key, part in content.items() if key not in HEADING}
     try:
         mixed = task.get("type") == "Mixture"
-        return from_json(task, Mixture) if mixed else from_json(task, Task)
+        found: Any = from_json(task, Mixture) if mixed else from_json(task, Task)
     except PluginError as error:
         if missing := lacking(f"'{path}'", task, content["plugins"]):
             raise missing from error
         raise
     except SerialError as error:
         problem = f"'{path}' does not describe a task: {error}"
-        raise SerialError(problem + advice(writer)) from error
+        behind = advice(writer) or other_versions(content["plugins"])
+        raise SerialError(problem + behind) from error
+    whole: Task | Mixture = settled(f"'{path}'", found, content["plugins"])
+    return whole

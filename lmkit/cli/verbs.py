@@ -16,6 +16,7 @@ VERBS = {
         "plugins",
         "List the plugins, what they add and cost, and what is wrong with them.",
     ),
+    "new": ("new", "Write a plugin of your own: a task, its records and its tests."),
     "demo": ("demo", "See the whole path, offline, on packaged Korean data."),
     "env": ("look", "Print the versions and switches that matter in a bug report."),
 }
