@@ -16,36 +16,44 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lmkit.adapters import lora, prompt_tuning
-    from lmkit.chaining import chain
-    from lmkit.chat import Chat
-    from lmkit.collating.blocks import BlockCollator
-    from lmkit.collating.causal import CausalCollator
-    from lmkit.collating.masked import MaskedCollator
-    from lmkit.collating.seq2seq import Seq2SeqCollator
-    from lmkit.decoding import Answer
-    from lmkit.decoding.fills import FillMaskDecoder
-    from lmkit.decoding.labels import LabelDecoder
-    from lmkit.decoding.text import TextDecoder
-    from lmkit.encoding import Encoded, encode, prompt_ids
-    from lmkit.errors import LmkitError
-    from lmkit.evaluating import evaluate
-    from lmkit.export.bundle import export
-    from lmkit.family import Family
-    from lmkit.formatting import Segment, context, target
-    from lmkit.generation import Generation
-    from lmkit.hooks import hookimpl
-    from lmkit.losses import keytoken_weighted
-    from lmkit.metrics import ExactMatch
-    from lmkit.mixing import mix
-    from lmkit.previewing.looking import preview
-    from lmkit.registry import get_task, plugins, tasks
-    from lmkit.runtime.opening import load
-    from lmkit.scratch import scratch
-    from lmkit.task import Task
-    from lmkit.tokenizing import Tokenizer
-    from lmkit.train.run import train
-    from lmkit.vocabulary import train_tokenizer
+    # `as` says to type checkers that a name is for everybody: they cannot read `__all__` below.
+    from lmkit.adapters import lora as lora
+    from lmkit.adapters import prompt_tuning as prompt_tuning
+    from lmkit.chaining import chain as chain
+    from lmkit.chat import Chat as Chat
+    from lmkit.collating.blocks import BlockCollator as BlockCollator
+    from lmkit.collating.causal import CausalCollator as CausalCollator
+    from lmkit.collating.masked import MaskedCollator as MaskedCollator
+    from lmkit.collating.seq2seq import Seq2SeqCollator as Seq2SeqCollator
+    from lmkit.decoding import Answer as Answer
+    from lmkit.decoding.fills import FillMaskDecoder as FillMaskDecoder
+    from lmkit.decoding.labels import LabelDecoder as LabelDecoder
+    from lmkit.decoding.text import TextDecoder as TextDecoder
+    from lmkit.encoding import Encoded as Encoded
+    from lmkit.encoding import encode as encode
+    from lmkit.encoding import prompt_ids as prompt_ids
+    from lmkit.errors import LmkitError as LmkitError
+    from lmkit.evaluating import evaluate as evaluate
+    from lmkit.export.bundle import export as export
+    from lmkit.family import Family as Family
+    from lmkit.formatting import Segment as Segment
+    from lmkit.formatting import context as context
+    from lmkit.formatting import target as target
+    from lmkit.generation import Generation as Generation
+    from lmkit.hooks import hookimpl as hookimpl
+    from lmkit.losses import keytoken_weighted as keytoken_weighted
+    from lmkit.metrics import ExactMatch as ExactMatch
+    from lmkit.mixing import mix as mix
+    from lmkit.previewing.looking import preview as preview
+    from lmkit.registry import get_task as get_task
+    from lmkit.registry import plugins as plugins
+    from lmkit.registry import tasks as tasks
+    from lmkit.runtime.opening import load as load
+    from lmkit.scratch import scratch as scratch
+    from lmkit.task import Task as Task
+    from lmkit.tokenizing import Tokenizer as Tokenizer
+    from lmkit.train.run import train as train
+    from lmkit.vocabulary import train_tokenizer as train_tokenizer
 
 _HOMES = {
     "Answer": "decoding",
@@ -87,16 +95,41 @@ _HOMES = {
     "train_tokenizer": "vocabulary",
 }
 
+# Names that earlier versions had here, and where they are to be found; see docs/compatibility.md.
+_MOVED = {
+    "Collator": "collating",
+    "Decoder": "decoding",
+    "Formatter": "formatting",
+    "IGNORE": "encoding",
+    "Template": "formatting",
+    "Usage": "decoding",
+}
+
 __all__ = [*sorted(_HOMES)]
 
 
-def __getattr__(name: str) -> Any:
+def _lazy(name: str) -> Any:
     home = _HOMES.get(name)
+    if home is None and name in _MOVED:
+        return _moved(name)
     if home is None:
         raise AttributeError(f"module 'lmkit' has no attribute '{name}'")
     found = getattr(importlib.import_module(f"lmkit.{home}"), name)
     globals()[name] = found
     return found
+
+
+if not TYPE_CHECKING:
+    # A type checker that saw it would take every misspelt name for one that may be there.
+    __getattr__ = _lazy
+
+
+def _moved(name: str) -> Any:
+    from lmkit.deprecating import deprecated
+
+    place = f"lmkit.{_MOVED[name]}"
+    deprecated(f"lmkit.{name}", since="0.1", gone="0.3", instead=f"{place}.{name}")
+    return getattr(importlib.import_module(place), name)
 
 
 def __dir__() -> list[str]:

@@ -116,7 +116,8 @@ class UnknownName(LmkitError, LookupError):
         if close:
             lines.append(f"  close to: {', '.join(close)}")
         if self.known and (len(self.known) <= 12 or not close):
-            lines.append(f"  known: {', '.join(self.known[:40])}")
+            more = f" and {len(self.known) - 40} more" if len(self.known) > 40 else ""
+            lines.append(f"  known: {', '.join(self.known[:40])}{more}")
         if hint:
             lines.append(f"  {hint}")
         super().__init__("\n".join(lines))
@@ -125,10 +126,9 @@ class UnknownName(LmkitError, LookupError):
 class UnknownTask(UnknownName):
     """No plugin defines the task."""
 
-    def __init__(self, name: str, known: Iterable[str]) -> None:
-        super().__init__(
-            "task", name, known, hint="run 'lmkit plugins' to see where tasks come from"
-        )
+    def __init__(self, name: str, known: Iterable[str], *, missing: str = "") -> None:
+        hint = missing or "run 'lmkit plugins' to see where tasks come from"
+        super().__init__("task", name, known, hint=hint)
 
 
 class UnknownOption(UnknownName, TypeError):

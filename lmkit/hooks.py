@@ -7,7 +7,8 @@ A plugin is a module that an installed distribution names in the entry-point gro
 
 It implements any of the hooks below with the `hookimpl` marker. Hooks are called once, when tasks,
 components or commands are first looked up. Importing a plugin should be quick: torch and its like
-belong inside functions.
+belong inside functions, and `lmkit plugins` names who imports them otherwise.
+docs/compatibility.md says what a plugin may rely on.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Hooks:
     def lmkit_tasks(self) -> Iterable[Task]:
         """Return the plugin's tasks.
 
-        Called once, before the first task is looked up. Names must be unique among all plugins.
+        Called once, before the first task is looked up. A name that two plugins have is nobody's:
+        looking it up is an error that names both. `get_task` may be asked for a built-in task to
+        vary; another plugin's is imported from its module, since it may be loaded later.
 
             @hookimpl
             def lmkit_tasks():
@@ -60,7 +63,8 @@ class Hooks:
     def lmkit_commands(self) -> Iterable[click.Command]:
         """Return click commands to add to the `lmkit` command; they cannot replace its own.
 
-        Called when the command line meets a verb that is not built in.
+        Called with the other hooks, and by the command line when it meets a verb that is not built
+        in; `lmkit --help` loads no plugins.
 
             @hookimpl
             def lmkit_commands():

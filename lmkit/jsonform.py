@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
+from lmkit.absent import Absent
 from lmkit.chat import Chat
 from lmkit.collating import Collator
 from lmkit.collating.blocks import BlockCollator
@@ -65,6 +65,7 @@ OWN: tuple[type, ...] = (
 _JSON_NAMES = {str: "a string", bool: "true or false", int: "a whole number", float: "a number"}
 _ROLES: tuple[Any, ...] = (Formatter, Collator, Decoder, LossFunction, Metric, Transform)
 _ROLE_NAMES: dict[Any, str] = {LossFunction: "loss"}  # where it is not the class's
+_UNASKED: tuple[Any, ...] = (LossFunction, Metric, Transform)  # by whatever answers
 
 
 def to_json(part: Any) -> dict[str, Any]:
@@ -89,7 +90,8 @@ def from_json(data: Mapping[str, Any], kind: type[T]) -> T:
         kind: what is expected, such as `Task`.
     Raises:
         SerialError: the JSON is no such thing; the text has the path of each problem.
-        PluginError: it names a class whose plugin is not installed.
+        PluginError: it names a class whose plugin is not installed, of a part that answering needs;
+            for another part an `Absent` stands.
     """
     try:
         converter = _converter(_components_named(data))
@@ -98,23 +100,6 @@ def from_json(data: Mapping[str, Any], kind: type[T]) -> T:
         raise SerialError("\n".join(_problems(error, "$"))) from error
     except RecursionError as error:
         raise SerialError("$: its parts are nested too deeply") from error
-
-
-def read_task(path: Path) -> Task | Mixture:
-    """Return the task, or the mixture of tasks, in a `task.json`.
-
-    Raises:
-        SerialError: the file is missing or does not describe a task.
-    """
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise SerialError(f"'{path}' cannot be read as JSON: {error}") from error
-    try:
-        mixed = isinstance(data, Mapping) and data.get("type") == "Mixture"
-        return from_json(data, Mixture) if mixed else from_json(data, Task)
-    except SerialError as error:
-        raise SerialError(f"'{path}' does not describe a task: {error}") from error
 
 
 def dump(data: Any) -> str:
@@ -212,6 +197,8 @@ def _write(name: str, write: Callable[[Any], dict[str, Any]], part: Any) -> dict
 
 
 def _write_any(components: Mapping[str, type], converter: cattrs.Converter, part: Any) -> Any:
+    if isinstance(part, Absent):
+        return part.content
     _check_known(part, components)
     return converter.unstructure(part, unstructure_as=type(part))
 
@@ -275,7 +262,17 @@ def _read_any(
     name = data["type"]
     found = components.get(name)
     if found is None:
-        raise _unknown_type(name, components)
+        unknown = _unknown_type(name, components)
+        if role in _UNASKED and isinstance(unknown, PluginError):
+            return Absent.of(data, kind, unknown)
+        raise unknown
+    if found in (Map, Where) and isinstance(data.get("function"), str):
+        try:
+            function_at(data["function"])
+        except PluginError as error:
+            return Absent.of(data, kind, error)
+        except SerialError:
+            pass  # which is told with its place below
     part: Any = converter.structure(data, found)
     if not isinstance(part, role):
         raise SerialError(f'"type": "{name}" is no {kind}')

@@ -15,15 +15,16 @@ import attrs
 import cattrs
 from cattrs.v import format_exception
 
-from lmkit.errors import BundleError, LmkitError, PluginError, SerialError, UnknownName
+from lmkit.absent import Needed as Needed
+from lmkit.errors import BundleError, LmkitError, SerialError, UnknownName
 from lmkit.family import Family
-from lmkit.jsonform import dump, from_json, plugin_types, to_json
+from lmkit.jsonform import dump, from_json, to_json
+from lmkit.needs import lacking, other_versions, settled
 from lmkit.precisions import DRAFT_FILE, FP32, Precision
+from lmkit.schemas import Content, Schema, advice, unchanged
 from lmkit.task import Task
 
 MANIFEST_FILE = "lmkit.json"
-SCHEMA = 3  # raised whenever an older lmkit could misread what is written
-OLDEST = 1  # causal graphs only; 2 has other families; both one precision, figures by free names
 
 
 @attrs.frozen(kw_only=True)
@@ -211,15 +212,6 @@ class File:
 
 
 @attrs.frozen(kw_only=True)
-class Needed:
-    """A plugin that the task's classes come from."""
-
-    plugin: str
-    distribution: str | None
-    version: str | None
-
-
-@attrs.frozen(kw_only=True)
 class Manifest:
     """The content of `lmkit.json`.
 
@@ -279,6 +271,25 @@ class Manifest:
         )
 
 
+def _with_golden_in_each(content: Content) -> Content:
+    """Put the golden tokens, which stood with their prompts only, into the one precision there was."""
+    golden, precisions = content.get("golden"), content.get("precisions")
+    if not isinstance(precisions, Mapping):
+        return content
+    entries = golden if isinstance(golden, list) else []
+    tokens = [entry.get("token_ids", []) for entry in entries if isinstance(entry, Mapping)]
+    figures = {
+        name: {**found, "golden": tokens} if isinstance(found, Mapping) else found
+        for name, found in precisions.items()
+    }
+    return {**content, "precisions": figures}
+
+
+# 1 had causal graphs only, 2 one precision with figures under free names.
+FORM = Schema(3, {1: unchanged, 2: _with_golden_in_each})
+SCHEMA = FORM.newest
+
+
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write `lmkit.json` into a folder."""
     data = _converter().unstructure(manifest)
@@ -309,19 +320,17 @@ def read_manifest(folder: Path) -> Manifest:
     schema = data.get("schema") if isinstance(data, Mapping) else None
     if type(schema) is not int:  # true is an int, too
         raise BundleError(f"'{path}' has no schema version, so it is no lmkit bundle")
-    if schema > SCHEMA:
-        raise BundleError(
-            f"'{path}' has schema {schema}, written by lmkit {data.get('lmkit')}; this lmkit reads "
-            f"up to schema {SCHEMA}: pip install --upgrade lmkit-tasks"
-        )
-    if schema < OLDEST:
-        raise BundleError(f"'{path}' has schema {schema}, which is not read; export it again")
+    if refusal := FORM.refusal(schema, data.get("lmkit")):
+        again = "; export it again" if schema < FORM.oldest else ""
+        raise BundleError(f"'{path}' {refusal}{again}")
     try:
-        content = _upgraded({key: part for key, part in data.items() if key != "sha256"}, schema)
-        manifest = _converter(_family_of(data)).structure(content, Manifest)
+        content = {key: part for key, part in data.items() if key != "sha256"}
+        manifest = _converter(_family_of(data)).structure(FORM.upgraded(content, schema), Manifest)
     except cattrs.BaseValidationError as error:
-        _raise_plugin_error(error, data)
+        if missing := lacking("the bundle's task", data.get("task"), data.get("plugins")):
+            raise missing from error
         problems = "; ".join(cattrs.transform_error(error, path="$", format_exception=_said))
+        problems += advice(data.get("lmkit")) or other_versions(data.get("plugins"))
         raise BundleError(f"'{path}' does not describe a bundle: {problems}") from error
     if manifest.task.family not in manifest.families:
         raise BundleError(
@@ -334,7 +343,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"'{path}' is damaged: it is not what was written (its sha256 differs); copy the bundle "
             "again, or export it again"
         )
-    return manifest
+    return attrs.evolve(manifest, task=settled("the bundle", manifest.task, manifest.plugins))
 
 
 def _check_precisions(path: Path, manifest: Manifest) -> None:
@@ -353,20 +362,6 @@ def _check_precisions(path: Path, manifest: Manifest) -> None:
             )
 
 
-def _upgraded(data: dict[str, Any], schema: int) -> dict[str, Any]:
-    """Return the content of an older manifest in today's form; what is wrong with it stays."""
-    if schema > 2 or not isinstance(data.get("precisions"), Mapping):
-        return data
-    golden = data.get("golden")
-    entries = golden if isinstance(golden, list) else []
-    tokens = [entry.get("token_ids", []) for entry in entries if isinstance(entry, Mapping)]
-    figures = {
-        name: {**found, "golden": tokens} if isinstance(found, Mapping) else found
-        for name, found in data["precisions"].items()
-    }
-    return {**data, "precisions": figures}
-
-
 def _family_of(data: Mapping[str, Any]) -> Family:
     """Return the family that decides the form of `graph`; what is wrong with it is told elsewhere."""
     families = data.get("families")
@@ -377,28 +372,6 @@ def _family_of(data: Mapping[str, Any]) -> Family:
 def _said(error: BaseException, kind: type | None) -> str:
     """Return one problem in words; lmkit's own errors have them already."""
     return str(error) if isinstance(error, LmkitError) else format_exception(error, kind)
-
-
-def _raise_plugin_error(error: BaseException, data: Mapping[str, Any]) -> None:
-    """Say which distributions to install, if the task names classes that are not there."""
-    from lmkit.plugins import installed
-
-    missing = [
-        name for name in plugin_types(data.get("task")) if name not in installed().components
-    ]
-    if not missing:
-        return
-    absent = {name.partition(":")[0] for name in missing}
-    known = data.get("plugins")  # not checked yet, so it may be anything
-    entries = (
-        [entry for entry in known if isinstance(entry, Mapping)] if isinstance(known, list) else []
-    )
-    needs = [e for e in entries if e.get("plugin") in absent and e.get("distribution")]
-    install = " ".join(f"'{e['distribution']}=={e.get('version')}'" for e in needs)
-    raise PluginError(
-        f"the bundle's task needs {', '.join(missing)}, and no installed plugin offers it; "
-        + (f"pip install {install}" if install else "name its file with --plugin")
-    ) from error
 
 
 def _converter(family: Family = Family.CAUSAL) -> cattrs.Converter:

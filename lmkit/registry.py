@@ -5,18 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmkit.errors import PluginError, TaskError, UnknownTask
-from lmkit.jsonform import read_task
 from lmkit.mixing import Mixture
 from lmkit.plugins import Plugin, installed, module_from_file
 from lmkit.task import Task
+from lmkit.taskfile import read_task
 
 
 def tasks() -> tuple[Task, ...]:
-    """Return every registered task, by name.
-
-    Raises:
-        DuplicateName: two plugins offer tasks of one name.
-    """
+    """Return every registered task, by name; a name that two plugins claim is nobody's."""
     return tuple(installed().tasks.values())
 
 
@@ -33,6 +29,7 @@ def get_task(task: str | Path | Task | Mixture) -> Task | Mixture:
             folder that holds one, or a task (returned as it is).
     Raises:
         UnknownTask: no plugin has a task of that name; near names are listed.
+        DuplicateName: two plugins have a task of that name; the text names both distributions.
         TaskError: the file's attribute is no task.
     """
     if isinstance(task, (Task, Mixture)):
@@ -44,12 +41,12 @@ def get_task(task: str | Path | Task | Mixture) -> Task | Mixture:
     path = Path(text)
     if text.endswith(".json"):
         return read_task(path)
-    known = installed().tasks
-    if text in known:
-        return known[text]
-    if (path / "task.json").is_file():
-        return read_task(path / "task.json")
-    raise UnknownTask(text, known)
+    try:
+        return installed().task(text)
+    except UnknownTask:
+        if (path / "task.json").is_file():
+            return read_task(path / "task.json")
+        raise
 
 
 def one_task(task: str | Path | Task | Mixture) -> Task:

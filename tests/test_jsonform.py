@@ -9,8 +9,9 @@ from lmkit import jsonform
 from lmkit.chat import CHATML, Turn
 from lmkit.errors import PluginError, SerialError
 from lmkit.formatting import Template
-from lmkit.jsonform import dump, from_json, plugin_types, read_task, to_json
+from lmkit.jsonform import dump, from_json, plugin_types, to_json
 from lmkit.task import Task
+from lmkit.taskfile import read_task
 from lmkit.values import value
 
 QA = lk.get_task("qa")

@@ -53,6 +53,15 @@ def test_the_runtime_needs_nothing_of_training(module):
     assert not dragged_in(f"import lmkit.runtime.{module}") & (TRAINING | {"onnx", "onnxscript"})
 
 
+@pytest.mark.parametrize("name", ["train", "export", "evaluate", "load", "preview"])
+def test_what_does_the_work_is_there_without_its_extra(name):
+    """It says what to install when it is called; documentation and type checkers only look at it."""
+    missing = ("torch", "transformers", "datasets", "onnx", "onnx_ir", "onnxscript", "peft")
+    script = f"import sys\nfor name in {missing}: sys.modules[name] = None\n"
+
+    dragged_in(f"{script}import lmkit; assert callable(lmkit.{name})")
+
+
 @pytest.mark.parametrize(
     "module", ["chat", "alpaca", "qa", "mlm", "summarize", "charlm", "classify"]
 )

@@ -128,17 +128,10 @@ def plugin(monkeypatch):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     package.__package__ = "lmkit_x"
     inner.borrowed = json.dumps
-    point = types.SimpleNamespace(name="x", dist=None, load=lambda: package)
-    found = load([HashedPoint(point)], {})
+    point = types.SimpleNamespace(name="x", value="lmkit_x", dist=None, load=lambda: package)
+    found = load([point], {})
     monkeypatch.setattr(importlib.import_module("lmkit.plugins"), "installed", lambda: found)
     return types.SimpleNamespace(package=package, inner=inner, other=other)
-
-
-class HashedPoint:
-    """An entry point as a set can hold it."""
-
-    def __init__(self, point):
-        self.name, self.dist, self.load = point.name, point.dist, point.load
 
 
 class TestInJson:
@@ -196,16 +189,19 @@ class TestInJson:
     def test_nothing_outside_of_plugins_is_read_back(self, plugin, path):
         data = {**to_json(QA), "transforms": [{"type": "Map", "function": path}]}
 
+        [transform] = from_json(data, Task).transforms
         with pytest.raises(PluginError, match=f"the function '{path}' is of no installed plugin"):
-            from_json(data, Task)
+            transform.apply(Row({}, ""))
 
     def test_nothing_outside_of_plugins_is_even_imported(self, plugin, tmp_path, monkeypatch):
         (tmp_path / "stranger.py").write_text("raise SystemExit('ran')")
         monkeypatch.syspath_prepend(tmp_path)
         data = {**to_json(QA), "transforms": [{"type": "Map", "function": "stranger:run"}]}
 
+        [transform] = from_json(data, Task).transforms
         with pytest.raises(PluginError):
-            from_json(data, Task)
+            transform.apply(Row({}, ""))
+        assert "stranger" not in sys.modules
 
     @pytest.mark.parametrize("path", ["lmkit_x.cleaning:borrowed", "lmkit_x:gone"])
     def test_only_what_the_module_itself_defines_is_read_back(self, plugin, path):
@@ -224,8 +220,9 @@ class TestInJson:
     def test_a_plugins_module_that_is_missing_is_told(self, plugin):
         data = {**to_json(QA), "transforms": [{"type": "Map", "function": "lmkit_x.no:tidy"}]}
 
+        [transform] = from_json(data, Task).transforms
         with pytest.raises(PluginError, match=r"'lmkit_x\.no' cannot be imported"):
-            from_json(data, Task)
+            transform.apply(Row({}, ""))
 
     def test_what_was_lost_comes_back_lost(self, plugin):
         task = QA.evolve(transforms=recorded((Map(tidy), Where(plugin.inner.tidy))))

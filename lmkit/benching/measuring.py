@@ -30,6 +30,9 @@ from lmkit.tokenizing import Tokenizer
 PROMPT_TOKENS = (16, 512)
 NEW_TOKENS = 64
 TIMEOUT_S = 600.0
+# Rounds that warm up where drafts are measured: what reads those of rounded weights is loaded only behind
+# a few texts in which it would have paid (`lmkit.runtime.verifying`).
+LEARNING = 5
 
 
 def bench(
@@ -53,8 +56,9 @@ def bench(
     """Measure a bundle, and beside it what else could serve its model.
 
     A round does each piece of work with one side after the other (A B C A B C ...), so that what
-    disturbs the machine disturbs all; the first round warms up and is not counted. All write the same
-    number of tokens behind the same ids, greedily, whether or not the text would end.
+    disturbs the machine disturbs all; the first round warms up and is not counted, nor are the first
+    `LEARNING` ones where drafts are measured. All write the same number of tokens behind the same ids,
+    greedily, whether or not the text would end.
 
     Args:
         bundle: its folder.
@@ -91,7 +95,8 @@ def bench(
     tokenizer = opened.tokenizer
     scored = paragraphs(tokenizer, manifest.graph.context_length)
     quality = quality and family is Family.CAUSAL and bool(scored)
-    total = (len(works) * (rounds + 1) + quality) * (len(ours) + len(peers))
+    warming = LEARNING if repeats else 1
+    total = (len(works) * (rounds + warming) + quality) * (len(ours) + len(peers))
     tell = _Telling(on_progress, total)
     with ExitStack() as stack:
         running: list[_Running] = []
@@ -105,12 +110,12 @@ def bench(
                 if side.is_ours:
                     raise SideFailed(f"{side.title}: {error}") from error
                 skipped.append(Skipped(side.title, _why(side, error)))
-        for turn, work in itertools.product(range(rounds + 1), works):
+        for turn, work in itertools.product(range(rounds + warming), works):
             limits.append(limit.measure())
             given = _given(opened, tokenizer, work, turn)
             for one in running:
                 tell(f"{one.side.title}: {work}", done=1)
-                one.run(work, given, counts=turn > 0)
+                one.run(work, given, counts=turn >= warming)
                 if one.failed is not None and one.side.is_ours:
                     raise SideFailed(f"{one.side.title}: {one.failed}")
         for one in running if quality else ():

@@ -94,7 +94,7 @@ def _numbers(
     default=5,
     show_default=True,
     type=click.IntRange(min=1),
-    help="How often each does the same, in turn, after one round to warm up.",
+    help="How often each does the same, in turn, after one round to warm up (five with --repeats).",
 )
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of each side; all cores if not given."

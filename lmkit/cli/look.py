@@ -1,4 +1,4 @@
-"""Verbs that only look: tasks, show, plugins, env."""
+"""Verbs that only look: tasks, show, env."""
 
 from __future__ import annotations
 
@@ -166,40 +166,6 @@ def _quoted(token_id: int, tokenizer: Tokenizer) -> str:
     return repr(tokenizer.decode([token_id], skip_control=False))
 
 
-@click.command(epilog="Example: LMKIT_DISABLE_PLUGINS=haiku lmkit plugins")
-@json_option
-def plugins(as_json: bool) -> None:
-    """List the plugins, where they come from, what they offer, and what is wrong with them.
-
-    LMKIT_PLUGINS=a,b loads only those (empty: none), LMKIT_DISABLE_PLUGINS=a leaves some out, and
-    LMKIT_PLUGIN_FILES=x.py or --plugin x.py adds local files.
-    """
-    from lmkit.plugins import installed
-
-    found = installed()
-    rows = [
-        {
-            "name": plugin.name,
-            "distribution": plugin.distribution,
-            "version": plugin.version,
-            "path": plugin.path,
-            "builtin": plugin.builtin,
-            "tasks": list(plugin.tasks),
-            "components": list(plugin.components),
-            "commands": list(plugin.commands),
-            "error": plugin.error,
-        }
-        for plugin in found.plugins
-    ]
-    if as_json:
-        print_json({"plugins": rows, "conflicts": list(found.conflicts)})
-        return
-    titles = ("name", "distribution", "version", "tasks", "components", "commands", "path", "error")
-    print_table(titles, [[_joined(row[title]) for title in titles] for row in rows])
-    for conflict in found.conflicts:
-        click.echo(f"\n{conflict}")
-
-
 PACKAGES = (
     "lmkit-tasks",
     "attrs",
@@ -224,6 +190,7 @@ SWITCHES = (
     "LMKIT_PLUGINS",
     "LMKIT_DISABLE_PLUGINS",
     "LMKIT_PLUGIN_FILES",
+    "LMKIT_STRICT_PLUGINS",
     "HF_HOME",
     "HF_HUB_OFFLINE",
     "OMP_NUM_THREADS",

@@ -14,24 +14,8 @@ from typing import Any
 
 import click
 
+from lmkit.cli.verbs import VERBS as VERBS
 from lmkit.errors import LmkitError, near
-
-# verb -> (module in lmkit.cli, what it does, in a few words)
-VERBS = {
-    "tasks": ("look", "List the tasks that can be trained."),
-    "show": ("look", "Show a task, and one record at every stage."),
-    "preview": ("preview", "Show what a model would be trained on, and what is wrong with it."),
-    "train": ("train", "Train a model on a task."),
-    "evaluate": ("train", "Measure a run or a bundle on records."),
-    "export": ("export", "Write a bundle that answers without torch."),
-    "verify": ("export", "Check that a bundle is whole and answers as it did."),
-    "bench": ("bench", "Measure a bundle's speed and memory, beside others."),
-    "compare": ("compare", "Answer the same records with two models, side by side."),
-    "generate": ("generate", "Answer records with a run or a bundle."),
-    "plugins": ("look", "List the plugins, where they come from, and what is wrong with them."),
-    "demo": ("demo", "See the whole path, offline, on packaged Korean data."),
-    "env": ("look", "Print the versions and switches that matter in a bug report."),
-}
 
 
 class Verbs(click.Group):
@@ -49,7 +33,7 @@ class Verbs(click.Group):
             return command
         from lmkit.plugins import installed
 
-        return installed().commands.get(name)
+        return installed().command(name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -135,14 +119,38 @@ def run(args: Sequence[str] | None = None) -> int:
         return error.exit_code
     except LmkitError as error:
         _print_error(str(error))
+        _print_cause(error)
         return 1
     except (click.Abort, KeyboardInterrupt):
         _print_error("interrupted")
         return 130
+    except Exception as error:
+        _name_plugin(error)
+        raise
 
 
 def _print_error(text: str) -> None:
     click.echo(click.style("error: ", fg="red", bold=True) + text, err=True, color=_colour())
+
+
+def _print_cause(error: LmkitError) -> None:
+    """Print the traceback of what broke a plugin, where its author asked for it."""
+    from lmkit.errors import PluginError
+
+    if isinstance(error, PluginError) and error.__cause__ is not None:
+        from lmkit.plugins.reasons import traced
+        from lmkit.plugins.switches import Switches
+
+        if Switches.read(os.environ).strict:
+            click.echo(traced(error.__cause__), err=True)
+
+
+def _name_plugin(error: Exception) -> None:
+    """Note on an error whose code it came from, where that is a plugin's and not lmkit's."""
+    from lmkit.plugins import raised_in
+
+    if plugin := raised_in(error):
+        error.add_note(f"raised in the plugin '{plugin.name}' ({plugin.source}), {plugin.path}")
 
 
 def _show_warning(

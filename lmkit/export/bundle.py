@@ -36,25 +36,22 @@ from lmkit.export.preparing import heavy, prepared, task_of
 from lmkit.export.source import Source
 from lmkit.family import Family
 from lmkit.files import check_free, new_folder, sha256_of
-from lmkit.jsonform import plugin_types, to_json
 from lmkit.manifest import (
     MANIFEST_FILE,
     SCHEMA,
     File,
     Golden,
     Manifest,
-    Needed,
     Tokens,
     write_manifest,
 )
-from lmkit.plugins import distributions_of
+from lmkit.needs import needed_by
 from lmkit.precisions import FP32, INT4, Precision, named
 from lmkit.reading import read_for
 from lmkit.records import Data
 from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.opening import open_generator
 from lmkit.task import Task
-from lmkit.transforms import plugins_of
 
 KEPT_BYTES = 1 << 24  # of the beginnings of prompts, while precisions are compared
 
@@ -186,7 +183,7 @@ def _traced(
             pad=pad_id,
             bos=source.tokenizer.bos_id,
         ),
-        plugins=_needed(source.task),
+        plugins=needed_by(source.task),
         precision=names[0],
     )
     say("asking torch")
@@ -339,15 +336,6 @@ def _about(source: Source) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **({"adapter": source.adapter} if source.adapter else {}),
     }
-
-
-def _needed(task: Task) -> tuple[Needed, ...]:
-    names = [name.partition(":")[0] for name in plugin_types(to_json(task))]
-    names += plugins_of(task.transforms)
-    return tuple(
-        Needed(plugin=str(p["plugin"]), distribution=p["distribution"], version=p["version"])
-        for p in distributions_of(names)
-    )
 
 
 def _genai(part: Path, manifest: Manifest) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from lmkit.collating import Stream
 from lmkit.encoding import Ids, encode_rows
 from lmkit.errors import RecordError
 from lmkit.export.measuring import SCORED_TOGETHER, STREAM_ROWS, Progress, n_measured, shuffled
-from lmkit.export.quantizing.feeding import LONGEST
 from lmkit.export.source import Source
 from lmkit.family import Family
 from lmkit.manifest import Manifest
@@ -86,6 +85,10 @@ def from_data(task: Task, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Ids
         ids int64 [T], of which `CALIBRATION_TOKENS` or a little more are read (`feeding.LONGEST` of each at
         most); fewer or none if there are too few.
     """
+    from lmkit.export.quantizing.feeding import (
+        LONGEST,
+    )  # it needs the extra, and this module does not
+
     if isinstance(task.collator, Stream) or task.family is Family.MASKED:
         left = list(rows[STREAM_ROWS : 2 * STREAM_ROWS])
     else:

@@ -15,9 +15,10 @@ from typing import Any
 import attrs
 
 from lmkit.errors import ModelError
-from lmkit.jsonform import read_task, to_json
+from lmkit.jsonform import to_json
 from lmkit.mixing import Mixture, tasks_of
 from lmkit.task import Task
+from lmkit.taskfile import heading, read_task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.quiet import quiet
 from lmkit.train.wrapped import ADAPTER_CONFIG, base_of, is_adapted
@@ -123,9 +124,14 @@ def save_beside(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def recorded_task(what: Task | Mixture) -> dict[str, Any]:
-    """Return the JSON for a run's `task.json`; a transform without a name is written as lost."""
+    """Return the JSON of a run's task; a transform without a name is written as lost."""
     tasks = [task.evolve(transforms=recorded(task.transforms)) for task in tasks_of(what)]
     return to_json(what.with_tasks(tasks) if isinstance(what, Mixture) else tasks[0])
+
+
+def task_document(what: Task | Mixture) -> dict[str, Any]:
+    """Return the content of a run's `task.json`."""
+    return {**heading(what), **recorded_task(what)}
 
 
 def check_same(folder: Path, what: Task | Mixture, about: Mapping[str, Any]) -> None:

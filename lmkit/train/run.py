@@ -40,8 +40,8 @@ from lmkit.train.folder import (
     check_same,
     last_checkpoint,
     read_about,
-    recorded_task,
     save_model,
+    task_document,
 )
 from lmkit.train.inspecting import check_findings, inspected, show
 from lmkit.train.lengths import fitted
@@ -212,7 +212,7 @@ def train(
         trainer.add_callback(_sampler(loaded.model, ready, folder, lessons, sample, seed))
     folder.mkdir(parents=True, exist_ok=True)
     save(previews, folder / PREVIEW_FILE)
-    write_atomically(folder / TASK_FILE, dump(recorded_task(what)))
+    write_atomically(folder / TASK_FILE, dump(task_document(what)))
     about |= {"settings": settings(trainer.args, options), "machine": machine(trainer.args.device)}
     with session(folder, about, trainer, typed):
         write_held_out(folder, lessons)

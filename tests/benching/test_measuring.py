@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lmkit.benching import SideFailed, Work, bench
+from lmkit.benching.measuring import LEARNING
 from lmkit.benching.passages import paragraphs
 from lmkit.benching.weights import bytes_per_token
 from lmkit.encoding import Encoded
@@ -104,6 +105,15 @@ def test_a_repeating_text_is_written_without_and_with_drafts(bundle):
 
     assert [plain.title, drafted.title] == ["lmkit fp32", "lmkit fp32 + drafts"]
     assert drafted.figures[work].agreeing_tokens == 6
+
+
+def test_drafts_are_measured_behind_texts_enough_to_load_what_reads_them(bundle):
+    done = []
+
+    bench(bundle, repeats=True, on_progress=lambda what, at, total: done.append(what), **QUICK)
+
+    runs = [what for what in done if what.startswith("lmkit fp32 + drafts:")]
+    assert len(runs) == LEARNING + QUICK["rounds"]
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,9 @@ shortest script that loads the same model (`tests/benchmarks/starting.py`)."""
 NOTES = {
     "repeats": "Here alone ours guesses tokens from what it has read, and checks them; in every other "
     "part each token costs a step, as it does the peers. transformers and llama.cpp can do the "
-    "like and are not shown: the goal is a multiple of our own loop.",
+    "like and are not shown: the goal is a multiple of our own loop. What reads drafts of int8 and int4 "
+    "is loaded where it pays, behind about three texts like these, so five rounds warm up; the text here "
+    "is a whole copy, which favours drafts: edits and summaries gain less.",
     "seq2seq": "The weights are random, as are the texts then: speed is that of a trained model.",
     "beams": "The weights are random, as are the texts then: speed is that of a trained model.",
     "masked": "The weights are random: speed is that of a trained model.",

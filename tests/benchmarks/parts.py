@@ -7,6 +7,8 @@ from typing import Any
 
 import attrs
 
+from lmkit.benching.measuring import LEARNING
+
 
 @attrs.frozen(kw_only=True)
 class Part:
@@ -29,8 +31,9 @@ class Part:
     round_s: float
 
     def seconds(self, rounds: int) -> float:
-        """Return about how long it takes with so many rounds and the one that warms up."""
-        return self.loading_s + (rounds + 1) * self.round_s
+        """Return about how long it takes with so many rounds and those that warm up."""
+        warming = LEARNING if self.options.get("repeats") else 1
+        return self.loading_s + (rounds + warming) * self.round_s
 
 
 BOTH = {"prompt_tokens": [16, 512], "new_tokens": [64], "quality": True}

@@ -3,8 +3,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 import types
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import attrs
 import click
@@ -12,12 +14,12 @@ import pytest
 
 from lmkit.collating.causal import CausalCollator
 from lmkit.decoding.text import TextDecoder
-from lmkit.errors import DuplicateName, PluginError
+from lmkit.errors import DuplicateName, PluginError, UnknownTask
 from lmkit.family import Family
 from lmkit.formatting import context, target
 from lmkit.hooks import hookimpl
 from lmkit.jsonform import from_json, to_json
-from lmkit.plugins import PluginWarning, distributions_of, installed, load
+from lmkit.plugins import PluginWarning, costs, distributions_of, installed, load
 from lmkit.registry import get_task, plugins
 from lmkit.task import Task
 
@@ -60,6 +62,10 @@ class Distribution:
     name: str
     version: str = "1.0"
 
+    @property
+    def metadata(self):
+        return {"Name": self.name, "Version": self.version}
+
 
 @attrs.frozen
 class EntryPoint:
@@ -68,6 +74,10 @@ class EntryPoint:
     name: str
     found: object = attrs.field(hash=False)
     dist: Distribution | None = None
+
+    @property
+    def value(self):
+        return f"lmkit_{self.name}"
 
     def load(self):
         if isinstance(self.found, BaseException):
@@ -196,6 +206,34 @@ class TestABrokenPlugin:
     def test_what_is_no_component_is_named(self, component):
         assert "which is no attrs class" in load_broken(module(components=[component]))
 
+    def test_a_task_instead_of_a_list_of_tasks_is_named_with_what_was_expected(self):
+        error = load_broken(module(lmkit_tasks=hookimpl(lambda: task("u"))))
+
+        assert error.endswith("expected a list, such as [a Task]")
+
+    def test_a_hook_that_returns_nothing_is_named(self):
+        """A `return` was forgotten."""
+        assert load_broken(module(lmkit_commands=hookimpl(lambda: None))) == (
+            "lmkit_commands returned None; expected a list, such as [a click command]"
+        )
+
+    @pytest.mark.parametrize("command", [len, click.Command(None)])
+    def test_what_is_no_command_is_named(self, command):
+        assert load_broken(module(commands=[command])).startswith("lmkit_commands returned ")
+
+    def test_a_panic_of_a_compiled_package_stops_nobody(self):
+        """Those of Rust derive from BaseException."""
+
+        class PanicException(BaseException):
+            pass
+
+        assert load_broken(PanicException("at lib.rs:3")) == "PanicException: at lib.rs:3"
+
+    def test_two_components_of_one_name_in_one_plugin_are_an_error(self):
+        assert load_broken(module(components=[Shout, Shout])) == (
+            "there are two components named 'Shout'"
+        )
+
     def test_two_tasks_of_one_name_in_one_plugin_are_an_error(self):
         assert load_broken(module(tasks=[task("u"), task("u")])) == "there are two tasks named 'u'"
 
@@ -217,43 +255,131 @@ class TestABrokenPlugin:
         assert len(warned) == 1
 
 
-class TestNamesTwice:
-    def test_two_tasks_of_one_name_name_both_distributions(self):
-        result = load(
-            [
-                third_party("one", module(tasks=[task("t")])),
-                third_party("two", module(tasks=[task("t"), task("u")])),
-            ],
-            {},
-        )
+class TestStrictness:
+    """`LMKIT_STRICT_PLUGINS=1` is for the authors of plugins, and for checks of an environment."""
 
+    STRICT = {"LMKIT_STRICT_PLUGINS": "1"}  # noqa: RUF012
+
+    def test_a_broken_plugin_is_an_error_with_its_cause(self):
+        cause = ValueError("why")
+
+        with pytest.raises(
+            PluginError, match=r"'bad' \(lmkit-bad 1.0\) is broken: ValueError: why"
+        ) as caught:
+            load([third_party("bad", cause)], self.STRICT)
+        assert caught.value.__cause__ is cause
+
+    def test_a_conflict_is_an_error(self):
+        with pytest.raises(DuplicateName, match="two tasks are named 't'"):
+            load([third_party(name, module(tasks=[task("t")])) for name in "ab"], self.STRICT)
+
+    def test_what_is_whole_is_loaded(self):
+        assert set(load([third_party("a", module(tasks=[task("t")]))], self.STRICT).tasks) == {"t"}
+
+
+class TestCost:
+    def test_a_plugin_that_takes_a_second_is_named_as_slow(self, monkeypatch):
+        monkeypatch.setattr(costs, "SLOW_S", 0.0)
+
+        with pytest.warns(
+            PluginWarning, match=r"'a' \(lmkit-a 1.0\) is slow: it takes 0.0 s to load"
+        ):
+            result = load([third_party("a", module())], {})
+
+        assert result.plugins[0].state == "slow"
+
+    def test_a_heavy_package_that_was_there_before_is_nobodys_cost(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
+
+        assert load([third_party("a", module())], {}).plugins[0].cost.heavy == ()
+
+    def test_a_heavy_package_that_a_hook_imports_is_the_plugins(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))  # to put back what was
+        monkeypatch.delitem(sys.modules, "torch")
+
+        @hookimpl
+        def lmkit_tasks():
+            sys.modules["torch"] = types.ModuleType("torch")
+            return [task("t")]
+
+        with pytest.warns(PluginWarning, match="is slow: it imports torch when it is loaded"):
+            result = load([third_party("a", module(lmkit_tasks=lmkit_tasks))], {})
+
+        assert result.plugins[0].cost.heavy == ("torch",)
+        assert set(result.tasks) == {"t"}
+
+    def test_what_a_plugin_prints_is_no_output_of_the_verb(self, capsys):
+        @hookimpl
+        def lmkit_tasks():
+            print("hello")
+            return []
+
+        load([third_party("a", module(lmkit_tasks=lmkit_tasks))], {})
+
+        assert capsys.readouterr() == ("", "hello\n")
+
+
+class TestNamesTwice:
+    """A name that two plugins have is nobody's, and every other name works."""
+
+    @pytest.fixture
+    def twins(self):
+        """Return what two plugins offer that both have a task `t`, and one of them a task `u`."""
+        with pytest.warns(PluginWarning, match="the task 't' cannot be used") as warned:
+            result = load(
+                [
+                    third_party("one", module(tasks=[task("t")])),
+                    third_party("two", module(tasks=[task("t"), task("u")])),
+                ],
+                {},
+            )
+
+        assert len(warned) == 1
+        return result
+
+    def test_two_tasks_of_one_name_name_both_distributions(self, twins):
         with pytest.raises(DuplicateName, match=r"'t': one from lmkit-one 1.0, one from lmkit-two"):
-            result.tasks  # noqa: B018 - the property raises
+            twins.task("t")
+
+    def test_the_other_tasks_of_both_stay(self, twins):
+        assert set(twins.tasks) == {"u"}
+        assert twins.task("u").name == "u"
+
+    def test_plugins_can_be_listed_all_the_same(self, twins):
+        """The list is where the user finds out what to remove."""
+        assert [plugin.name for plugin in twins.plugins] == ["one", "two"]
 
     def test_a_built_in_name_cannot_be_taken_whoever_comes_first(self):
-        result = load(
-            [
-                third_party("aaa", module(tasks=[task("chat")])),
-                built_in("zzz", module(tasks=[task("chat")])),
-            ],
-            {},
-        )
+        with pytest.warns(PluginWarning, match="the task 'chat' cannot be used"):
+            result = load(
+                [
+                    third_party("aaa", module(tasks=[task("chat")])),
+                    built_in("zzz", module(tasks=[task("chat")])),
+                ],
+                {},
+            )
 
         with pytest.raises(DuplicateName, match="built-in names cannot be taken") as caught:
-            result.tasks  # noqa: B018
-        assert "LMKIT_DISABLE_PLUGINS=aaa" in str(caught.value)
+            result.task("chat")
+        assert "Uninstall lmkit-aaa, or set LMKIT_DISABLE_PLUGINS=aaa" in str(caught.value)
 
-    def test_plugins_can_be_listed_all_the_same(self):
-        """The list is where the user finds out what to remove."""
-        result = load(
-            [
-                third_party("one", module(tasks=[task("t")])),
-                third_party("two", module(tasks=[task("t")])),
-            ],
-            {},
-        )
+    def test_three_of_one_name_are_all_named(self):
+        with pytest.warns(PluginWarning, match="'t' cannot be used") as warned:
+            result = load([third_party(name, module(tasks=[task("t")])) for name in "abc"], {})
 
-        assert [plugin.name for plugin in result.plugins] == ["one", "two"]
+        [conflict] = result.conflicts
+        assert str(conflict).startswith("3 tasks are named 't'")
+        assert [f"lmkit-{name} 1.0" in str(conflict) for name in "abc"] == [True] * 3
+        assert len(warned) == 1
+
+    def test_a_broken_plugin_takes_no_name(self):
+        halfway = module(tasks=[task("t")], components=[dict])
+        with pytest.warns(PluginWarning, match="'bad' .* is left out"):
+            result = load(
+                [third_party("bad", halfway), third_party("good", module(tasks=[task("t")]))], {}
+            )
+
+        assert result.plugin_of("t").name == "good"
 
     def test_two_plugins_of_one_name_keep_the_first(self):
         with pytest.warns(PluginWarning, match="lmkit-tasks 1.0 has a plugin of the same name"):
@@ -275,19 +401,31 @@ class TestNamesTwice:
 
         assert set(result.tasks) == {"t"}
 
-    def test_two_commands_of_one_name_keep_the_first(self):
-        first, second = click.Command("count"), click.Command("count")
+    def test_two_commands_of_one_name_are_nobodys_and_cost_no_tasks(self):
+        found = [
+            third_party(name, module(tasks=[task(name)], commands=[click.Command("count")]))
+            for name in ("a", "b")
+        ]
 
-        with pytest.warns(PluginWarning, match="two commands named 'count'"):
-            result = load(
-                [
-                    third_party("a", module(commands=[first])),
-                    third_party("b", module(commands=[second])),
-                ],
-                {},
-            )
+        with pytest.warns(PluginWarning, match="the verb 'count' cannot be used"):
+            result = load(found, {})
 
-        assert result.commands["count"] is first
+        assert set(result.tasks) == {"a", "b"}
+        with pytest.raises(DuplicateName, match="two verbs are named 'count': one from lmkit-a"):
+            result.command("count")
+
+    def test_a_verb_of_lmkits_own_cannot_be_replaced(self):
+        with pytest.warns(
+            PluginWarning, match=r"'train' of lmkit-a 1.0 is not added: lmkit has one"
+        ):
+            result = load([third_party("a", module(commands=[click.Command("train")]))], {})
+
+        assert result.commands == {}
+
+    def test_one_plugin_that_is_found_twice_is_loaded_once(self):
+        found = third_party("a", module(tasks=[task("t")]))
+
+        assert len(load([found, found], {}).plugins) == 1
 
 
 class TestChoosing:
@@ -322,6 +460,15 @@ class TestChoosing:
             result = load([third_party("bad", SystemExit())], {"LMKIT_DISABLE_PLUGINS": "bad"})
 
         assert result.plugins == ()
+        assert [(row.name, row.left_out_by) for row in result.left_out] == [
+            ("bad", "LMKIT_DISABLE_PLUGINS")
+        ]
+
+    def test_the_switch_is_named_where_the_plugins_task_is_looked_for(self):
+        result = load([third_party("a", module(tasks=[task("a")]))], {"LMKIT_PLUGINS": ""})
+
+        with pytest.raises(UnknownTask, match=r"'a' \(lmkit-a 1.0\) is left out by LMKIT_PLUGINS"):
+            result.task("a")
 
 
 FILE = """
@@ -456,6 +603,28 @@ class TestTheInstalledOnes:
 
         assert (row["plugin"], row["distribution"]) == ("chat", "lmkit-tasks")
         assert row["version"] == importlib.metadata.version("lmkit-tasks")
+
+    def test_threads_that_ask_at_once_wait_for_one_loading(self, monkeypatch):
+        """As in a server; each would import every plugin otherwise, and warn."""
+        loads = []
+
+        @hookimpl
+        def lmkit_tasks():
+            loads.append(1)
+            time.sleep(0.05)
+            return [task("t")]
+
+        found = [third_party("slow", module(lmkit_tasks=lmkit_tasks))]
+        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found)
+        installed.cache_clear()
+        try:
+            with ThreadPoolExecutor(4) as pool:
+                results = list(pool.map(lambda _: installed(), range(4)))
+        finally:
+            installed.cache_clear()
+
+        assert loads == [1]
+        assert all(result is results[0] for result in results)
 
     def test_the_environment_of_the_process_chooses(self):
         script = "import lmkit; print([task.name for task in lmkit.tasks()])"
