@@ -14,8 +14,8 @@ from lmkit.encoding import IGNORE, Encoded, encode, prompt_ids
 from lmkit.errors import RecordError, TaskError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Segment
+from lmkit.tokenizing.words import Words
 from lmkit.train.feeding import TrainingRows
-from lmkit.words import Words
 
 TASK = lk.get_task("mlm")
 
