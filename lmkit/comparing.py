@@ -11,11 +11,11 @@ from typing import Any
 import attrs
 
 from lmkit.answering import Answerer, open_answerer
+from lmkit.answering.filling import expected, posed, said
 from lmkit.collating.seq2seq import cutting
 from lmkit.decoding import Answer
 from lmkit.errors import RecordError, TaskError
 from lmkit.evaluating import EVAL_BATCH, measure
-from lmkit.filling import expected, posed, said
 from lmkit.manifest import MANIFEST_FILE
 from lmkit.metrics import check_ready
 from lmkit.reading import read_for

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterable
 from typing import Any
 
+from lmkit.answering.filling import with_mask
 from lmkit.chat import CHATML
 from lmkit.collating import Stream
 from lmkit.collating.seq2seq import cutting
@@ -13,7 +14,6 @@ from lmkit.decoding import Chooser
 from lmkit.encoding import IGNORE, Encoded, encode, prompt_ids
 from lmkit.errors import TaskError
 from lmkit.family import Family
-from lmkit.filling import with_mask
 from lmkit.formatting import Record
 from lmkit.jsonform import from_json, to_json
 from lmkit.renaming import messages_column

@@ -229,7 +229,7 @@ def _check_links(
 
 
 def _chain(sources: Sequence[str], into: Sequence[str], open_one: Callable[[str], Any]) -> Any:
-    from lmkit.chaining import chain
+    from lmkit.answering.chaining import chain
 
     return chain(*map(open_one, sources), columns=into)
 

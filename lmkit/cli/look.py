@@ -80,9 +80,9 @@ def show(task: str, data: str | None, tokenizer: str | None, as_json: bool) -> N
 
 
 def _stages(task: Task, record: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    from lmkit.answering.filling import with_mask
     from lmkit.encoding import IGNORE, encode, prompt_ids
     from lmkit.family import Family
-    from lmkit.filling import with_mask
 
     task = task.evolve(transforms=())  # the record is as they left it
     segments = task.formatter.segments(record, tokenizer.dialect)

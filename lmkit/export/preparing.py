@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmkit.choosing import check_labels
+from lmkit.answering.choosing import check_labels
 from lmkit.collating.seq2seq import cutting
 from lmkit.encoding import prompt_ids
 from lmkit.errors import ExportError, MissingExtra

@@ -12,10 +12,10 @@ from typing import Any
 import attrs
 import numpy as np
 
+from lmkit.answering.logits import Logits
 from lmkit.collating.seq2seq import cutting
 from lmkit.encoding import Ids, prompt_ids
 from lmkit.errors import RecordError
-from lmkit.logits import Logits
 from lmkit.manifest import Manifest, Seq2SeqGraph
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.extra import torch

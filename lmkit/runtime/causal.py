@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from lmkit.answering.logits import Logits, LogProbs, log_probs_of, rows_at_once
 from lmkit.encoding import IGNORE, Encoded, Ids, texts_to_read
 from lmkit.errors import BundleError
-from lmkit.logits import Logits, LogProbs, log_probs_of, rows_at_once
 from lmkit.manifest import Graph, Prefix
 from lmkit.runtime.buffers import Pool
 from lmkit.runtime.causal_state import CausalState

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime as ort
 
+from lmkit.answering.logits import Logits
 from lmkit.encoding import Ids
-from lmkit.logits import Logits
 from lmkit.precisions import DRAFT_TOKENS, draft_port
 from lmkit.runtime.keyvalues import KeyValues, bind
 from lmkit.runtime.session import run

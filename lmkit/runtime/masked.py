@@ -7,10 +7,10 @@ from pathlib import Path
 import attrs
 import numpy as np
 
+from lmkit.answering.filling import Marks, MaskAnswerer
+from lmkit.answering.logits import Logits
 from lmkit.encoding import Ids
 from lmkit.errors import BundleError
-from lmkit.filling import Marks, MaskAnswerer
-from lmkit.logits import Logits
 from lmkit.manifest import Golden, Manifest, MaskedGraph
 from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.golden import difference
