@@ -15,8 +15,8 @@ from lmkit.encoding import IGNORE, Encoded, encode, prompt_ids
 from lmkit.errors import TaskError
 from lmkit.family import Family
 from lmkit.formatting import Record
-from lmkit.jsonform import from_json, to_json
 from lmkit.renaming import messages_column
+from lmkit.saving.jsonform import from_json, to_json
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.transforms import transformed

@@ -13,7 +13,7 @@ from lmkit.decoding import Answer
 from lmkit.encoding import Encoded, Ids
 from lmkit.errors import BundleError, MissingExtra, ModelError, TaskError
 from lmkit.formatting import Record
-from lmkit.manifest import MANIFEST_FILE, read_manifest
+from lmkit.saving.manifest import MANIFEST_FILE, read_manifest
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 

@@ -39,7 +39,7 @@ from lmkit.export.parity import (
 from lmkit.export.source import Source
 from lmkit.export.tracing import inference, port, quiet, traced, uncollected
 from lmkit.export.writing import Save
-from lmkit.manifest import Manifest, MaskedGraph
+from lmkit.saving.manifest import Manifest, MaskedGraph
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.answering import masked_logits
 from lmkit.train.lengths import context_length

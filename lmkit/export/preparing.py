@@ -14,9 +14,9 @@ from lmkit.errors import ExportError, MissingExtra
 from lmkit.export.probes import probe_records
 from lmkit.export.source import Source
 from lmkit.family import Family
-from lmkit.jsonform import to_json
 from lmkit.records import Row
 from lmkit.registry import one_task, task_in
+from lmkit.saving.jsonform import to_json
 from lmkit.task import Task
 from lmkit.transforms import check_named
 

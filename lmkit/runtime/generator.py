@@ -21,8 +21,6 @@ from lmkit.encoding import Encoded, Ids, fitting_prompt
 from lmkit.errors import TaskError
 from lmkit.formatting import Record
 from lmkit.generation import Generation
-from lmkit.manifest import Golden
-from lmkit.precisions import DRAFT_TOKENS
 from lmkit.runtime.beams import BeamSearch, search
 from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.causal import CausalSession
@@ -32,6 +30,8 @@ from lmkit.runtime.rows import Row, alike, write
 from lmkit.runtime.sampling import Sampler
 from lmkit.runtime.session import Session
 from lmkit.runtime.sliding import SlidingSession
+from lmkit.saving.manifest import Golden
+from lmkit.saving.precisions import DRAFT_TOKENS
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 

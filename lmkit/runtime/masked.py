@@ -11,10 +11,10 @@ from lmkit.answering.filling import Marks, MaskAnswerer
 from lmkit.answering.logits import Logits
 from lmkit.encoding import Ids
 from lmkit.errors import BundleError
-from lmkit.manifest import Golden, Manifest, MaskedGraph
 from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.golden import difference
 from lmkit.runtime.session import Providers, open_graph
+from lmkit.saving.manifest import Golden, Manifest, MaskedGraph
 
 MARKS = "logits_mask"  # the input that says whose logits are wanted; it may be left out
 

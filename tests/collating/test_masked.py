@@ -294,7 +294,7 @@ class TestTheCollator:
         assert batch["labels"][0, 4:].tolist() == [IGNORE] * 8
 
     def test_is_a_part_that_json_can_name(self):
-        from lmkit.jsonform import from_json, to_json
+        from lmkit.saving.jsonform import from_json, to_json
 
         task = TASK.evolve(collator=MaskedCollator(max_length=9, whole_word=True))
 

@@ -11,8 +11,8 @@ import pytest
 
 from lmkit.encoding import IGNORE, Encoded, prompt_ids
 from lmkit.errors import BundleError, TaskError, UnknownName
-from lmkit.manifest import read_manifest
 from lmkit.runtime.causal import CausalSession
+from lmkit.saving.manifest import read_manifest
 
 from .toybundle import HEAD_SIZE, KV_HEADS, RECORDS, TASK, change_manifest, write_bundle
 

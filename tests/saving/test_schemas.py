@@ -3,7 +3,7 @@
 import pytest
 
 from lmkit import manifest, schemas, taskfile
-from lmkit.schemas import Schema, advice
+from lmkit.saving.schemas import Schema, advice
 
 
 @pytest.mark.parametrize("form", [manifest.FORM, taskfile.SCHEMA], ids=["lmkit.json", "task.json"])
