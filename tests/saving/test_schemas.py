@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmkit import manifest, schemas, taskfile
+from lmkit.saving import manifest, schemas, taskfile
 from lmkit.saving.schemas import Schema, advice
 
 
