@@ -144,14 +144,14 @@ def said(_made, machine):
     return json.loads((folder / "said.json").read_text("utf-8"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="class")
 def _without(said, machine):
     machine.has(None)
     yield
     machine.has("1.2")
 
 
-@pytest.fixture
+@pytest.fixture(scope="class")
 def _newer(said, machine):
     machine.has("1.3")
     yield
@@ -237,20 +237,8 @@ class TestOnAnotherMachine:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.usefixtures("_without")
 class TestWithoutIt:
-    @pytest.mark.usefixtures("_without")
-    def test_the_line_that_is_said_mends_it(self, said, machine):
-        found, told = values(machine, "parts-answers")
-
-        assert found is None
-        assert told == (
-            "error: the bundle's task needs parts:Facts, parts:Forgetful, parts:Lines, and no "
-            "installed plugin offers it; pip install 'lmkit-parts==1.2'\n"
-        )
-        machine.type(re.search("pip install .*", told).group())
-        assert values(machine, "parts-answers")[0] == said["parts-answers"]["value"]
-
-    @pytest.mark.usefixtures("_without")
     @pytest.mark.parametrize(
         "line",
         [
@@ -268,12 +256,10 @@ class TestWithoutIt:
         assert done.stderr.endswith("; pip install 'lmkit-parts==1.2'\n")
         assert done.stderr.count("\n") == 1
 
-    @pytest.mark.usefixtures("_without")
     def test_what_only_training_asked_is_not_missed(self, said, machine):
         assert values(machine, "parts-plain")[0] == said["parts-plain"]["value"]
         assert machine.lmkit("verify", "parts-plain").returncode == 0
 
-    @pytest.mark.usefixtures("_without")
     def test_until_it_is_asked(self, machine):
         done = machine.lmkit("evaluate", "parts-plain", "--data", "data.jsonl")
 
@@ -282,9 +268,20 @@ class TestWithoutIt:
             "pip install 'lmkit-parts==1.2'\n"
         )
 
+    def test_the_line_that_is_said_mends_it(self, said, machine):  # the last here
+        found, told = values(machine, "parts-answers")
 
+        assert found is None
+        assert told == (
+            "error: the bundle's task needs parts:Facts, parts:Forgetful, parts:Lines, and no "
+            "installed plugin offers it; pip install 'lmkit-parts==1.2'\n"
+        )
+        machine.type(re.search("pip install .*", told).group())
+        assert values(machine, "parts-answers")[0] == said["parts-answers"]["value"]
+
+
+@pytest.mark.usefixtures("_newer")
 class TestWithAnotherVersion:
-    @pytest.mark.usefixtures("_newer")
     def test_both_versions_are_said_and_it_answers(self, said, machine):
         found, told = values(machine, "parts-answers")
 
@@ -294,7 +291,6 @@ class TestWithAnotherVersion:
             "its answers may differ; pip install 'lmkit-parts==1.2' for what it was"
         )
 
-    @pytest.mark.usefixtures("_newer")
     def test_that_lacks_a_class_is_not_it(self, said, machine):
         found, told = values(machine, "parts-gaps")
 
