@@ -108,7 +108,7 @@ _MOVED = {
 __all__ = [*sorted(_HOMES)]
 
 
-def __getattr__(name: str) -> Any:
+def _lazy(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None and name in _MOVED:
         return _moved(name)
@@ -117,6 +117,11 @@ def __getattr__(name: str) -> Any:
     found = getattr(importlib.import_module(f"lmkit.{home}"), name)
     globals()[name] = found
     return found
+
+
+if not TYPE_CHECKING:
+    # A type checker that saw it would take every misspelt name for one that may be there.
+    __getattr__ = _lazy
 
 
 def _moved(name: str) -> Any:
