@@ -12,7 +12,7 @@ from lmkit.plugins import load
 from lmkit.records import Row
 from lmkit.saving.jsonform import dump, from_json, to_json
 from lmkit.task import Task
-from lmkit.testing import check_task, toy_tokenizer
+from lmkit.testing import QUICK, check_task, toy_tokenizer
 from lmkit.transforms import Lost, Map, Where, recorded, transformed
 
 QA = lk.get_task("qa")
@@ -74,7 +74,7 @@ class TestMapAndWhere:
         assert len(texts(task, rows)) == 2
 
     def test_are_applied_before_a_task_is_checked(self):
-        check_task(QA, transformed((Map(tidy),), ROWS, name="rows"))
+        check_task(QA, transformed((Map(tidy),), ROWS, name="rows"), promises=QUICK)
 
     def test_are_told_in_print(self):
         assert str(Map(tidy)) == "map(tidy)"
