@@ -13,7 +13,7 @@ from lmkit.cli.options import rename_option, renamed_task
 from lmkit.cli.printing import json_option, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from lmkit.manifest import Manifest
+    from lmkit.saving.manifest import Manifest
 
 
 @click.command(
@@ -163,7 +163,7 @@ def _telling() -> Iterator[tuple[Callable[[str], None], Callable[[int, int], Non
 
 def _needs(manifest: Manifest) -> Iterator[str]:
     """Yield what whoever opens the bundle has to have, besides lmkit."""
-    from lmkit.needs import needed_to_answer, requirements
+    from lmkit.saving.needs import needed_to_answer, requirements
 
     needs = needed_to_answer(manifest.task, manifest.plugins)
     if packages := requirements(needs):

@@ -15,8 +15,8 @@ import attrs
 
 from lmkit.absent import Absent, Needed
 from lmkit.errors import PluginError
-from lmkit.jsonform import plugin_types, to_json
 from lmkit.mixing import Mixture, tasks_of
+from lmkit.saving.jsonform import plugin_types, to_json
 from lmkit.task import Task
 from lmkit.transforms import plugins_of
 

@@ -12,11 +12,11 @@ from lmkit.absent import Absent, Needed
 from lmkit.errors import PluginError, SerialError
 from lmkit.evaluating import check_ready
 from lmkit.family import Family
-from lmkit.jsonform import dump, to_json
-from lmkit.needs import needed_by, needed_to_answer, requirements
 from lmkit.plugins import PluginWarning, load
 from lmkit.records import Row
-from lmkit.taskfile import heading, read_task
+from lmkit.saving.jsonform import dump, to_json
+from lmkit.saving.needs import needed_by, needed_to_answer, requirements
+from lmkit.saving.taskfile import heading, read_task
 
 QA = lk.get_task("qa")
 
