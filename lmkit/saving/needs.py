@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 
-from lmkit.absent import Absent, Needed
 from lmkit.errors import PluginError
 from lmkit.mixing import Mixture, tasks_of
+from lmkit.saving.absent import Absent, Needed
 from lmkit.saving.jsonform import plugin_types, to_json
 from lmkit.task import Task
 from lmkit.transforms import plugins_of

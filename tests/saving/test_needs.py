@@ -8,12 +8,12 @@ import pytest
 from plugins.test_loading import Distribution, EntryPoint, module
 
 import lmkit as lk
-from lmkit.absent import Absent, Needed
 from lmkit.errors import PluginError, SerialError
 from lmkit.evaluating import check_ready
 from lmkit.family import Family
 from lmkit.plugins import PluginWarning, load
 from lmkit.records import Row
+from lmkit.saving.absent import Absent, Needed
 from lmkit.saving.jsonform import dump, to_json
 from lmkit.saving.needs import needed_by, needed_to_answer, requirements
 from lmkit.saving.taskfile import heading, read_task
