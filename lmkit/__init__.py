@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     # `as` says to type checkers that a name is for everybody: they cannot read `__all__` below.
     from lmkit.adapters import lora as lora
     from lmkit.adapters import prompt_tuning as prompt_tuning
-    from lmkit.chaining import chain as chain
+    from lmkit.answering.chaining import chain as chain
     from lmkit.chat import Chat as Chat
     from lmkit.collating.blocks import BlockCollator as BlockCollator
     from lmkit.collating.causal import CausalCollator as CausalCollator
@@ -73,7 +73,7 @@ _HOMES = {
     "Task": "task",
     "TextDecoder": "decoding.text",
     "Tokenizer": "tokenizing",
-    "chain": "chaining",
+    "chain": "answering.chaining",
     "context": "formatting",
     "encode": "encoding",
     "evaluate": "evaluating",
@@ -108,7 +108,7 @@ _MOVED = {
 __all__ = [*sorted(_HOMES)]
 
 
-def __getattr__(name: str) -> Any:
+def _lazy(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None and name in _MOVED:
         return _moved(name)
@@ -117,6 +117,11 @@ def __getattr__(name: str) -> Any:
     found = getattr(importlib.import_module(f"lmkit.{home}"), name)
     globals()[name] = found
     return found
+
+
+if not TYPE_CHECKING:
+    # A type checker that saw it would take every misspelt name for one that may be there.
+    __getattr__ = _lazy
 
 
 def _moved(name: str) -> Any:

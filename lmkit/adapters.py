@@ -13,16 +13,24 @@ import attrs
 
 from lmkit.errors import TaskError, UnknownName
 from lmkit.scratch import parse_value
-from lmkit.validators import FLAG, TEXT, TEXTS, as_float, as_int, at_least, number, optional
+from lmkit.validators import (
+    FLAG,
+    TEXT,
+    TEXTS,
+    as_float,
+    as_int,
+    as_texts,
+    at_least,
+    number,
+    optional,
+)
 from lmkit.values import value
 
 ALL_LINEAR = "all-linear"  # peft's word for every linear layer but the head
 
 
-def _as_names(given: Any) -> Any:
-    if isinstance(given, str):
-        return (given,)
-    return tuple(given) if isinstance(given, Iterable) else given
+def _as_names(given: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    return None if given is None else as_texts(given)
 
 
 @value

@@ -7,7 +7,7 @@ it. `lmkit.runtime.sampling` turns it into token choices.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, SupportsIndex, TypeAlias, cast
 
 import attrs
 
@@ -17,6 +17,8 @@ from lmkit.validators import (
     Check,
     as_float,
     as_int,
+    as_int_or_none,
+    as_texts,
     at_least,
     number,
     optional,
@@ -26,27 +28,16 @@ from lmkit.values import value
 EarlyStopping: TypeAlias = bool | Literal["never"]
 
 
-def stop_strings(given: str | Iterable[str]) -> tuple[str, ...]:
-    """Turn one string into a tuple of it and a list into a tuple; leave anything else as it is.
-
-    >>> stop_strings("###"), stop_strings(["a", "b"])
-    (('###',), ('a', 'b'))
-    """
-    if isinstance(given, str):
-        return (given,)
-    return tuple(given) if isinstance(given, Iterable) else given
-
-
-def token_ids(given: Any) -> Any:
+def token_ids(given: SupportsIndex | Iterable[SupportsIndex]) -> tuple[int, ...]:
     """Turn one id into a tuple of it and a list into a tuple; leave anything else as it is.
 
     >>> token_ids(3), token_ids([3, 4])
     ((3,), (3, 4))
     """
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        return tuple(as_int(token) for token in given)
     found = as_int(given)
-    if isinstance(found, Iterable) and not isinstance(found, str):
-        return tuple(as_int(token) for token in found)
-    return (found,) if type(found) is int else found
+    return (found,) if type(found) is int else cast("tuple[int, ...]", found)
 
 
 def _are_token_ids(given: Any) -> bool:
@@ -126,10 +117,10 @@ class Generation:
         default=0, converter=as_int, validator=at_least(0, "where 0 is off")
     )
     forced_bos_token_id: int | None = attrs.field(
-        default=None, converter=as_int, validator=optional(at_least(0))
+        default=None, converter=as_int_or_none, validator=optional(at_least(0))
     )
     forced_eos_token_id: int | None = attrs.field(
-        default=None, converter=as_int, validator=optional(at_least(0))
+        default=None, converter=as_int_or_none, validator=optional(at_least(0))
     )
     suppress_tokens: tuple[int, ...] = attrs.field(
         default=(),
@@ -149,10 +140,12 @@ class Generation:
         ),
     )
     prompt_lookup_num_tokens: int | None = attrs.field(
-        default=None, converter=as_int, validator=optional(at_least(0, "where 0 is off"))
+        default=None, converter=as_int_or_none, validator=optional(at_least(0, "where 0 is off"))
     )
-    seed: int | None = attrs.field(default=None, converter=as_int, validator=optional(at_least(0)))
-    stop: tuple[str, ...] = attrs.field(default=(), converter=stop_strings, validator=TEXTS)
+    seed: int | None = attrs.field(
+        default=None, converter=as_int_or_none, validator=optional(at_least(0))
+    )
+    stop: tuple[str, ...] = attrs.field(default=(), converter=as_texts, validator=TEXTS)
 
     def __attrs_post_init__(self) -> None:
         if self.min_new_tokens > self.max_new_tokens:

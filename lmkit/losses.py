@@ -7,7 +7,6 @@ so that batches of any sizes, accumulated or not, have one mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
@@ -16,7 +15,7 @@ from lmkit.encoding import IGNORE
 from lmkit.errors import TaskError
 from lmkit.family import Family
 from lmkit.tokenizing import Tokenizer
-from lmkit.validators import TEXTS, as_float, number
+from lmkit.validators import TEXTS, as_float, as_texts, number
 from lmkit.values import value
 
 Tensor = Any  # torch's; this module is imported where torch is not installed
@@ -58,12 +57,6 @@ class LossFunction(Protocol):
         """Return the loss for a tokenizer; raise `TaskError` if it lacks a token that is named."""
 
 
-def _as_texts(given: Any) -> Any:
-    if isinstance(given, str):
-        return (given,)
-    return tuple(given) if isinstance(given, Iterable) else given
-
-
 @value
 class KeytokenWeighted:
     """Weighs each row by how often key tokens occur in it.
@@ -85,7 +78,7 @@ class KeytokenWeighted:
         TaskError: a field is out of its range; when training starts, a key token is not one token.
     """
 
-    tokens: tuple[str, ...] = attrs.field(converter=_as_texts, validator=TEXTS)
+    tokens: tuple[str, ...] = attrs.field(converter=as_texts, validator=TEXTS)
     alpha: float = attrs.field(
         default=1.0,
         converter=as_float,

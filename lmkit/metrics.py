@@ -10,8 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import attrs
 
 from lmkit.errors import MissingExtra, RecordError
-from lmkit.generation import stop_strings
-from lmkit.validators import FLAG, Check
+from lmkit.validators import FLAG, Check, as_texts
 from lmkit.values import value
 
 
@@ -130,7 +129,7 @@ class Rouge:
 
     types: tuple[str, ...] = attrs.field(
         default=("rouge1", "rouge2", "rougeL"),
-        converter=stop_strings,
+        converter=as_texts,
         validator=Check("names such as 'rouge1', 'rouge2', 'rougeL' or 'rougeLsum'", _are_rouges),
     )
     use_stemmer: bool = attrs.field(default=False, validator=FLAG)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, SupportsFloat, SupportsIndex, cast
 
 import attrs
 
@@ -76,17 +76,34 @@ TEXTS = Check(
 )
 
 
-def as_int(given: Any) -> Any:
+def as_int(given: SupportsIndex) -> int:
     """Turn a numpy integer into an int; leave anything else for the validator to judge.
 
-    A converter runs before the validator, so it must neither fail nor mend what is wrong.
+    A converter runs before the validator, so it must neither fail nor mend what is wrong. What it
+    says of its argument is for type checkers, which take a field for what its converter takes.
     """
-    return int(given) if _is_whole(given) else given
+    return int(given) if _is_whole(given) else cast("int", given)
 
 
-def as_float(given: Any) -> Any:
+def as_int_or_none(given: SupportsIndex | None) -> int | None:
+    """Turn a numpy integer into an int, as `as_int` does, where None means something too."""
+    return None if given is None else as_int(given)
+
+
+def as_float(given: SupportsFloat) -> float:
     """Turn an int or a numpy number into a float; leave anything else for the validator."""
-    return float(given) if _is_number(given) else given
+    return float(given) if _is_number(given) else cast("float", given)
+
+
+def as_texts(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Turn one string into a tuple of it and a list into a tuple; leave anything else as it is.
+
+    >>> as_texts("###"), as_texts(["a", "b"])
+    (('###',), ('a', 'b'))
+    """
+    if isinstance(given, str):
+        return (given,)
+    return tuple(given) if isinstance(given, Iterable) else given
 
 
 def _is_whole(given: object) -> bool:

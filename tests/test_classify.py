@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import lmkit as lk
-from lmkit.testing import check_task, toy_tokenizer
+from lmkit.testing import QUICK, check_task, toy_tokenizer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CLASSIFY = lk.get_task("classify")
@@ -26,7 +26,7 @@ def test_it_asks_a_question_where_there_is_one():
 
 
 def test_it_has_what_every_task_has():
-    check_task(CLASSIFY, [ASKED, PLAIN])
+    check_task(CLASSIFY, [ASKED, PLAIN], promises=QUICK)
 
 
 def test_it_is_measured_as_labels_are():
@@ -36,7 +36,7 @@ def test_it_is_measured_as_labels_are():
 def test_it_serves_real_questions_about_facts_as_they_are(shared_rows):
     rows = shared_rows("legal_facts_yesno_en.jsonl", 50)
 
-    check_task(CLASSIFY, rows)
+    check_task(CLASSIFY, rows, promises=QUICK)
     assert {CLASSIFY.reference(row, toy_tokenizer().dialect) for row in rows} == {"Yes", "No"}
 
 
@@ -53,7 +53,7 @@ class TestTheReviewsExample:
         assert reviews.metrics == CLASSIFY.metrics
 
     def test_serves_real_reviews_as_they_are(self, example, shared_rows):
-        check_task(example["REVIEWS"], shared_rows("nsmc_sentiment.jsonl", 50))
+        check_task(example["REVIEWS"], shared_rows("nsmc_sentiment.jsonl", 50), promises=QUICK)
 
     @pytest.mark.slow
     def test_tells_good_from_bad_from_its_bundle(self, example, tmp_path, capsys):

@@ -15,11 +15,11 @@ import pytest
 
 import lmkit as lk
 from lmkit.errors import PluginError
-from lmkit.jsonform import from_json, to_json
 from lmkit.plugins import load
 from lmkit.records import read
+from lmkit.saving.jsonform import from_json, to_json
 from lmkit.task import Task
-from lmkit.testing import check_task, toy_tokenizer
+from lmkit.testing import QUICK, check_task, toy_tokenizer
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "lmkit-haiku"
 FILE = EXAMPLE / "lmkit_haiku.py"
@@ -114,7 +114,7 @@ class TestThePlugin:
 class TestTheTask:
     @pytest.mark.usefixtures("plugged")
     def test_it_is_sound_on_every_poem(self, module):
-        check_task(module.HAIKU, read(DATA))
+        check_task(module.HAIKU, read(DATA), promises=QUICK)
 
     @pytest.mark.usefixtures("plugged")
     def test_its_json_names_the_decoder_and_comes_back_equal(self, module):

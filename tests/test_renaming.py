@@ -4,10 +4,10 @@ import pytest
 
 import lmkit as lk
 from lmkit.errors import RecordError, RecordErrors, TaskError
-from lmkit.jsonform import dump, from_json, to_json
 from lmkit.renaming import Rename, Renamed, bare, messages_column
+from lmkit.saving.jsonform import dump, from_json, to_json
 from lmkit.task import Task
-from lmkit.testing import check_task, sample_record, toy_tokenizer
+from lmkit.testing import QUICK, check_task, sample_record, toy_tokenizer
 
 QA = lk.get_task("qa")
 ASKED = QA.rename(question="prompt")
@@ -41,7 +41,7 @@ class TestARenamedTask:
         assert lk.prompt_ids(ASKED, {"question": "하나?"}, tokenizer).tolist() == wanted.tolist()
 
     def test_keeps_everything_else(self):
-        check_task(ASKED, [RECORD])
+        check_task(ASKED, [RECORD], promises=QUICK)
         assert ASKED.reference(RECORD, toy_tokenizer().dialect) == "둘"
         assert ASKED.evolve(formatter=QA.formatter) == QA
 

@@ -8,11 +8,11 @@ import pytest
 
 import lmkit as lk
 from lmkit.errors import PluginError, RecordError, RecordErrors, SerialError, TaskError
-from lmkit.jsonform import dump, from_json, to_json
 from lmkit.plugins import load
 from lmkit.records import Row
+from lmkit.saving.jsonform import dump, from_json, to_json
 from lmkit.task import Task
-from lmkit.testing import check_task, toy_tokenizer
+from lmkit.testing import QUICK, check_task, toy_tokenizer
 from lmkit.transforms import Lost, Map, Where, recorded, transformed
 
 QA = lk.get_task("qa")
@@ -74,7 +74,7 @@ class TestMapAndWhere:
         assert len(texts(task, rows)) == 2
 
     def test_are_applied_before_a_task_is_checked(self):
-        check_task(QA, transformed((Map(tidy),), ROWS, name="rows"))
+        check_task(QA, transformed((Map(tidy),), ROWS, name="rows"), promises=QUICK)
 
     def test_are_told_in_print(self):
         assert str(Map(tidy)) == "map(tidy)"
@@ -189,16 +189,19 @@ class TestInJson:
     def test_nothing_outside_of_plugins_is_read_back(self, plugin, path):
         data = {**to_json(QA), "transforms": [{"type": "Map", "function": path}]}
 
+        [transform] = from_json(data, Task).transforms
         with pytest.raises(PluginError, match=f"the function '{path}' is of no installed plugin"):
-            from_json(data, Task)
+            transform.apply(Row({}, ""))
 
     def test_nothing_outside_of_plugins_is_even_imported(self, plugin, tmp_path, monkeypatch):
         (tmp_path / "stranger.py").write_text("raise SystemExit('ran')")
         monkeypatch.syspath_prepend(tmp_path)
         data = {**to_json(QA), "transforms": [{"type": "Map", "function": "stranger:run"}]}
 
+        [transform] = from_json(data, Task).transforms
         with pytest.raises(PluginError):
-            from_json(data, Task)
+            transform.apply(Row({}, ""))
+        assert "stranger" not in sys.modules
 
     @pytest.mark.parametrize("path", ["lmkit_x.cleaning:borrowed", "lmkit_x:gone"])
     def test_only_what_the_module_itself_defines_is_read_back(self, plugin, path):
@@ -217,8 +220,9 @@ class TestInJson:
     def test_a_plugins_module_that_is_missing_is_told(self, plugin):
         data = {**to_json(QA), "transforms": [{"type": "Map", "function": "lmkit_x.no:tidy"}]}
 
+        [transform] = from_json(data, Task).transforms
         with pytest.raises(PluginError, match=r"'lmkit_x\.no' cannot be imported"):
-            from_json(data, Task)
+            transform.apply(Row({}, ""))
 
     def test_what_was_lost_comes_back_lost(self, plugin):
         task = QA.evolve(transforms=recorded((Map(tidy), Where(plugin.inner.tidy))))

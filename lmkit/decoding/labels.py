@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from lmkit.errors import RecordError
 from lmkit.family import Family
-from lmkit.generation import stop_strings
-from lmkit.validators import FLAG, Check
+from lmkit.validators import FLAG, Check, as_texts
 from lmkit.values import value
 
 
@@ -55,7 +54,7 @@ class LabelDecoder:
     """
 
     labels: tuple[str, ...] = attrs.field(
-        default=("Yes", "No"), converter=stop_strings, validator=_LABELS
+        default=("Yes", "No"), converter=as_texts, validator=_LABELS
     )
     normalize: bool = attrs.field(default=False, validator=FLAG)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import attrs
 
 from lmkit.family import Family
-from lmkit.generation import stop_strings
-from lmkit.validators import TEXTS
+from lmkit.validators import TEXTS, as_texts
 from lmkit.values import value
 
 
@@ -22,7 +21,7 @@ class TextDecoder:
     '네, 맞아요.'
     """
 
-    stop: tuple[str, ...] = attrs.field(default=(), converter=stop_strings, validator=TEXTS)
+    stop: tuple[str, ...] = attrs.field(default=(), converter=as_texts, validator=TEXTS)
     strip: bool = True
 
     families = frozenset({Family.CAUSAL, Family.SEQ2SEQ})

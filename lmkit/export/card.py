@@ -8,8 +8,8 @@ from typing import Any
 
 from lmkit.export.table import precision_notes, precision_table
 from lmkit.family import Family
-from lmkit.manifest import Manifest
 from lmkit.renaming import messages_column
+from lmkit.saving.manifest import Manifest
 from lmkit.tokenizing import Tokenizer
 
 CARD_FILE = "README.md"

@@ -155,7 +155,7 @@ class Installed:
         """
         self._refuse_conflict("task", name)
         if name not in self.tasks:
-            raise UnknownTask(name, self.tasks, missing=self._absent(name))
+            raise UnknownTask(name, self.tasks, missing=self.absent(name))
         return self.tasks[name]
 
     def command(self, name: str) -> click.Command | None:
@@ -176,8 +176,8 @@ class Installed:
             if (conflict.kind, conflict.name) == (kind, name):
                 raise DuplicateName(str(conflict))
 
-    def _absent(self, name: str) -> str:
-        """Say what became of a plugin that is called as the task that is looked for."""
+    def absent(self, name: str) -> str:
+        """Say why a plugin that is installed was not loaded; nothing if there is none of that name."""
         for plugin in self.left_out:
             if plugin.name == name:
                 return f"the plugin '{name}' ({plugin.source}) is left out by {plugin.left_out_by}"

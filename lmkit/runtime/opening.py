@@ -12,8 +12,6 @@ import numpy as np
 
 from lmkit.errors import BundleError
 from lmkit.family import Family
-from lmkit.manifest import Graph, MaskedGraph, Seq2SeqGraph
-from lmkit.precisions import FP32
 from lmkit.runtime.bundle import Bundle, open_bundle
 from lmkit.runtime.causal import CausalSession
 from lmkit.runtime.generator import Generator
@@ -22,6 +20,8 @@ from lmkit.runtime.prefixes import PREFIX_CACHE_BYTES
 from lmkit.runtime.seq2seq import Seq2SeqSession
 from lmkit.runtime.session import Providers
 from lmkit.runtime.verifying import MOST_BYTES
+from lmkit.saving.manifest import Graph, MaskedGraph, Seq2SeqGraph
+from lmkit.saving.precisions import FP32
 
 
 def load(

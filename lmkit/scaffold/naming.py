@@ -115,9 +115,9 @@ def _taken(names: Names) -> str | None:
         task = next((task for task in plugin.tasks if _alike(task, names.name)), None)
         if task is not None:
             return f"'{task}' is a task of {_of(plugin)}"
-    for entry_point in importlib.metadata.entry_points(group=PROJECT):  # those switched off, too
-        if _alike(entry_point.name, names.name):
-            return "a plugin that is switched off has it"
+    for plugin in installed().left_out:
+        if _alike(plugin.name, names.name):
+            return f"a plugin that is switched off has it, of {_of(plugin)}"
     try:
         version = importlib.metadata.version(names.distribution)
     except importlib.metadata.PackageNotFoundError:

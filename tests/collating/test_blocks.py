@@ -10,7 +10,7 @@ from lmkit.encoding import IGNORE, Encoded, encode, prompt_ids
 from lmkit.errors import RecordError, TaskError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Segment
-from lmkit.testing import check_task, sample_record
+from lmkit.testing import QUICK, check_task, sample_record
 from lmkit.tokenizing import Tokenizer
 
 DATA = np.arange(100, 150)  # a text in which every token says where it stands
@@ -272,7 +272,7 @@ class TestTheBuiltInTask:
     def test_has_what_a_task_must_have(self):
         task = lk.get_task("char-lm")
 
-        check_task(task, [sample_record(task), {"text": "나는\n\n간다."}])
+        check_task(task, [sample_record(task), {"text": "나는\n\n간다."}], promises=QUICK)
 
     def test_draws_from_the_whole_distribution(self):
         options = lk.get_task("char-lm").generation

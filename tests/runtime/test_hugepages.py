@@ -2,13 +2,14 @@
 
 import mmap
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lmkit.runtime import hugepages
-from lmkit.runtime.hugepages import SIZE, in_huge_pages, without
+from lmkit.runtime.hugepages import MOVER, SIZE, in_huge_pages, without
 
 
 def in_huge_pages_at(address):
@@ -32,12 +33,24 @@ def allocated(n_bytes):
     return numbers, numbers.ctypes.data + n_bytes // 2
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    monkeypatch.setattr(hugepages, "LATER_S", 0.0)
+
+
+def wait_until_moved():
+    for thread in threading.enumerate():
+        if thread.name == MOVER:
+            thread.join()
+
+
 @pytest.mark.skipif(
     sys.platform != "linux" or not hugepages._is_allowed(), reason="no huge pages here"
 )
 def test_what_is_allocated_meanwhile_is_moved_and_keeps_its_numbers():
     with in_huge_pages():
         numbers, place = allocated(8 * SIZE)
+    wait_until_moved()
 
     np.testing.assert_array_equal(numbers, np.arange(8 * SIZE, dtype=np.uint32) % 251)
     if not in_huge_pages_at(place):
@@ -71,6 +84,7 @@ def test_a_python_that_cannot_ask_goes_on_without(monkeypatch):
 
     with in_huge_pages():
         pass
+    wait_until_moved()
 
 
 def test_what_was_there_before_is_not_touched():

@@ -1,3 +1,4 @@
+import importlib.metadata
 import re
 
 import pytest
@@ -90,7 +91,8 @@ def test_lmkits_own_distribution_is_taken():
 def test_a_plugin_that_is_switched_off_keeps_its_name(monkeypatch):
     from lmkit.plugins import load
 
-    monkeypatch.setattr(naming, "installed", lambda: load([], {}))
+    found = importlib.metadata.entry_points(group="lmkit")
+    monkeypatch.setattr(naming, "installed", lambda: load(found, {"LMKIT_PLUGINS": ""}))
 
     with pytest.raises(DuplicateName, match="switched off"):
         named("summarize")

@@ -97,6 +97,12 @@ def test_lmkit_itself_is_the_wheels_not_the_checkouts(folder):
     assert not Path(done.stdout.strip()).is_relative_to(CHECKOUT / "lmkit")
 
 
+def test_lmkit_tells_type_checkers_that_it_is_typed(folder):
+    asks = "from importlib.resources import files; print((files('lmkit') / 'py.typed').is_file())"
+
+    assert call(sys.executable, "-c", asks, cwd=folder).stdout.strip() == "True"
+
+
 def test_tasks_lists_it_with_its_distribution(said):
     [line] = [line for line in said["tasks"].splitlines() if line.startswith("haiku ")]
 
