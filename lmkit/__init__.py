@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     # `as` says to type checkers that a name is for everybody: they cannot read `__all__` below.
     from lmkit.adapters import lora as lora
     from lmkit.adapters import prompt_tuning as prompt_tuning
-    from lmkit.chaining import chain as chain
+    from lmkit.answering.chaining import chain as chain
     from lmkit.chat import Chat as Chat
     from lmkit.collating.blocks import BlockCollator as BlockCollator
     from lmkit.collating.causal import CausalCollator as CausalCollator
@@ -73,7 +73,7 @@ _HOMES = {
     "Task": "task",
     "TextDecoder": "decoding.text",
     "Tokenizer": "tokenizing",
-    "chain": "chaining",
+    "chain": "answering.chaining",
     "context": "formatting",
     "encode": "encoding",
     "evaluate": "evaluating",

@@ -11,15 +11,15 @@ from typing import Any
 import attrs
 
 from lmkit.answering import Answerer, open_answerer
+from lmkit.answering.filling import expected, posed, said
 from lmkit.collating.seq2seq import cutting
 from lmkit.decoding import Answer
 from lmkit.errors import RecordError, TaskError
 from lmkit.evaluating import EVAL_BATCH, measure
-from lmkit.filling import expected, posed, said
-from lmkit.manifest import MANIFEST_FILE
 from lmkit.metrics import check_ready
 from lmkit.reading import read_for
 from lmkit.records import Data, Row, name_of
+from lmkit.saving.manifest import MANIFEST_FILE
 from lmkit.showing import asked
 from lmkit.task import Task
 

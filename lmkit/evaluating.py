@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lmkit.answering import Answerer, open_answerer
+from lmkit.answering.loss import Loss
 from lmkit.collating import Stream
 from lmkit.collating.seq2seq import cutting
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import RecordError, TaskError
 from lmkit.family import Family
-from lmkit.loss import Loss
 from lmkit.metrics import check_ready
 from lmkit.mixing import Mixture, by_task
 from lmkit.reading import stream_for

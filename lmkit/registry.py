@@ -7,8 +7,8 @@ from pathlib import Path
 from lmkit.errors import PluginError, TaskError, UnknownTask
 from lmkit.mixing import Mixture
 from lmkit.plugins import Plugin, installed, module_from_file
+from lmkit.saving.taskfile import read_task
 from lmkit.task import Task
-from lmkit.taskfile import read_task
 
 
 def tasks() -> tuple[Task, ...]:

@@ -5,7 +5,7 @@ import pytest
 import lmkit as lk
 from lmkit.errors import RecordError, TemplateError, UnknownOption
 from lmkit.formatting import Column, Cut, Literal, Piece, Segment, Template, parse_template
-from lmkit.jsonform import from_json, to_json
+from lmkit.saving.jsonform import from_json, to_json
 
 
 def text(segments):

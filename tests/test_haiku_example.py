@@ -15,9 +15,9 @@ import pytest
 
 import lmkit as lk
 from lmkit.errors import PluginError
-from lmkit.jsonform import from_json, to_json
 from lmkit.plugins import load
 from lmkit.records import read
+from lmkit.saving.jsonform import from_json, to_json
 from lmkit.task import Task
 from lmkit.testing import QUICK, check_task, toy_tokenizer
 

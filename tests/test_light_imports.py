@@ -37,7 +37,7 @@ def test_importing_lmkit_imports_nothing_but_itself():
         "import lmkit; lmkit.get_task('chat')",
         "from lmkit import Task, Chat, CausalCollator, TextDecoder, context, target, scratch",
         "from lmkit import encode, prompt_ids, Tokenizer, train_tokenizer, evaluate",
-        "from lmkit.jsonform import to_json; import lmkit; to_json(lmkit.get_task('qa'))",
+        "from lmkit.saving.jsonform import to_json; import lmkit; to_json(lmkit.get_task('qa'))",
         "import lmkit; lmkit.scratch('gpt2', n_layer=1)",
         "from lmkit.records import read; read([{'x': 1}])",
     ],

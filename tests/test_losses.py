@@ -12,8 +12,8 @@ import lmkit as lk
 from lmkit.encoding import IGNORE
 from lmkit.errors import SerialError, TaskError, UnknownOption
 from lmkit.family import Family
-from lmkit.jsonform import dump, from_json, to_json
 from lmkit.losses import KeytokenWeighted, LossFunction
+from lmkit.saving.jsonform import dump, from_json, to_json
 
 QA = lk.get_task("qa")
 

@@ -5,8 +5,8 @@ import unicodedata
 import pytest
 
 from lmkit.errors import MissingExtra, RecordError, TaskError
-from lmkit.jsonform import from_json, to_json
 from lmkit.metrics import Accuracy, ExactMatch, MacroF1, Metric, Rouge, check_ready, words
+from lmkit.saving.jsonform import from_json, to_json
 
 
 def test_it_is_the_share_that_is_equal():

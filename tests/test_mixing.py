@@ -11,9 +11,9 @@ from lmkit.collating.chance import row_keys
 from lmkit.encoding import Encoded
 from lmkit.errors import TaskError, UnknownName, UnknownTask
 from lmkit.family import Family
-from lmkit.jsonform import from_json, to_json
 from lmkit.mixing import MixedFeed, Mixture, counts
 from lmkit.registry import get_task, one_task, task_in
+from lmkit.saving.jsonform import from_json, to_json
 
 QA, ALPACA, CHAT = map(lk.get_task, ("qa", "alpaca", "chat"))
 KO = QA.evolve(name="ko-qa")
@@ -204,7 +204,7 @@ class TestLookingOneUp:
             lk.encode(f"{file}:mixture", [], None)
 
     def test_in_a_run_gives_the_task_that_is_chosen(self, tmp_path):
-        from lmkit.jsonform import dump
+        from lmkit.saving.jsonform import dump
 
         mixture = lk.mix({KO: 3, "alpaca": 1})
         (tmp_path / "task.json").write_text(dump(to_json(mixture)), "utf-8")

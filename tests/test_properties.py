@@ -18,7 +18,7 @@ import lmkit as lk
 from lmkit.encoding import IGNORE, encode, prompt_ids
 from lmkit.errors import RecordError
 from lmkit.formatting import SIDES, Cut, Segment
-from lmkit.jsonform import from_json, to_json
+from lmkit.saving.jsonform import from_json, to_json
 from lmkit.task import Task
 from lmkit.tokenizing import Span
 

@@ -1,8 +1,8 @@
 import pytest
 
 from lmkit.errors import PluginError, SerialError, TaskError, UnknownTask
-from lmkit.jsonform import dump, to_json
 from lmkit.registry import get_task, plugins, tasks
+from lmkit.saving.jsonform import dump, to_json
 
 FILE = """
 from lmkit import CausalCollator, Task, TextDecoder, context, target

@@ -4,8 +4,8 @@ import pytest
 
 import lmkit as lk
 from lmkit.errors import RecordError, RecordErrors, TaskError
-from lmkit.jsonform import dump, from_json, to_json
 from lmkit.renaming import Rename, Renamed, bare, messages_column
+from lmkit.saving.jsonform import dump, from_json, to_json
 from lmkit.task import Task
 from lmkit.testing import QUICK, check_task, sample_record, toy_tokenizer
 

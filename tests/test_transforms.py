@@ -8,9 +8,9 @@ import pytest
 
 import lmkit as lk
 from lmkit.errors import PluginError, RecordError, RecordErrors, SerialError, TaskError
-from lmkit.jsonform import dump, from_json, to_json
 from lmkit.plugins import load
 from lmkit.records import Row
+from lmkit.saving.jsonform import dump, from_json, to_json
 from lmkit.task import Task
 from lmkit.testing import QUICK, check_task, toy_tokenizer
 from lmkit.transforms import Lost, Map, Where, recorded, transformed

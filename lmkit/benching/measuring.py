@@ -22,9 +22,9 @@ from lmkit.benching.weights import bytes_per_token
 from lmkit.benching.worker import Worker
 from lmkit.errors import TaskError, UnknownName
 from lmkit.family import Family
-from lmkit.manifest import Manifest, Seq2SeqGraph
 from lmkit.runtime.bundle import Bundle, open_bundle
 from lmkit.runtime.cores import available_cores
+from lmkit.saving.manifest import Manifest, Seq2SeqGraph
 from lmkit.tokenizing import Tokenizer
 
 PROMPT_TOKENS = (16, 512)

@@ -229,7 +229,7 @@ def _check_links(
 
 
 def _chain(sources: Sequence[str], into: Sequence[str], open_one: Callable[[str], Any]) -> Any:
-    from lmkit.chaining import chain
+    from lmkit.answering.chaining import chain
 
     return chain(*map(open_one, sources), columns=into)
 
@@ -256,7 +256,7 @@ def _opened(
     verify: bool,
 ) -> Answerer:
     from lmkit.answering import open_answerer
-    from lmkit.manifest import MANIFEST_FILE
+    from lmkit.saving.manifest import MANIFEST_FILE
 
     if (Path(source) / MANIFEST_FILE).is_file():
         return open_answerer(source, task, threads=threads, precision=precision, verify=verify)

@@ -57,9 +57,9 @@ def show(task: str, data: str | None, tokenizer: str | None, as_json: bool) -> N
     TASK is a registered name, path/to/file.py:attribute, or a task.json.
     """
     from lmkit.errors import RecordError
-    from lmkit.jsonform import to_json
     from lmkit.records import read
     from lmkit.registry import one_task
+    from lmkit.saving.jsonform import to_json
     from lmkit.testing import sample_record, toy_tokenizer
     from lmkit.tokenizing import Tokenizer
     from lmkit.transforms import transformed
@@ -80,9 +80,9 @@ def show(task: str, data: str | None, tokenizer: str | None, as_json: bool) -> N
 
 
 def _stages(task: Task, record: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    from lmkit.answering.filling import with_mask
     from lmkit.encoding import IGNORE, encode, prompt_ids
     from lmkit.family import Family
-    from lmkit.filling import with_mask
 
     task = task.evolve(transforms=())  # the record is as they left it
     segments = task.formatter.segments(record, tokenizer.dialect)
@@ -123,7 +123,7 @@ def _print_stages(task: Task, stages: dict[str, Any], tokenizer: Tokenizer) -> N
 
     from lmkit.encoding import IGNORE
     from lmkit.family import Family
-    from lmkit.jsonform import dump, to_json
+    from lmkit.saving.jsonform import dump, to_json
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(dump(to_json(_written(task))).rstrip(), markup=False)

@@ -16,9 +16,9 @@ from lmkit.errors import RecordError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Segment
 from lmkit.tokenizing import Span, Tokenizer
+from lmkit.tokenizing.words import Words
 from lmkit.validators import FLAG, as_float, as_int, at_least, number
 from lmkit.values import value
-from lmkit.words import Words
 
 # Of the tokens that are chosen, so many become the mask token, and so many any other one; the rest
 # stay as they are. Source: Devlin et al. 2019, BERT, section 3.1.
@@ -41,7 +41,7 @@ class MaskedCollator:
     Attributes:
         max_length: the most tokens in a row.
         mlm_probability: the share of tokens, or of words, that is chosen.
-        whole_word: whether all tokens of a word are chosen together; see `lmkit.words`.
+        whole_word: whether all tokens of a word are chosen together; see `lmkit.tokenizing.words`.
         pad_to_multiple_of: pad a batch to a multiple of this many tokens.
         pad_to_max_length: pad every batch to `max_length`, so that all have one shape.
     """

@@ -36,7 +36,11 @@ from lmkit.export.preparing import heavy, prepared, task_of
 from lmkit.export.source import Source
 from lmkit.family import Family
 from lmkit.files import check_free, new_folder, sha256_of
-from lmkit.manifest import (
+from lmkit.reading import read_for
+from lmkit.records import Data
+from lmkit.runtime.bundle import Bundle
+from lmkit.runtime.opening import open_generator
+from lmkit.saving.manifest import (
     MANIFEST_FILE,
     SCHEMA,
     File,
@@ -45,12 +49,8 @@ from lmkit.manifest import (
     Tokens,
     write_manifest,
 )
-from lmkit.needs import needed_by
-from lmkit.precisions import FP32, INT4, Precision, named
-from lmkit.reading import read_for
-from lmkit.records import Data
-from lmkit.runtime.bundle import Bundle
-from lmkit.runtime.opening import open_generator
+from lmkit.saving.needs import needed_by
+from lmkit.saving.precisions import FP32, INT4, Precision, named
 from lmkit.task import Task
 
 KEPT_BYTES = 1 << 24  # of the beginnings of prompts, while precisions are compared

@@ -21,12 +21,12 @@ from lmkit.errors import RecordError
 from lmkit.export.measuring import SCORED_TOGETHER, STREAM_ROWS, Progress, n_measured, shuffled
 from lmkit.export.source import Source
 from lmkit.family import Family
-from lmkit.manifest import Manifest
-from lmkit.precisions import FP32
 from lmkit.records import Row
 from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.generator import Generator
 from lmkit.runtime.opening import open_generator
+from lmkit.saving.manifest import Manifest
+from lmkit.saving.precisions import FP32
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 

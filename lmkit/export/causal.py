@@ -17,7 +17,7 @@ from lmkit.export.parity import agree, compare
 from lmkit.export.reference import refer
 from lmkit.export.source import Source
 from lmkit.export.writing import Save
-from lmkit.manifest import Graph, Prefix
+from lmkit.saving.manifest import Graph, Prefix
 from lmkit.train.adapting import is_soft_prompt, key_value_prefix
 from lmkit.train.wrapped import base_of
 

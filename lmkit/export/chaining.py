@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from lmkit.export.fusing import MICROSOFT
 from lmkit.export.fusing.rewriting import initializer
-from lmkit.precisions import DRAFT_TOKENS, draft_port
+from lmkit.saving.precisions import DRAFT_TOKENS, draft_port
 
 _ATTENTION = "GroupQueryAttention"
 _ROUNDING = ("MatMulNBits", "MatMulIntegerToFloat")
@@ -31,7 +31,7 @@ def chained(model: ir.Model, n_tokens: int = DRAFT_TOKENS) -> ir.Model | None:
         n_tokens: K.
     Returns:
         A graph of the same inputs. For each `present.*` it has K - 1 more outputs, named by
-        `lmkit.precisions.draft_port`; all of them are to be bound to the same buffer. None where
+        `lmkit.saving.precisions.draft_port`; all of them are to be bound to the same buffer. None where
         nothing is rounded, or attention is not of the form that is known here.
     """
     whole = model.clone()

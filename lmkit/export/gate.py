@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from lmkit.errors import ExportError, QualityError, TaskError
-from lmkit.precisions import FP32, PRECISIONS, Precision
+from lmkit.saving.precisions import FP32, PRECISIONS, Precision
 
 
 def share(given: str | float) -> float:

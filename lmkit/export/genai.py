@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmkit.jsonform import dump
+from lmkit.saving.jsonform import dump
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 

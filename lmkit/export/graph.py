@@ -48,7 +48,7 @@ from lmkit.export.fusing import finish_causal, fuse
 from lmkit.export.fusing.keeping import AXIS, INPUT
 from lmkit.export.stamping import TRACED, cut_down, stack_of, stamp
 from lmkit.export.tracing import OPSET, inference, port, quiet, traced, uncollected
-from lmkit.manifest import Tensor
+from lmkit.saving.manifest import Tensor
 
 
 @frozen(kw_only=True)

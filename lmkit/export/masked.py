@@ -22,6 +22,8 @@ import onnx_ir as ir
 import torch
 from transformers import PreTrainedModel
 
+from lmkit.answering.filling import MaskAnswerer
+from lmkit.answering.logits import Logits
 from lmkit.encoding import Ids, prompt_ids
 from lmkit.errors import ExportError, ParityError
 from lmkit.export.attention import attention_through
@@ -37,9 +39,7 @@ from lmkit.export.parity import (
 from lmkit.export.source import Source
 from lmkit.export.tracing import inference, port, quiet, traced, uncollected
 from lmkit.export.writing import Save
-from lmkit.filling import MaskAnswerer
-from lmkit.logits import Logits
-from lmkit.manifest import Manifest, MaskedGraph
+from lmkit.saving.manifest import Manifest, MaskedGraph
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.answering import masked_logits
 from lmkit.train.lengths import context_length

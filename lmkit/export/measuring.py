@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from lmkit.answering.loss import Loss
 from lmkit.benching import bench
 from lmkit.benching.report import Spread
 from lmkit.collating import Stream
@@ -20,7 +21,6 @@ from lmkit.encoding import IGNORE, Encoded, encode_rows
 from lmkit.errors import MissingExtra, RecordError
 from lmkit.evaluating import answered, batches_by_length
 from lmkit.family import Family
-from lmkit.loss import Loss
 from lmkit.metrics import check_ready
 from lmkit.records import Row
 from lmkit.runtime.bundle import Bundle

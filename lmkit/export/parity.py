@@ -13,9 +13,9 @@ from typing import Any
 import attrs
 import numpy as np
 
+from lmkit.answering.logits import Logits
 from lmkit.errors import ParityError
 from lmkit.export.reference import GREEDY_TOKENS, Case, Reference
-from lmkit.logits import Logits
 from lmkit.runtime.generator import Generator
 
 # float32 sums in another order differ by about 1e-6 of their size, and thirty layers let that grow

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmkit.choosing import check_labels
+from lmkit.answering.choosing import check_labels
 from lmkit.collating.seq2seq import cutting
 from lmkit.encoding import prompt_ids
 from lmkit.errors import ExportError, MissingExtra
 from lmkit.export.probes import probe_records
 from lmkit.export.source import Source
 from lmkit.family import Family
-from lmkit.jsonform import to_json
 from lmkit.records import Row
 from lmkit.registry import one_task, task_in
+from lmkit.saving.jsonform import to_json
 from lmkit.task import Task
 from lmkit.transforms import check_named
 

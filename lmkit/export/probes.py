@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lmkit.answering.filling import with_mask
 from lmkit.collating import Stream
 from lmkit.family import Family
-from lmkit.filling import with_mask
 from lmkit.records import Row
 from lmkit.renaming import messages_column
 from lmkit.task import Task

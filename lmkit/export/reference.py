@@ -12,11 +12,11 @@ from typing import Any
 import attrs
 import numpy as np
 
+from lmkit.answering.logits import Logits
 from lmkit.collating.seq2seq import cutting
 from lmkit.encoding import Ids, prompt_ids
 from lmkit.errors import RecordError
-from lmkit.logits import Logits
-from lmkit.manifest import Manifest, Seq2SeqGraph
+from lmkit.saving.manifest import Manifest, Seq2SeqGraph
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.extra import torch
 from lmkit.train.generating import only_config

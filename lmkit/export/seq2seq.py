@@ -40,7 +40,7 @@ from lmkit.export.relative import tabled_bias
 from lmkit.export.source import Source
 from lmkit.export.tracing import inference, port, quiet, traced, uncollected
 from lmkit.export.writing import Save
-from lmkit.manifest import Ports, Seq2SeqGraph
+from lmkit.saving.manifest import Ports, Seq2SeqGraph
 from lmkit.train.heads import PAIR
 from lmkit.train.lengths import context_length, target_length
 from lmkit.train.special import start_id

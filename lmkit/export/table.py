@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lmkit.manifest import Manifest
-from lmkit.precisions import Precision
+from lmkit.saving.manifest import Manifest
+from lmkit.saving.precisions import Precision
 
 _SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 

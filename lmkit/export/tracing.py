@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lmkit.errors import ExportError
-from lmkit.manifest import Tensor
+from lmkit.saving.manifest import Tensor
 
 OPSET = 20
 _IR_VERSION = (

@@ -24,7 +24,7 @@ from lmkit.export.quantizing.feeding import LONGEST, feeds
 from lmkit.export.quantizing.quantize import SMALLEST, Moments
 from lmkit.export.quantizing.weights import weights
 from lmkit.export.tracing import let_go
-from lmkit.precisions import DRAFT_FILE, FP32, INT4, Precision, file_of
+from lmkit.saving.precisions import DRAFT_FILE, FP32, INT4, Precision, file_of
 
 DATA_FILE = "model.onnx.data"
 

@@ -11,8 +11,8 @@ import cattrs
 
 from lmkit.errors import SerialError
 from lmkit.files import write_atomically
-from lmkit.jsonform import dump
 from lmkit.previewing import Preview
+from lmkit.saving.jsonform import dump
 
 PREVIEW_FILE = "preview.json"
 

@@ -8,9 +8,9 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from lmkit.answering.streaming import IncrementalText
 from lmkit.encoding import IGNORE, Whole
 from lmkit.previewing import Token
-from lmkit.streaming import IncrementalText
 from lmkit.tokenizing import Tokenizer
 
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from lmkit.answering.logits import Logits
 from lmkit.encoding import Ids
 from lmkit.errors import TaskError
 from lmkit.generation import Generation
-from lmkit.logits import Logits
 from lmkit.runtime.filters import Floats
 from lmkit.runtime.sampling import no_choice, penalties
 from lmkit.runtime.session import Session, State

@@ -12,7 +12,7 @@ import weakref
 
 import numpy as np
 
-from lmkit.logits import Logits
+from lmkit.answering.logits import Logits
 
 IDLE_BYTES = 1 << 28  # what is kept for the next requests; more than that goes back to the system
 

@@ -8,7 +8,7 @@ import attrs
 
 from lmkit.errors import BundleError
 from lmkit.files import sha256_of
-from lmkit.manifest import Manifest, read_manifest
+from lmkit.saving.manifest import Manifest, read_manifest
 from lmkit.tokenizing import Tokenizer
 
 

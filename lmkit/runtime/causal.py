@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from lmkit.answering.logits import Logits, LogProbs, log_probs_of, rows_at_once
 from lmkit.encoding import IGNORE, Encoded, Ids, texts_to_read
 from lmkit.errors import BundleError
-from lmkit.logits import Logits, LogProbs, log_probs_of, rows_at_once
-from lmkit.manifest import Graph, Prefix
 from lmkit.runtime.buffers import Pool
 from lmkit.runtime.causal_state import CausalState
 from lmkit.runtime.pace import Pace
 from lmkit.runtime.prefixes import PREFIX_CACHE_BYTES, Prefixes
 from lmkit.runtime.session import Providers, open_graph, stepped
 from lmkit.runtime.verifying import Verifier
+from lmkit.saving.manifest import Graph, Prefix
 
 # What a graph may have as an initializer that a caller can override: how many of the last places get
 # logits. It is 0 for those who do not know of it, and gives them all.

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from lmkit.answering.logits import Logits
 from lmkit.encoding import Ids
-from lmkit.logits import Logits
 from lmkit.runtime.causal_rows import CausalRows
 from lmkit.runtime.keyvalues import bind
 from lmkit.runtime.prefixes import LEAST, Kept, n_common

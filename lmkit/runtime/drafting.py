@@ -34,8 +34,8 @@ from typing import Protocol
 
 import numpy as np
 
+from lmkit.answering.logits import Logits
 from lmkit.encoding import Ids
-from lmkit.logits import Logits
 from lmkit.runtime.causal_state import CausalState
 from lmkit.runtime.pace import MOST_GUESSED, Odds, Pace
 from lmkit.runtime.repeats import Repeats

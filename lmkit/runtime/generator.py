@@ -11,17 +11,16 @@ from typing import Any
 import attrs
 import numpy as np
 
-from lmkit.choosing import choose
+from lmkit.answering.choosing import choose
+from lmkit.answering.logits import LogProbs, rows_at_once
+from lmkit.answering.loss import Loss
+from lmkit.answering.streaming import IncrementalText
 from lmkit.collating import Stream
 from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt
 from lmkit.errors import TaskError
 from lmkit.formatting import Record
 from lmkit.generation import Generation
-from lmkit.logits import LogProbs, rows_at_once
-from lmkit.loss import Loss
-from lmkit.manifest import Golden
-from lmkit.precisions import DRAFT_TOKENS
 from lmkit.runtime.beams import BeamSearch, search
 from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.causal import CausalSession
@@ -31,7 +30,8 @@ from lmkit.runtime.rows import Row, alike, write
 from lmkit.runtime.sampling import Sampler
 from lmkit.runtime.session import Session
 from lmkit.runtime.sliding import SlidingSession
-from lmkit.streaming import IncrementalText
+from lmkit.saving.manifest import Golden
+from lmkit.saving.precisions import DRAFT_TOKENS
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 

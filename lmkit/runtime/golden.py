@@ -7,7 +7,7 @@ from collections.abc import Callable
 from lmkit.chat.rendering import at_time
 from lmkit.encoding import Ids, prompt_ids
 from lmkit.errors import RecordError
-from lmkit.manifest import Golden
+from lmkit.saving.manifest import Golden
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 

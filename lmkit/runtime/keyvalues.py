@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnxruntime as ort
 
-from lmkit.logits import Logits
+from lmkit.answering.logits import Logits
 from lmkit.runtime.buffers import Pool
 
 PARTS = ("key", "value")

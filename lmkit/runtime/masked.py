@@ -7,14 +7,14 @@ from pathlib import Path
 import attrs
 import numpy as np
 
+from lmkit.answering.filling import Marks, MaskAnswerer
+from lmkit.answering.logits import Logits
 from lmkit.encoding import Ids
 from lmkit.errors import BundleError
-from lmkit.filling import Marks, MaskAnswerer
-from lmkit.logits import Logits
-from lmkit.manifest import Golden, Manifest, MaskedGraph
 from lmkit.runtime.bundle import Bundle
 from lmkit.runtime.golden import difference
 from lmkit.runtime.session import Providers, open_graph
+from lmkit.saving.manifest import Golden, Manifest, MaskedGraph
 
 MARKS = "logits_mask"  # the input that says whose logits are wanted; it may be left out
 

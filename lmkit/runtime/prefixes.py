@@ -19,8 +19,8 @@ from collections.abc import Mapping
 import attrs
 import numpy as np
 
+from lmkit.answering.logits import Logits
 from lmkit.encoding import Ids
-from lmkit.logits import Logits
 
 PREFIX_CACHE_BYTES = 1 << 27  # what is kept for a model if nobody says
 MOST_TEXTS = 64  # all of them are looked through for each request

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from lmkit.answering.logits import Logits, rows_at_once
+from lmkit.answering.streaming import IncrementalText
 from lmkit.encoding import Ids
-from lmkit.logits import Logits, rows_at_once
 from lmkit.runtime import drafting
 from lmkit.runtime.beams import BeamSearch
 from lmkit.runtime.causal import CausalSession
@@ -16,7 +17,6 @@ from lmkit.runtime.causal_state import CausalState
 from lmkit.runtime.pace import MOST_GUESSED
 from lmkit.runtime.sampling import Sampler
 from lmkit.runtime.session import Session, State
-from lmkit.streaming import IncrementalText
 
 # A state shrinks when so large a share of its rows is finished: each time it does, the rows that stay
 # are moved together and all arrays bound anew.

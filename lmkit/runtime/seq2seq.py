@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from lmkit.answering.logits import Logits, LogProbs
 from lmkit.collating import padded
 from lmkit.encoding import IGNORE, Encoded, Ids
 from lmkit.errors import BundleError
-from lmkit.logits import Logits, LogProbs
-from lmkit.manifest import Ports, Seq2SeqGraph
 from lmkit.runtime.buffers import Pool
 from lmkit.runtime.keyvalues import KeyValues, bind
 from lmkit.runtime.session import Providers, open_graph, run, stepped
+from lmkit.saving.manifest import Ports, Seq2SeqGraph
 
 
 class Seq2SeqSession:

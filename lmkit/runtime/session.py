@@ -16,12 +16,12 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import onnxruntime as ort
 
+from lmkit.answering.logits import Logits, LogProbs, log_probs_of
 from lmkit.encoding import Encoded, Ids
 from lmkit.errors import BundleError, ModelError, TaskError, UnknownName
-from lmkit.logits import Logits, LogProbs, log_probs_of
-from lmkit.manifest import Tensor
 from lmkit.runtime.cores import available_cores
 from lmkit.runtime.hugepages import in_huge_pages
+from lmkit.saving.manifest import Tensor
 
 SPIN_US = 1000  # how long a thread looks for work before it sleeps
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lmkit.answering.logits import Logits, LogProbs
 from lmkit.encoding import Encoded, Ids
-from lmkit.logits import Logits, LogProbs
 from lmkit.runtime.session import Session, State
 
 

@@ -22,9 +22,9 @@ import onnxruntime as ort
 
 from lmkit.encoding import Ids
 from lmkit.errors import BundleError, ModelError
-from lmkit.manifest import Graph, Tensor
-from lmkit.precisions import DRAFT_TOKENS, draft_port
 from lmkit.runtime.session import Providers, open_graph
+from lmkit.saving.manifest import Graph, Tensor
+from lmkit.saving.precisions import DRAFT_TOKENS, draft_port
 
 if TYPE_CHECKING:
     from lmkit.runtime.causal_state import CausalState

@@ -13,19 +13,19 @@ import attrs
 import numpy as np
 
 from lmkit.answering import Answerer
-from lmkit.choosing import choose
+from lmkit.answering.choosing import choose
+from lmkit.answering.filling import Marks, MaskAnswerer
+from lmkit.answering.logits import Logits, LogProbs
+from lmkit.answering.loss import Loss
+from lmkit.answering.streaming import IncrementalText
 from lmkit.collating import Stream
 from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt
 from lmkit.errors import TaskError
 from lmkit.family import Family
-from lmkit.filling import Marks, MaskAnswerer
 from lmkit.formatting import Record
 from lmkit.generation import Generation
-from lmkit.logits import Logits, LogProbs
-from lmkit.loss import Loss
 from lmkit.registry import one_task, task_in
-from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.batches import as_tensors

@@ -15,10 +15,10 @@ from typing import Any
 import attrs
 
 from lmkit.errors import ModelError
-from lmkit.jsonform import to_json
 from lmkit.mixing import Mixture, tasks_of
+from lmkit.saving.jsonform import to_json
+from lmkit.saving.taskfile import heading, read_task
 from lmkit.task import Task
-from lmkit.taskfile import heading, read_task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train.quiet import quiet
 from lmkit.train.wrapped import ADAPTER_CONFIG, base_of, is_adapted

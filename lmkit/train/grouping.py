@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lmkit.answering.loss import Loss
 from lmkit.encoding import IGNORE
-from lmkit.loss import Loss
 from lmkit.losses import token_losses
 from lmkit.train.extra import torch
 

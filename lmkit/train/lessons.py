@@ -12,13 +12,13 @@ from typing import Any
 import attrs
 import numpy as np
 
+from lmkit.answering.choosing import check_labels
+from lmkit.answering.loss import Loss
 from lmkit.chat.rendering import now
-from lmkit.choosing import check_labels
 from lmkit.collating import Feed, Schedule, Stream
 from lmkit.encoding import Encoded, encode_rows
 from lmkit.errors import LmkitError, RecordError, RecordErrors, TaskError, TokenizerError
 from lmkit.files import write_atomically
-from lmkit.loss import Loss
 from lmkit.mixing import MixedFeed, Mixture, by_task, tasks_of
 from lmkit.records import (
     STOP,

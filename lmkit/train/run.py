@@ -22,11 +22,11 @@ from lmkit.collating.packing import Packed
 from lmkit.encoding import Encoded
 from lmkit.errors import LmkitError, OutputExists
 from lmkit.files import no_empty_folder, write_atomically
-from lmkit.jsonform import dump, from_json, to_json
 from lmkit.mixing import Mixture, tasks_of
 from lmkit.previewing.saving import PREVIEW_FILE, save
 from lmkit.records import STOP, Data
 from lmkit.registry import get_task
+from lmkit.saving.jsonform import dump, from_json, to_json
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 from lmkit.train import adapting

@@ -16,10 +16,10 @@ import torch
 from transformers import TrainerCallback
 
 from lmkit.answering import Answerer
+from lmkit.answering.filling import expected, posed, said
 from lmkit.collating.seq2seq import cutting
 from lmkit.errors import PromptTooLong, RecordError
 from lmkit.files import write_atomically
-from lmkit.filling import expected, posed, said
 from lmkit.records import Row
 from lmkit.showing import asked, print_side_by_side
 

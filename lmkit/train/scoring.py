@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from lmkit.answering.logits import LogProbs
+from lmkit.answering.loss import Loss
 from lmkit.collating import Collator, padded
 from lmkit.encoding import IGNORE, Encoded, Ids, texts_to_read
 from lmkit.errors import ModelError
 from lmkit.family import Family
-from lmkit.logits import LogProbs
-from lmkit.loss import Loss
 from lmkit.losses import BatchLoss
 from lmkit.train.extra import torch
 from lmkit.train.packing import rows_apart

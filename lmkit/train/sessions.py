@@ -18,8 +18,8 @@ from typing import Any
 from lmkit.adapters import Lora, PromptTuning
 from lmkit.chat.rendering import now
 from lmkit.files import write_atomically
-from lmkit.jsonform import dump
 from lmkit.mixing import Mixture
+from lmkit.saving.jsonform import dump
 from lmkit.scratch import Scratch
 from lmkit.task import Task
 from lmkit.train.arguments import DEFAULTS

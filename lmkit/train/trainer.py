@@ -12,9 +12,9 @@ import torch
 from torch.utils.data import SequentialSampler
 from transformers import Trainer
 
+from lmkit.answering.loss import Loss
 from lmkit.encoding import IGNORE
 from lmkit.family import Family
-from lmkit.loss import Loss
 from lmkit.losses import BatchLoss
 from lmkit.train.grouping import GroupLosses
 from lmkit.train.lengthgroups import LengthGroups

@@ -33,9 +33,9 @@ from lmkit.benching.report import Report
 from lmkit.benching.tables import markdown
 from lmkit.errors import LmkitError, TaskError
 from lmkit.files import write_atomically
-from lmkit.manifest import Manifest
 from lmkit.runtime.bundle import open_bundle
 from lmkit.runtime.cores import available_cores
+from lmkit.saving.manifest import Manifest
 
 TIMEOUT_S = 180.0  # of one piece of work: a peer that hangs must not cost the evening
 STARTS = 8

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from lmkit.manifest import Graph
 from lmkit.runtime.bundle import open_bundle
+from lmkit.saving.manifest import Graph
 
 KEEP = "num_logits_to_keep"
 KINDS = {

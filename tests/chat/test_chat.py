@@ -20,7 +20,7 @@ from lmkit.errors import (
     TemplateError,
     UnknownOption,
 )
-from lmkit.jsonform import from_json, to_json
+from lmkit.saving.jsonform import from_json, to_json
 from lmkit.tokenizing import Dialect, Tokenizer
 
 CHATML_DIALECT = Dialect(

@@ -14,8 +14,8 @@ from lmkit.encoding import IGNORE, Encoded, encode, prompt_ids
 from lmkit.errors import RecordError, TaskError, TokenizerError
 from lmkit.family import Family
 from lmkit.formatting import Segment
+from lmkit.tokenizing.words import Words
 from lmkit.train.feeding import TrainingRows
-from lmkit.words import Words
 
 TASK = lk.get_task("mlm")
 
@@ -294,7 +294,7 @@ class TestTheCollator:
         assert batch["labels"][0, 4:].tolist() == [IGNORE] * 8
 
     def test_is_a_part_that_json_can_name(self):
-        from lmkit.jsonform import from_json, to_json
+        from lmkit.saving.jsonform import from_json, to_json
 
         task = TASK.evolve(collator=MaskedCollator(max_length=9, whole_word=True))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import lmkit as lk
-from lmkit.jsonform import to_json
+from lmkit.saving.jsonform import to_json
 
 TOKENIZER = Path(__file__).parent / "saved" / "issue-2-chat.zip"
 QA = {"prompt": "What is 2+2?", "completion": "It is 4."}

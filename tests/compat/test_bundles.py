@@ -7,8 +7,8 @@ import pytest
 
 import lmkit as lk
 from compat.archives import ARCHIVES, unpacked
-from lmkit.manifest import FORM, read_manifest
 from lmkit.runtime.opening import verify
+from lmkit.saving.manifest import FORM, read_manifest
 
 
 def test_it_answers_as_it_did(saved):

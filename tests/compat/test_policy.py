@@ -9,9 +9,9 @@ from plugins.test_loading import module, third_party
 import lmkit
 from lmkit.deprecating import LmkitDeprecationWarning
 from lmkit.hooks import Hooks, hookimpl, hookspec
-from lmkit.manifest import FORM
 from lmkit.plugins import CHOOSE, DISABLE, FILES, STRICT, load, loading
-from lmkit.taskfile import SCHEMA
+from lmkit.saving.manifest import FORM
+from lmkit.saving.taskfile import SCHEMA
 
 PAGE = (Path(__file__).parents[2] / "docs" / "compatibility.md").read_text("utf-8")
 

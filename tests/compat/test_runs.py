@@ -7,8 +7,8 @@ import pytest
 import lmkit as lk
 from compat.archives import ARCHIVES, unpacked
 from lmkit.answering import open_answerer
-from lmkit.jsonform import to_json
-from lmkit.taskfile import SCHEMA, read_task
+from lmkit.saving.jsonform import to_json
+from lmkit.saving.taskfile import SCHEMA, read_task
 from lmkit.train.folder import Run, task_document
 
 

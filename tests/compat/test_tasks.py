@@ -6,9 +6,9 @@ import pytest
 
 import lmkit as lk
 from compat.archives import SAVED, unpacked
-from lmkit.jsonform import to_json
 from lmkit.mixing import Mixture
-from lmkit.taskfile import read_task
+from lmkit.saving.jsonform import to_json
+from lmkit.saving.taskfile import read_task
 
 FILES = sorted(SAVED.glob("*-tasks.json"))
 SAID = [

@@ -8,7 +8,7 @@ import lmkit as lk
 from lmkit.decoding import Chooser, Decoder
 from lmkit.errors import RecordError, TaskError
 from lmkit.family import Family
-from lmkit.jsonform import from_json, to_json
+from lmkit.saving.jsonform import from_json, to_json
 
 SENTIMENT = lk.LabelDecoder(labels=["긍정", "부정"])
 

@@ -20,6 +20,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -212,4 +213,7 @@ def programs(folder: Path, python: str = sys.executable) -> dict[str, str]:
         file = folder / name
         file.write_text(f'#!/bin/sh\nexec "{python}" {call} "$@"\n', "utf-8")
         file.chmod(0o755)
-    return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    environ = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    if not entry_points(group="pytest11", name="lmkit"):  # a checkout that is not installed
+        environ["PYTEST_PLUGINS"] = "lmkit.testing.pytest_plugin"
+    return environ

@@ -7,6 +7,7 @@ import re
 import pytest
 
 import lmkit as lk
+import lmkit.testing
 from lmkit.cli.main import VERBS, cli
 from lmkit.errors import LmkitError
 from lmkit.hooks import Hooks
@@ -90,6 +91,27 @@ def test_every_finding_is_described():
     names = {name for text in texts for name in re.findall(r'\bname="([a-z-]+)"', text)}
 
     assert names == set(re.findall(r"^\| `([a-z-]+)`", PAGES["findings"], re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", sorted(set(lmkit.testing.__all__) - {"PROMISES", "QUICK"}))
+def test_what_tests_are_made_with_is_described(name):
+    assert f"lmkit.testing.{name}" in DESCRIBED
+
+
+def test_every_promise_is_described_in_its_order():
+    [table] = re.findall(r"^\| promise .*?\n\n", PAGES["testing"], re.MULTILINE | re.DOTALL)
+
+    assert tuple(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == lmkit.testing.PROMISES
+
+
+def test_every_fixture_is_described():
+    from lmkit.testing import pytest_plugin
+
+    source = inspect.getsource(pytest_plugin)
+    fixtures = re.findall(r"^@pytest\.fixture.*\ndef (\w+)", source, re.MULTILINE)
+    [table] = re.findall(r"^\| fixture .*", PAGES["testing"], re.MULTILINE | re.DOTALL)
+
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == fixtures
 
 
 def test_every_error_stands_in_the_tree():

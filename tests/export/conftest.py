@@ -3,7 +3,7 @@ from contextlib import contextmanager
 import pytest
 from exported import LLAMA, copied_bundle, tiny_bundle, tiny_run
 
-from lmkit.manifest import read_manifest
+from lmkit.saving.manifest import read_manifest
 
 __all__ = ["copied_bundle", "tiny_bundle", "tiny_run"]
 

@@ -22,8 +22,8 @@ from lmkit.encoding import prompt_ids  # noqa: E402
 from lmkit.errors import ParityError  # noqa: E402
 from lmkit.export import causal, merging  # noqa: E402
 from lmkit.family import Family  # noqa: E402
-from lmkit.manifest import read_manifest  # noqa: E402
 from lmkit.runtime.opening import verify  # noqa: E402
+from lmkit.saving.manifest import read_manifest  # noqa: E402
 from lmkit.train import adapting  # noqa: E402
 from lmkit.train.folder import save_model  # noqa: E402
 from lmkit.train.models import load_model  # noqa: E402

@@ -38,7 +38,7 @@ from lmkit.errors import (  # noqa: E402
 from lmkit.export import bundle as exporting  # noqa: E402
 from lmkit.export import causal, external  # noqa: E402
 from lmkit.export import graph as tracing  # noqa: E402
-from lmkit.manifest import read_manifest  # noqa: E402
+from lmkit.saving.manifest import read_manifest  # noqa: E402
 from lmkit.train import models  # noqa: E402
 
 pytestmark = pytest.mark.slow

@@ -4,7 +4,7 @@ import pytest
 
 from lmkit.errors import ExportError, QualityError, TaskError
 from lmkit.export.gate import check, passes, share, with_tried
-from lmkit.precisions import Precision
+from lmkit.saving.precisions import Precision
 
 
 def measured(perplexity, increase, **options):

@@ -11,7 +11,7 @@ from toys import wordpiece
 import lmkit as lk
 from lmkit.errors import ExportError, ParityError
 from lmkit.export import masked
-from lmkit.manifest import read_manifest
+from lmkit.saving.manifest import read_manifest
 from lmkit.train.answering import masked_logits, through_torch
 
 TASK = lk.get_task("mlm")

@@ -1,7 +1,7 @@
 from types import SimpleNamespace
 
 from lmkit.export.table import precision_notes, precision_table
-from lmkit.precisions import Precision
+from lmkit.saving.precisions import Precision
 
 PERPLEXITY = {"bundle": 12.0, "increase": 0.0, "tokens": 4100, "records": 120}
 BUNDLE = SimpleNamespace(

@@ -18,9 +18,9 @@ from lmkit.errors import DuplicateName, PluginError, UnknownTask
 from lmkit.family import Family
 from lmkit.formatting import context, target
 from lmkit.hooks import hookimpl
-from lmkit.jsonform import from_json, to_json
 from lmkit.plugins import PluginWarning, costs, distributions_of, installed, load
 from lmkit.registry import get_task, plugins
+from lmkit.saving.jsonform import from_json, to_json
 from lmkit.task import Task
 
 BUILT_IN = {"chat", "alpaca", "qa"}

@@ -10,9 +10,9 @@ import pytest
 
 import lmkit as lk
 from lmkit.errors import BundleError, PluginError
-from lmkit.manifest import SCHEMA
 from lmkit.runtime.bundle import open_bundle
 from lmkit.runtime.opening import verify
+from lmkit.saving.manifest import SCHEMA
 
 from .toybundle import RECORD, change_manifest, sign
 

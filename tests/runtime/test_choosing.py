@@ -62,7 +62,7 @@ def test_ragged_records_in_a_batch_are_answered_as_one_by_one(ask, size):
 
 def test_scores_in_small_parts_are_the_same(ask, monkeypatch):
     whole = ask(RECORD).probabilities
-    monkeypatch.setattr("lmkit.logits.HELD_FLOATS", 1)
+    monkeypatch.setattr("lmkit.answering.logits.HELD_FLOATS", 1)
 
     assert ask(RECORD).probabilities == pytest.approx(whole, rel=1e-5)
 

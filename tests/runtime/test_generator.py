@@ -273,7 +273,7 @@ def test_scoring_in_small_parts_gives_the_same(ask, monkeypatch):
     rows = encode(TASK, [{**r, "completion": "네"} for r in RECORDS], ask.tokenizer)
     whole = ask.score(rows)
 
-    monkeypatch.setattr("lmkit.logits.HELD_FLOATS", 1)
+    monkeypatch.setattr("lmkit.answering.logits.HELD_FLOATS", 1)
 
     assert ask.score(rows).total == pytest.approx(whole.total, rel=1e-5)
 
@@ -295,7 +295,7 @@ def test_it_says_what_it_is(ask, bundle):
 
 def test_a_batch_whose_logits_would_not_fit_is_written_in_parts(ask, monkeypatch):
     whole = ask.batch(RECORDS, temperature=0)
-    monkeypatch.setattr("lmkit.logits.HELD_FLOATS", 1)
+    monkeypatch.setattr("lmkit.answering.logits.HELD_FLOATS", 1)
 
     assert ask.batch(RECORDS, temperature=0) == whole
 

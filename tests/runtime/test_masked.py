@@ -13,9 +13,9 @@ import lmkit as lk
 from lmkit.answering import Answerer
 from lmkit.encoding import prompt_ids
 from lmkit.errors import BundleError, RecordError, TaskError
-from lmkit.manifest import read_manifest
 from lmkit.runtime.masked import MaskedSession, MaskFiller
 from lmkit.runtime.opening import verify
+from lmkit.saving.manifest import read_manifest
 
 from .toybundle import change_manifest, sign
 from .toymasked import GRAPH, RECORD, TASK, toy_logits, write_masked_bundle

@@ -7,9 +7,9 @@ import pytest
 import lmkit as lk
 from lmkit.answering import open_answerer
 from lmkit.errors import BundleError, TaskError, UnknownName
-from lmkit.manifest import read_manifest
-from lmkit.precisions import file_of, named
 from lmkit.runtime.opening import verify
+from lmkit.saving.manifest import read_manifest
+from lmkit.saving.precisions import file_of, named
 
 from .toybundle import RECORD, change_manifest, sign, write_bundle
 

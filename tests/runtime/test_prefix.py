@@ -12,9 +12,9 @@ import pytest
 import lmkit as lk
 from lmkit.encoding import IGNORE, Encoded, prompt_ids
 from lmkit.errors import BundleError, PromptTooLong
-from lmkit.manifest import read_manifest
 from lmkit.runtime.causal import CausalSession
 from lmkit.runtime.opening import verify
+from lmkit.saving.manifest import read_manifest
 
 from .toybundle import (
     CONTEXT_LENGTH,

@@ -8,10 +8,10 @@ import pytest
 import lmkit as lk
 from lmkit.encoding import prompt_ids
 from lmkit.errors import ModelError
-from lmkit.manifest import read_manifest
 from lmkit.runtime.causal import CausalSession
 from lmkit.runtime.causal_state import CausalState
 from lmkit.runtime.prefixes import LEAST, Prefixes
+from lmkit.saving.manifest import read_manifest
 
 from .toybundle import HEAD_SIZE, KV_HEADS, RECORDS, TASK, write_bundle
 

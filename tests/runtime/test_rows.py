@@ -45,7 +45,7 @@ class TestRowsOfUnlikeSizes:
         assert list(alike(self.SIZES, 4)) == [[0, 3, 2, 4, 5, 1]]
 
     def test_are_written_with_their_like_where_memory_is_short(self, monkeypatch):
-        monkeypatch.setattr("lmkit.logits.HELD_FLOATS", 300)
+        monkeypatch.setattr("lmkit.answering.logits.HELD_FLOATS", 300)
 
         assert list(alike(self.SIZES, 4)) == [[0, 3, 2], [4, 5, 1]]
         assert list(alike(self.SIZES, 3)) == [[0, 3, 2, 4, 5, 1]]

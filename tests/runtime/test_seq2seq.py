@@ -9,9 +9,9 @@ import lmkit as lk
 from lmkit.encoding import IGNORE, Encoded, prompt_ids
 from lmkit.errors import BundleError, MissingExtra, ModelError, PromptTooLong, RecordError
 from lmkit.family import Family
-from lmkit.manifest import read_manifest
 from lmkit.metrics import Rouge
 from lmkit.runtime.seq2seq import Seq2SeqSession, Seq2SeqState
+from lmkit.saving.manifest import read_manifest
 
 from .toybundle import change_manifest
 from .toypair import RECORDS, SOURCE_LENGTH, START, TARGET_LENGTH, TASK, toy_pair, write_pair

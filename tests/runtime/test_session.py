@@ -11,8 +11,8 @@ import pytest
 
 from lmkit.encoding import IGNORE, Encoded, prompt_ids
 from lmkit.errors import BundleError, TaskError, UnknownName
-from lmkit.manifest import read_manifest
 from lmkit.runtime.causal import CausalSession
+from lmkit.saving.manifest import read_manifest
 
 from .toybundle import HEAD_SIZE, KV_HEADS, RECORDS, TASK, change_manifest, write_bundle
 
@@ -125,7 +125,7 @@ class TestRowsThatShareAPrompt:
 
     def test_are_scored_the_same_in_small_parts(self, session, rows, read, monkeypatch):
         whole = session.log_probs(rows)
-        monkeypatch.setattr("lmkit.logits.HELD_FLOATS", 1)
+        monkeypatch.setattr("lmkit.answering.logits.HELD_FLOATS", 1)
 
         for ours, theirs in zip(session.log_probs(rows), whole, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)

@@ -5,11 +5,11 @@ import pytest
 
 import lmkit as lk
 from lmkit.errors import BundleError, ModelError
-from lmkit.precisions import DRAFT_FILE, DRAFT_TOKENS
 from lmkit.runtime import verifying
 from lmkit.runtime.causal_state import CausalState
 from lmkit.runtime.opening import verify
 from lmkit.runtime.pace import Pace
+from lmkit.saving.precisions import DRAFT_FILE, DRAFT_TOKENS
 
 from .toybundle import change_manifest, sign, write_bundle
 

@@ -21,7 +21,7 @@ import lmkit as lk
 from lmkit.chat.rendering import now
 from lmkit.decoding.text import TextDecoder
 from lmkit.encoding import prompt_ids
-from lmkit.manifest import (
+from lmkit.saving.manifest import (
     SCHEMA,
     File,
     Golden,
@@ -34,7 +34,7 @@ from lmkit.manifest import (
     signature,
     write_manifest,
 )
-from lmkit.precisions import Precision
+from lmkit.saving.precisions import Precision
 
 WIDTH, HEADS, KV_HEADS, HEAD_SIZE = 16, 4, 2, 8
 CONTEXT_LENGTH = 64

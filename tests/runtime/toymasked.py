@@ -16,7 +16,7 @@ from toys import wordpiece
 import lmkit as lk
 from lmkit.chat.rendering import now
 from lmkit.encoding import prompt_ids
-from lmkit.manifest import (
+from lmkit.saving.manifest import (
     SCHEMA,
     Golden,
     Manifest,

@@ -17,7 +17,7 @@ from tiny import ROWS, TINY
 import lmkit as lk
 from lmkit.encoding import IGNORE
 from lmkit.errors import LmkitError, ModelError, OutputExists, RecordError, UnknownOption
-from lmkit.taskfile import read_task
+from lmkit.saving.taskfile import read_task
 from lmkit.train import progress
 from lmkit.train.folder import Run, last_checkpoint
 

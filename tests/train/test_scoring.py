@@ -6,9 +6,9 @@ import torch
 import transformers
 
 import lmkit as lk
+from lmkit.answering.loss import Loss
 from lmkit.decoding import Usage
 from lmkit.encoding import IGNORE
-from lmkit.loss import Loss
 from lmkit.train.scoring import batch_loss, mean_loss
 
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from lmkit.answering.filling import with_mask
+from lmkit.answering.streaming import IncrementalText
 from lmkit.collating import Stream
 from lmkit.collating.seq2seq import cutting
 from lmkit.decoding import Chooser, Filler
 from lmkit.encoding import IGNORE, encode, prompt_ids
 from lmkit.errors import TaskError
 from lmkit.family import Family
-from lmkit.filling import with_mask
 from lmkit.records import Row
 from lmkit.renaming import messages_column
-from lmkit.streaming import IncrementalText
 from lmkit.task import Task
 from lmkit.testing.broken import Broken, DoesNotApply
 from lmkit.testing.case import Case

@@ -13,11 +13,11 @@ from typing import Any
 
 import attrs
 
+from lmkit.answering.filling import posed
 from lmkit.collating import Stream
 from lmkit.decoding import Answer
 from lmkit.errors import LmkitError
 from lmkit.family import Family
-from lmkit.filling import posed
 from lmkit.records import Row
 from lmkit.testing.broken import Broken
 from lmkit.testing.case import Case

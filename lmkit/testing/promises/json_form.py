@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from lmkit.errors import SerialError
-from lmkit.jsonform import dump, from_json, to_json
+from lmkit.saving.jsonform import dump, from_json, to_json
 from lmkit.task import Task
 from lmkit.testing.broken import Broken
 from lmkit.testing.case import Case

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lmkit.answering.filling import with_mask
 from lmkit.collating import Stream
 from lmkit.collating.seq2seq import cutting
 from lmkit.encoding import Encoded, prompt_ids
 from lmkit.family import Family
-from lmkit.filling import with_mask
 from lmkit.records import Row
 from lmkit.task import Task
 from lmkit.testing.broken import Broken

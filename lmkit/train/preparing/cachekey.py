@@ -14,8 +14,8 @@ import attrs
 import lmkit
 from lmkit.chat.rendering import at_time, printed_dates
 from lmkit.files import sha256_of
-from lmkit.jsonform import dump, to_json
 from lmkit.plugins import installed
+from lmkit.saving.jsonform import dump, to_json
 from lmkit.sources import Source
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer

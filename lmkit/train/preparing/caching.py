@@ -23,8 +23,8 @@ import attrs
 
 from lmkit.errors import LmkitError, RecordError
 from lmkit.files import write_atomically
-from lmkit.jsonform import dump
 from lmkit.records import STOP
+from lmkit.saving.jsonform import dump
 from lmkit.sources import Source
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer

@@ -159,7 +159,7 @@ def test_an_unknown_character_is_named_as_ever():
 
 
 def test_pieces_are_forgotten_where_they_become_many(monkeypatch, load_shared):
-    monkeypatch.setattr("lmkit.piecewise.MOST_REMEMBERED", 100)
+    monkeypatch.setattr("lmkit.tokenizing.piecewise.MOST_REMEMBERED", 100)
     tokenizer = Tokenizer(load_shared("gpt2").definition)
     some = texts(4, 200)
     assert_alike(tokenizer, some)

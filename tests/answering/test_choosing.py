@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lmkit as lk
-from lmkit.choosing import label_rows
+from lmkit.answering.choosing import label_rows
 from lmkit.encoding import IGNORE, encode, prompt_ids
 from lmkit.errors import PromptTooLong, RecordError, TaskError, TokenizerError
 from lmkit.records import Row

@@ -15,6 +15,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from lmkit.answering.logits import Logits, LogProbs, log_probs_of, rows_together
+from lmkit.answering.loss import Loss
 from lmkit.collating import padded
 from lmkit.collating.masked import mask_of
 from lmkit.decoding import Answer, Filler, Usage
@@ -22,8 +24,6 @@ from lmkit.encoding import IGNORE, Encoded, Ids, fitting_prompt
 from lmkit.errors import TaskError
 from lmkit.family import Family
 from lmkit.formatting import Record, column_text
-from lmkit.logits import Logits, LogProbs, log_probs_of, rows_together
-from lmkit.loss import Loss
 from lmkit.records import Row
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer

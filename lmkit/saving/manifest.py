@@ -15,13 +15,13 @@ import attrs
 import cattrs
 from cattrs.v import format_exception
 
-from lmkit.absent import Needed as Needed
 from lmkit.errors import BundleError, LmkitError, SerialError, UnknownName
 from lmkit.family import Family
-from lmkit.jsonform import dump, from_json, to_json
-from lmkit.needs import lacking, other_versions, settled
-from lmkit.precisions import DRAFT_FILE, FP32, Precision
-from lmkit.schemas import Content, Schema, advice, unchanged
+from lmkit.saving.absent import Needed as Needed
+from lmkit.saving.jsonform import dump, from_json, to_json
+from lmkit.saving.needs import lacking, other_versions, settled
+from lmkit.saving.precisions import DRAFT_FILE, FP32, Precision
+from lmkit.saving.schemas import Content, Schema, advice, unchanged
 from lmkit.task import Task
 
 MANIFEST_FILE = "lmkit.json"

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from lmkit.answering.logits import LogProbs
+from lmkit.answering.loss import Loss
 from lmkit.decoding import Answer
 from lmkit.encoding import Encoded, Ids
 from lmkit.errors import BundleError, MissingExtra, ModelError, TaskError
 from lmkit.formatting import Record
-from lmkit.logits import LogProbs
-from lmkit.loss import Loss
-from lmkit.manifest import MANIFEST_FILE, read_manifest
+from lmkit.saving.manifest import MANIFEST_FILE, read_manifest
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
 

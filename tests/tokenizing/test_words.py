@@ -6,7 +6,7 @@ from toys import llama
 
 import lmkit as lk
 from lmkit.tokenizing import Tokenizer
-from lmkit.words import Words
+from lmkit.tokenizing.words import Words
 
 
 def words_of(text, tokenizer):

@@ -14,10 +14,10 @@ from typing import Any
 import attrs
 
 from lmkit.errors import PluginError, SerialError
-from lmkit.jsonform import from_json
 from lmkit.mixing import Mixture, tasks_of
-from lmkit.needs import lacking, needed_by, other_versions, settled
-from lmkit.schemas import Content, Schema, advice
+from lmkit.saving.jsonform import from_json
+from lmkit.saving.needs import lacking, needed_by, other_versions, settled
+from lmkit.saving.schemas import Content, Schema, advice
 from lmkit.task import Task
 
 HEADING = ("schema", "lmkit", "plugins")

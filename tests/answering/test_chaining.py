@@ -9,7 +9,7 @@ import pytest
 from runtime.toybundle import RECORD, TASK, write_bundle
 
 import lmkit as lk
-from lmkit.chaining import ChainAnswer
+from lmkit.answering.chaining import ChainAnswer
 from lmkit.errors import ChainError, PromptTooLong, RecordError, TaskError, UnknownTask
 
 FACTS = TASK.evolve(

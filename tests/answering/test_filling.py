@@ -5,9 +5,9 @@ from toys import wordpiece
 
 import lmkit as lk
 from lmkit.answering import Answerer
+from lmkit.answering.filling import MaskAnswerer, with_mask
 from lmkit.encoding import encode
 from lmkit.errors import PromptTooLong, RecordError, TaskError
-from lmkit.filling import MaskAnswerer, with_mask
 from lmkit.records import Row
 
 TASK = lk.get_task("mlm")
@@ -58,14 +58,14 @@ def test_rows_of_like_length_go_together(filler, model):
 
 
 def test_no_more_logits_are_held_than_fit(filler, model, monkeypatch):
-    monkeypatch.setattr("lmkit.logits.HELD_FLOATS", 17 * 8)
+    monkeypatch.setattr("lmkit.answering.logits.HELD_FLOATS", 17 * 8)
     filler.batch([{"text": text} for text in TEXTS])
 
     assert model.shapes == [(2, 4), (1, 7), (1, 9)]
 
 
 def test_more_rows_fit_where_only_the_masks_logits_are_reckoned(filler, model, monkeypatch):
-    monkeypatch.setattr("lmkit.logits.HELD_FLOATS", 17 * 8)
+    monkeypatch.setattr("lmkit.answering.logits.HELD_FLOATS", 17 * 8)
     attrs.evolve(filler, picks=True).batch([{"text": text} for text in TEXTS])
 
     assert model.shapes == [(3, 7), (1, 9)]

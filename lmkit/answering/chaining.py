@@ -17,10 +17,10 @@ from lmkit.answering import Answerer, open_answerer
 from lmkit.decoding import Answer, Chooser, Filler
 from lmkit.errors import ChainError, LmkitError, RecordError, TaskError
 from lmkit.formatting import Record
-from lmkit.manifest import MANIFEST_FILE
 from lmkit.records import Row, where_of
 from lmkit.registry import one_task
 from lmkit.renaming import messages_column
+from lmkit.saving.manifest import MANIFEST_FILE
 from lmkit.task import Task
 from lmkit.values import value
 

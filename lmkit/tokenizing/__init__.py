@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmkit.errors import RecordError, TokenizerError
-from lmkit.piecewise import Pieces
-from lmkit.tokenizer_json import (
+from lmkit.tokenizing.piecewise import Pieces
+from lmkit.tokenizing.tokenizer_json import (
     ROLES,
     adds_space_everywhere,
     adds_space_to_words,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from lmkit.tokenizer_json import stages
+from lmkit.tokenizing.tokenizer_json import stages
 
 if TYPE_CHECKING:
     import tokenizers

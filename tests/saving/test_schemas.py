@@ -2,8 +2,8 @@
 
 import pytest
 
-from lmkit import manifest, schemas, taskfile
-from lmkit.schemas import Schema, advice
+from lmkit.saving import manifest, schemas, taskfile
+from lmkit.saving.schemas import Schema, advice
 
 
 @pytest.mark.parametrize("form", [manifest.FORM, taskfile.SCHEMA], ids=["lmkit.json", "task.json"])

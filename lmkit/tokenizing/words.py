@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lmkit.tokenizer_json import backend
+from lmkit.tokenizing.tokenizer_json import backend
 
 if TYPE_CHECKING:
     from lmkit.encoding import Ids

@@ -7,9 +7,9 @@ from plugins.test_loading import module, third_party
 import lmkit as lk
 from lmkit.errors import PluginError, SerialError
 from lmkit.family import Family
-from lmkit.jsonform import dump, to_json
 from lmkit.plugins import load
-from lmkit.taskfile import SCHEMA, heading, read_task
+from lmkit.saving.jsonform import dump, to_json
+from lmkit.saving.taskfile import SCHEMA, heading, read_task
 
 QA = lk.get_task("qa")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from lmkit.logits import LogProbs
+from lmkit.answering.logits import LogProbs
 
 
 @attrs.frozen

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import pytest
 
 import lmkit as lk
-from lmkit import jsonform
 from lmkit.chat import CHATML, Turn
 from lmkit.errors import PluginError, SerialError
 from lmkit.formatting import Template
-from lmkit.jsonform import dump, from_json, plugin_types, to_json
+from lmkit.saving import jsonform
+from lmkit.saving.jsonform import dump, from_json, plugin_types, to_json
+from lmkit.saving.taskfile import read_task
 from lmkit.task import Task
-from lmkit.taskfile import read_task
 from lmkit.values import value
 
 QA = lk.get_task("qa")

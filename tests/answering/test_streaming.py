@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from lmkit.streaming import IncrementalText, StopFilter
+from lmkit.answering.streaming import IncrementalText, StopFilter
 
-TOKENIZERS = Path(__file__).parents[2] / "shared" / "tokenizers"
+TOKENIZERS = Path(__file__).parents[3] / "shared" / "tokenizers"
 NAMES = ("gpt2", "qwen2", "smollm2", "t5", "bert-base-uncased", "koelectra-wordpiece")
 
 TEXTS = {
