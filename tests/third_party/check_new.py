@@ -82,7 +82,7 @@ def test_the_readmes_commands_train_export_and_answer(made):
 
     said = [shell(line, folder) for line in commands]
 
-    assert said[-1]
+    assert said[-1].splitlines()[0] in ("Shopping list", "complaint")  # a sample, learned by heart
 
 
 def test_a_wheel_of_it_holds_the_module_and_its_licence(made):
