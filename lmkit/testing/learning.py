@@ -37,7 +37,7 @@ _SIZES = {
     Family.MASKED: ("wordpiece", 2000),
 }
 _RATES = {Family.CAUSAL: 3e-3, Family.SEQ2SEQ: 1e-2, Family.MASKED: 3e-3}
-STEPS = {Family.CAUSAL: (120, 400), Family.SEQ2SEQ: (150, 500), Family.MASKED: (250, 750)}
+STEPS = {Family.CAUSAL: (200, 500), Family.SEQ2SEQ: (150, 500), Family.MASKED: (250, 750)}
 
 
 @attrs.frozen(kw_only=True, eq=False)
