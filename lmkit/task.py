@@ -83,7 +83,11 @@ class Task:
         for part, protocol in protocols.items():
             found = getattr(self, part)
             if isinstance(found, type) or not isinstance(found, protocol):
-                hint = "; write its parentheses" if isinstance(found, type) else ""
+                hint = (
+                    "; write its parentheses"
+                    if isinstance(found, type)
+                    else _without(found, protocol)
+                )
                 kind = found.__name__ if isinstance(found, type) else type(found).__name__
                 raise TaskError(f"task '{self.name}': {part} is a {kind}, not a {part}{hint}")
         for metric in self.metrics:
@@ -198,6 +202,13 @@ class Task:
         Transforms run in the order in which they were added; see `map`.
         """
         return self.evolve(transforms=(*self.transforms, Where(function)))
+
+
+def _without(found: object, protocol: type) -> str:
+    """Say what a part of the user's own does not have of what is asked of it."""
+    asked = [name for base in reversed(protocol.__mro__) for name in vars(base) if name[0] != "_"]
+    missing = [name for name in asked if not hasattr(found, name)]
+    return f": it has no {', '.join(missing)}" if len(missing) < len(asked) else ""
 
 
 def _without_end(text: str, dialect: Dialect) -> str:

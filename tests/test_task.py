@@ -92,6 +92,20 @@ class TestAPartOfAnotherKind:
         with pytest.raises(TaskError, match="collator is a TextDecoder, not a collator"):
             build(collator=lk.TextDecoder())
 
+    def test_that_is_nearly_one_is_told_what_it_has_not(self):
+        class Half:
+            columns = prompt_columns = ("q",)
+            learns = True
+
+            def segments(self, record, dialect=None):
+                return []
+
+        with pytest.raises(
+            TaskError,
+            match="formatter is a Half, not a formatter: it has no delimited, prompt, stop_tokens, chat_t",
+        ):
+            build(formatter=Half())
+
     def test_that_is_a_class_lacks_its_parentheses(self):
         with pytest.raises(TaskError, match=r"decoder is a TextDecoder.*write its parentheses"):
             build(decoder=lk.TextDecoder)

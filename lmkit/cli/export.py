@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
 
 from lmkit.cli.options import rename_option, renamed_task
 from lmkit.cli.printing import json_option, print_json, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from lmkit.saving.manifest import Manifest
 
 
 @click.command(
@@ -110,6 +113,7 @@ def export(
                     name: attrs.asdict(found) for name, found in manifest.precisions.items()
                 },
                 "genai": manifest.genai,
+                "plugins": [attrs.asdict(need) for need in manifest.plugins],
                 "size_bytes": sum(file.size_bytes for file in manifest.files.values()),
             }
         )
@@ -121,6 +125,8 @@ def export(
     for name, found in manifest.precisions.items():
         rows = [(key.replace("_", " "), shown) for key, shown in _flat(found.parity)]
         print_table((f"{name} beside torch", "result"), rows)
+    for note in _needs(manifest):
+        click.echo(note)
     click.echo(f"next: lmkit generate {path} --help")
 
 
@@ -153,6 +159,21 @@ def _telling() -> Iterator[tuple[Callable[[str], None], Callable[[int, int], Non
             progress.update(job, completed=count, total=total, visible=True)
 
         yield stage, done
+
+
+def _needs(manifest: Manifest) -> Iterator[str]:
+    """Yield what whoever opens the bundle has to have, besides lmkit."""
+    from lmkit.saving.needs import needed_to_answer, requirements
+
+    needs = needed_to_answer(manifest.task, manifest.plugins)
+    if packages := requirements(needs):
+        yield f"wherever it answers: pip install {' '.join(packages)}"
+    for need in needs:
+        if need.distribution is None:
+            yield (
+                f"wherever it answers: lmkit --plugin {need.plugin}.py, a file that is no part of the "
+                "bundle; put it into a package, and pip brings it (lmkit new)"
+            )
 
 
 def _flat(figures: object, prefix: str = "") -> list[tuple[str, object]]:

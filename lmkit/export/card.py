@@ -10,6 +10,7 @@ from lmkit.export.table import precision_notes, precision_table
 from lmkit.family import Family
 from lmkit.renaming import messages_column
 from lmkit.saving.manifest import Manifest
+from lmkit.saving.needs import needed_to_answer, requirements
 from lmkit.tokenizing import Tokenizer
 
 CARD_FILE = "README.md"
@@ -20,7 +21,7 @@ _CARD = """\
 {description}
 
 `{architecture}`, {parameters:,} parameters, as an ONNX graph with its tokenizer and its task
-(`lmkit.json`). It needs no torch: `pip install lmkit-tasks`.
+(`lmkit.json`). It needs no torch: `{install}`.{files}
 
 ## Ask it
 
@@ -61,6 +62,7 @@ as one padded batch."""
 def write_card(part: Path, manifest: Manifest, tokenizer: Tokenizer) -> None:
     """Write the card into a bundle that is being made."""
     task = manifest.task
+    needs = needed_to_answer(task, manifest.plugins)
     columns = task.prompt_columns
     fills = task.family is Family.MASKED
     text = f"... {tokenizer.special['mask_token']} ..." if fills else "..."
@@ -72,6 +74,13 @@ def write_card(part: Path, manifest: Manifest, tokenizer: Tokenizer) -> None:
         description=task.description or f"The task `{task.name}`.",
         architecture=manifest.model["architecture"],
         parameters=manifest.model["parameters"],
+        install=" ".join(["pip install lmkit-tasks", *requirements(needs)]),
+        files="".join(
+            f" It does need the plugin file `{need.plugin}.py`, which is no part of it: "
+            f"`lmkit --plugin {need.plugin}.py generate ...`, or `LMKIT_PLUGIN_FILES={need.plugin}.py`."
+            for need in needs
+            if need.distribution is None
+        ),
         folder="path/to/this/folder",
         record=json.dumps(record, ensure_ascii=False),
         column=columns[0] if columns else "column",

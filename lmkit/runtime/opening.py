@@ -20,7 +20,7 @@ from lmkit.runtime.prefixes import PREFIX_CACHE_BYTES
 from lmkit.runtime.seq2seq import Seq2SeqSession
 from lmkit.runtime.session import Providers
 from lmkit.runtime.verifying import MOST_BYTES
-from lmkit.saving.manifest import Graph, MaskedGraph, Seq2SeqGraph
+from lmkit.saving.manifest import Graph, Manifest, MaskedGraph, Seq2SeqGraph
 from lmkit.saving.precisions import FP32
 
 
@@ -133,10 +133,24 @@ def verify(path: str | Path) -> dict[str, str]:
             for graph in manifest.graph.graphs
         )
         + " as written down",
+        **_needs_told(manifest),
         "golden prompts": f"{len(manifest.golden)} encode to the same ids, and {counts} {what} are "
         "the same",
         **_drafts_told(drafted),
     }
+
+
+def _needs_told(manifest: Manifest) -> dict[str, str]:
+    """Return in words which plugins a bundle was made with; empty where it is none."""
+    if not manifest.plugins:
+        return {}
+    from lmkit.saving.needs import needed_to_answer
+
+    asked = needed_to_answer(manifest.task, manifest.plugins)
+    others = [need.source for need in manifest.plugins if need not in asked]
+    told = [f"made with {', '.join(need.source for need in asked)}"] if asked else []
+    told += [f"for training and measuring alone {', '.join(others)}"] if others else []
+    return {"plugins": "; ".join(told)}
 
 
 def _check_answers(bundle: Bundle) -> bool | None:

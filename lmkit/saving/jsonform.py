@@ -16,7 +16,6 @@ import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from lmkit.absent import Absent
 from lmkit.chat import Chat
 from lmkit.collating import Collator
 from lmkit.collating.blocks import BlockCollator
@@ -34,6 +33,7 @@ from lmkit.losses import KeytokenWeighted, LossFunction
 from lmkit.metrics import Accuracy, ExactMatch, MacroF1, Metric, Rouge
 from lmkit.mixing import Mixture
 from lmkit.renaming import Renamed
+from lmkit.saving.absent import Absent
 from lmkit.task import Task
 from lmkit.transforms import Lost, Map, RecordFunction, Transform, Where, function_at, path_of
 

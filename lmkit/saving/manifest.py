@@ -15,9 +15,9 @@ import attrs
 import cattrs
 from cattrs.v import format_exception
 
-from lmkit.absent import Needed as Needed
 from lmkit.errors import BundleError, LmkitError, SerialError, UnknownName
 from lmkit.family import Family
+from lmkit.saving.absent import Needed as Needed
 from lmkit.saving.jsonform import dump, from_json, to_json
 from lmkit.saving.needs import lacking, other_versions, settled
 from lmkit.saving.precisions import DRAFT_FILE, FP32, Precision

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 
-from lmkit.absent import Absent, Needed
 from lmkit.errors import PluginError
 from lmkit.mixing import Mixture, tasks_of
+from lmkit.saving.absent import Absent, Needed
 from lmkit.saving.jsonform import plugin_types, to_json
 from lmkit.task import Task
 from lmkit.transforms import plugins_of
@@ -41,6 +41,17 @@ def needed_by(task: Task) -> tuple[Needed, ...]:
         if part.needed is not None and found.get(part.needed.plugin) is None:
             found[part.needed.plugin] = part.needed
     return tuple(need for need in found.values() if need is not None)
+
+
+def needed_to_answer(task: Task, plugins: Iterable[Needed]) -> tuple[Needed, ...]:
+    """Return those of some plugins without which a task answers nothing; training may need more."""
+    names = _plugins_in(plugin_types(_for_answers(_written(task))))
+    return tuple(need for need in plugins if need.plugin in names)
+
+
+def requirements(plugins: Iterable[Needed]) -> list[str]:
+    """Return what to hand to `pip install` for some plugins, quoted; files have nothing."""
+    return [need.requirement for need in plugins if need.distribution is not None]
 
 
 def lacking(what: str, task: Any, plugins: Any) -> PluginError | None:
@@ -93,8 +104,8 @@ def other_versions(plugins: Any) -> str:
 def _warn(what: str, tasks: Sequence[Task], need: Needed, other: Plugin) -> None:
     from lmkit.plugins import PluginWarning
 
-    names = [name for task in tasks for name in plugin_types(_for_answers(_written(task)))]
-    touched = "answers" if need.plugin in _plugins_in(names) else "training and figures"
+    answers = any(needed_to_answer(task, [need]) for task in tasks)
+    touched = "answers" if answers else "training and figures"
     warnings.warn(
         f"{what} was made with {need.source}, and {other.source} is installed, so its {touched} may "
         f"differ{_again(need)}",
@@ -167,7 +178,7 @@ def _remedy(plugins: Sequence[str], needs: Sequence[Needed]) -> str:
         if need is None:
             unknown.append(plugin)
         elif need.distribution is None:
-            files.append(f"{plugin}.py")
+            files += [f"{plugin}.py"] if _installed(plugin) is None else []
         else:
             there = _installed(plugin)
             same = there is not None and need.source == there.source
@@ -179,10 +190,9 @@ def _remedy(plugins: Sequence[str], needs: Sequence[Needed]) -> str:
     if unknown:
         names = " and ".join(f"'{name}'" for name in unknown)
         ways.append(f"install the plugin {names}, or name its file with --plugin")
-    if not ways:
-        switch = next((row.left_out_by for plugin in plugins if (row := _left_out(plugin))), None)
-        ways.append(f"unset {switch}, or change it" if switch else SEE)
-    return f"and {' and '.join(whys)}; {'; '.join(ways)}"
+    switches = {row.left_out_by for row in _left_out(plugins)}
+    ways += [f"unset {switch}, or change it" for switch in sorted(filter(None, switches))]
+    return f"and {' and '.join(whys)}; {'; '.join(ways) or SEE}"
 
 
 def _why(plugin: str, need: Needed | None) -> str:
@@ -190,7 +200,8 @@ def _why(plugin: str, need: Needed | None) -> str:
     if trouble := _trouble(plugin):
         return trouble
     if there is not None:
-        return f"{there.source}, which is installed, does not offer it"
+        loaded = "loaded" if there.distribution is None else "installed"
+        return f"{there.source}, which is {loaded}, does not offer it"
     if need is not None and need.distribution is None:
         return f"it came from the plugin file {plugin}.py, which no package has"
     return "no installed plugin offers it"
@@ -209,10 +220,10 @@ def _installed(plugin: str) -> Plugin | None:
     return next((p for p in installed().plugins if p.name == plugin and p.error is None), None)
 
 
-def _left_out(plugin: str) -> Plugin | None:
+def _left_out(plugins: Sequence[str]) -> list[Plugin]:
     from lmkit.plugins import installed
 
-    return next((row for row in installed().left_out if row.name == plugin), None)
+    return [row for row in installed().left_out if row.name in plugins]
 
 
 def _as_installed(plugin: str) -> Needed | None:

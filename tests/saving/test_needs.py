@@ -8,14 +8,14 @@ import pytest
 from plugins.test_loading import Distribution, EntryPoint, module
 
 import lmkit as lk
-from lmkit.absent import Absent, Needed
 from lmkit.errors import PluginError, SerialError
 from lmkit.evaluating import check_ready
 from lmkit.family import Family
 from lmkit.plugins import PluginWarning, load
 from lmkit.records import Row
+from lmkit.saving.absent import Absent, Needed
 from lmkit.saving.jsonform import dump, to_json
-from lmkit.saving.needs import needed_by
+from lmkit.saving.needs import needed_by, needed_to_answer, requirements
 from lmkit.saving.taskfile import heading, read_task
 
 QA = lk.get_task("qa")
@@ -143,6 +143,14 @@ class TestWhatAnsweringNeeds:
             "name it with --plugin loud.py, or LMKIT_PLUGIN_FILES=loud.py"
         )
 
+    def test_may_be_gone_from_that_file(self, written, machine):
+        path = written(LOUD, distribution=None)
+        machine(Noise, distribution=None)
+
+        assert problem(path).endswith(
+            ", which is loaded, does not offer it; run 'lmkit plugins' to see what is"
+        )
+
     def test_may_be_of_several_distributions_that_one_line_installs(self, written, machine):
         path = written(LOUD)
         data = json.loads(path.read_text("utf-8"))
@@ -152,6 +160,20 @@ class TestWhatAnsweringNeeds:
         machine()
 
         assert problem(path).endswith("; pip install 'lmkit-loud==1.0' 'neat'")
+
+    def test_is_told_from_what_only_training_needs(self, machine):
+        machine(Shout, Noise, Louder)
+
+        assert needed_to_answer(LOUD, needed_by(LOUD)) == needed_by(LOUD)
+        assert needed_to_answer(TRAINED, needed_by(TRAINED)) == ()
+
+    def test_is_handed_to_pip_unless_it_is_a_file(self):
+        needs = [
+            Needed(plugin="loud", distribution="lmkit-loud", version="1.0"),
+            Needed(plugin="mine", distribution=None, version=None),
+        ]
+
+        assert requirements(needs) == ["'lmkit-loud==1.0'"]
 
 
 class TestAnotherVersion:

@@ -232,9 +232,19 @@ class TestOnAnotherMachine:
         assert machine.lmkit("parts-count", "data.jsonl").stdout == "6\n"
 
     def test_verify_says_that_all_is_as_it_was(self, said, machine):
-        done = machine.lmkit("verify", "parts-gaps")
+        done = machine.lmkit("verify", "parts-gaps", "--json")
 
-        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["checks"]["plugins"] == "made with lmkit-parts 1.2"
+
+    @pytest.mark.parametrize(
+        ("name", "line"),
+        [
+            ("parts-gaps", "pip install lmkit-tasks 'lmkit-parts==1.2'"),
+            ("parts-plain", "pip install lmkit-tasks"),
+        ],
+    )
+    def test_its_card_says_what_to_install_to_be_answered(self, said, machine, name, line):
+        assert f"`{line}`" in (machine.folder / name / "README.md").read_text("utf-8")
 
 
 @pytest.mark.usefixtures("_without")
