@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
-from lmkit.cli.verbs import VERBS as VERBS
 from lmkit.errors import LmkitError, near
+from lmkit.verbs import VERBS as VERBS
 
 
 class Verbs(click.Group):

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pluggy
 
-from lmkit.cli.verbs import VERBS
 from lmkit.errors import DuplicateName, PluginError
 from lmkit.hooks import PROJECT, Hooks
 from lmkit.plugins.checking import (
@@ -30,6 +29,7 @@ from lmkit.plugins.finding import Finding, file_of, named
 from lmkit.plugins.plugin import Conflict, Installed, Plugin
 from lmkit.plugins.reasons import place, reason
 from lmkit.plugins.switches import DISABLE, Switches
+from lmkit.verbs import VERBS
 
 if TYPE_CHECKING:
     import click

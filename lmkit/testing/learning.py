@@ -20,8 +20,9 @@ from lmkit.errors import TaskError, TokenizerError
 from lmkit.family import Family
 from lmkit.generation import Generation
 from lmkit.records import Row
+from lmkit.renaming import messages_column
 from lmkit.task import Task
-from lmkit.testing.broken import DoesNotApply
+from lmkit.testing.broken import Broken, DoesNotApply
 from lmkit.testing.case import Case
 from lmkit.testing.models import tiny_model
 from lmkit.tokenizing import Tokenizer
@@ -75,6 +76,7 @@ def pupil_of(case: Case) -> Pupil:
     """Return up to ten records that a tiny model can tell apart, and the tokenizer to do it with.
 
     Raises:
+        Broken: two records are asked alike that ask, and answer, something else.
         DoesNotApply: no record is short enough, or the task's loss needs another tokenizer.
     """
     task = case.task
@@ -90,7 +92,10 @@ def pupil_of(case: Case) -> Pupil:
         if too_long and not isinstance(task.collator, Stream):
             continue
         longest = max(longest, *(len(row.labels) for row in encoded))
-        rows.setdefault(_key(task, record, tokenizer, encoded), record)
+        key = _key(task, record, tokenizer, encoded)
+        if key in rows:
+            _check_asked_alike(task, rows[key], record, tokenizer)
+        rows.setdefault(key, record)
     if not rows:
         raise DoesNotApply(f"no record has at most {LONGEST} tokens; give it some shorter ones")
     greedy = Generation(
@@ -117,6 +122,25 @@ def _key(task: Task, record: Row, tokenizer: Tokenizer, encoded: Sequence[Encode
     if task.family is Family.MASKED or isinstance(task.collator, Stream):
         return tuple(encoded[-1].input_ids.tolist())
     return tuple(prompt_ids(cutting(task), record, tokenizer).tolist())
+
+
+def _check_asked_alike(task: Task, one: Row, other: Row, tokenizer: Tokenizer) -> None:
+    """Refuse a prompt that does not show what tells two records apart.
+
+    Records that ask the same and are answered in two ways are the data's business.
+    """
+    if not task.writes or isinstance(task.collator, Stream) or messages_column(task.formatter):
+        return
+    asked = [
+        [str(row.get(name, "")).split() for name in task.prompt_columns] for row in (one, other)
+    ]
+    answers = [task.reference(row, tokenizer.dialect) for row in (one, other)]
+    if asked[0] != asked[1] and answers[0] != answers[1]:
+        raise Broken(
+            f"it is asked the same of {one.where} and of {other.where}, which it answers differently",
+            "let the prompt show every column that the answer depends on",
+            asked=tokenizer.decode(prompt_ids(task, one, tokenizer).tolist(), skip_control=False),
+        )
 
 
 def _tokenizer(case: Case) -> Tokenizer:

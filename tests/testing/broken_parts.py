@@ -80,6 +80,22 @@ class Asks(Around):
 
 
 @attrs.frozen
+class Mute(Around):
+    """Leaves the question out of the prompt."""
+
+    def prompt(self, record, dialect=None):
+        return [lk.Segment("Q: \nA:")]
+
+
+@attrs.frozen
+class Backwards(Around):
+    """Asks in words that training never showed."""
+
+    def prompt(self, record, dialect=None):
+        return [lk.Segment(f"{record['q'][::-1]} :A")]
+
+
+@attrs.frozen
 class Trusts(Around):
     """Lets control tokens in a record act."""
 
