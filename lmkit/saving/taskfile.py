@@ -52,6 +52,10 @@ def read_task(path: Path) -> Task | Mixture:
         raise SerialError(f"'{path}' cannot be read as JSON: {error}") from error
     if not isinstance(data, Mapping):
         raise SerialError(f"'{path}' does not describe a task: found {type(data).__name__}")
+    if "graph" in data and "families" in data:
+        raise SerialError(
+            f"'{path}' is a bundle's, not a task: lmkit generate {path.parent} --help"
+        )
     schema, writer = data.get("schema", SCHEMA.oldest), data.get("lmkit")
     if type(schema) is not int:  # true is an int, too
         raise SerialError(f"'{path}' has a schema that is no whole number: {schema!r}")

@@ -52,6 +52,13 @@ class TestTheHeading:
         assert read_task(file(written(mixture))) == mixture
 
 
+def test_a_bundles_manifest_is_told_from_a_task_of_the_future(file):
+    path = file({"schema": 3, "families": ["causal"], "task": to_json(QA), "graph": {}})
+
+    with pytest.raises(SerialError, match="is a bundle's, not a task: lmkit generate"):
+        read_task(path)
+
+
 class TestOtherVersions:
     def test_a_task_alone_is_schema_1(self, file):
         """What a run of an earlier lmkit holds, and what somebody writes by hand."""
