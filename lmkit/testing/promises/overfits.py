@@ -23,7 +23,6 @@ from lmkit.testing.case import Case
 from lmkit.testing.learning import STEPS, Learned, pupil_of, taught
 
 ENOUGH = 0.9  # of hidden tokens: two texts may differ in just the one that is hidden
-CONTINUED = 24  # tokens of one text that are to be written on
 
 Wrong = tuple[Row, Any, Any]  # a record, what it should have been answered, and what it was
 
