@@ -69,22 +69,27 @@ def made(name, tokenizer):
     }
 
 
-with open("data.jsonl", "w", encoding="utf-8") as data:
-    data.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
-texts = [{"text": row[column]} for row in ROWS for column in ("text", "question", "title")]
-said = {
-    name: made(name, train_tokenizer(kind=kind, vocab_size=300, data=texts))
-    for name, kind in KINDS.items()
-}
-# Only its loss, its metric and its transform are a stranger's.
-plain = lk.get_task("parts-answers").evolve(
-    name="parts-plain",
-    formatter=lk.context("{question}\n") + lk.target("{answer}"),
-    collator=lk.CausalCollator(max_length=96),
-    decoder=lk.TextDecoder(),
-    generation=lk.Generation(max_new_tokens=24),
-)
-export("parts-answers-run", task=plain, output="parts-plain", timed=False)
-said["parts-plain"] = {"value": lk.load("parts-plain")(ASKED).value}
-with open("said.json", "w", encoding="utf-8") as file:
-    json.dump(said, file, ensure_ascii=False)
+def main():
+    with open("data.jsonl", "w", encoding="utf-8") as data:
+        data.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+    texts = [{"text": row[column]} for row in ROWS for column in ("text", "question", "title")]
+    said = {
+        name: made(name, train_tokenizer(kind=kind, vocab_size=300, data=texts))
+        for name, kind in KINDS.items()
+    }
+    # Only its loss, its metric and its transform are a stranger's.
+    plain = lk.get_task("parts-answers").evolve(
+        name="parts-plain",
+        formatter=lk.context("{question}\n") + lk.target("{answer}"),
+        collator=lk.CausalCollator(max_length=96),
+        decoder=lk.TextDecoder(),
+        generation=lk.Generation(max_new_tokens=24),
+    )
+    export("parts-answers-run", task=plain, output="parts-plain", timed=False)
+    said["parts-plain"] = {"value": lk.load("parts-plain")(ASKED).value}
+    with open("said.json", "w", encoding="utf-8") as file:
+        json.dump(said, file, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    main()
