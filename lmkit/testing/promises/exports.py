@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from lmkit.family import Family
 from lmkit.records import Row
 from lmkit.testing.broken import Broken
 from lmkit.testing.case import Case
+from lmkit.testing.elsewhere import ProcessFailed, asked_elsewhere
 from lmkit.testing.learning import STEPS, Learned, pupil_of, taught, unnoticed
 from lmkit.testing.promises.overfits import need
 
@@ -86,21 +85,13 @@ def _asked(learned: Learned) -> list[Row]:
 def _without_torch(folder: Path, rows: list[Row]) -> list[dict[str, Any]]:
     asked = folder.parent / "asked.json"
     asked.write_text(json.dumps(rows, ensure_ascii=False), "utf-8")
-    path = os.pathsep.join(dict.fromkeys(entry or os.getcwd() for entry in sys.path))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _ASK, str(folder), str(asked)],
-        env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+    try:
+        found: list[dict[str, Any]] = asked_elsewhere(_ASK, str(folder), str(asked))
+    except ProcessFailed as error:
         raise Broken(
-            f"its bundle does not answer where there is no torch: {reason}",
+            f"its bundle does not answer where there is no torch: {error}",
             "import nothing in a formatter or a decoder that the base install lacks",
-        )
-    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+        ) from error
     return found
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +13,7 @@ import attrs
 from lmkit.task import Task
 from lmkit.testing.broken import Broken, DoesNotApply
 from lmkit.testing.case import Case
+from lmkit.testing.elsewhere import ProcessFailed, asked_elsewhere
 
 HEAVY = (
     "accelerate",
@@ -113,19 +112,11 @@ def dragged_in(names: tuple[str, ...]) -> dict[str, list[str]]:
     Raises:
         Broken: a module cannot be imported in a process of its own.
     """
-    path = os.pathsep.join(dict.fromkeys(entry or os.getcwd() for entry in sys.path))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _LOOK, json.dumps([names, HEAVY])],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+    try:
+        found: dict[str, list[str]] = asked_elsewhere(_LOOK, json.dumps([names, HEAVY]))
+    except ProcessFailed as error:
         raise Broken(
-            f"{', '.join(names)} cannot be imported in a process of its own: {reason}",
+            f"{', '.join(names)} cannot be imported in a process of its own: {error}",
             "put what the task is made of into a module that can be imported by its name",
-        )
-    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+        ) from error
     return found
