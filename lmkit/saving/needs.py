@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=Task | Mixture)
 
 UNASKED = ("loss", "metrics", "transforms")  # of a task's fields, by what answers
-FILES = "LMKIT_PLUGIN_FILES"
 SEE = "run 'lmkit plugins' to see what is"
 
 
@@ -168,6 +167,8 @@ def _plugin_of(part: Absent, needs: Sequence[Needed]) -> str | None:
 
 def _remedy(plugins: Sequence[str], needs: Sequence[Needed]) -> str:
     """Say why what some plugins have is not there, and what to type."""
+    from lmkit.plugins import FILES
+
     listed = {need.plugin: need for need in needs}
     found = {plugin: listed.get(plugin) for plugin in plugins}
     whys = dict.fromkeys(_why(plugin, need) for plugin, need in found.items())
