@@ -55,75 +55,62 @@ class BlockKernel:
         """Put MatMulNBits for the products and GatherBlockQuantized for the lookups of a weight."""
         assert isinstance(stored, Blocks)
         scales = _scales(graph, f"{weight.name}.scales", stored.scales)
-        zeros = None
+        zeros = []
         if stored.zero_points is not None:
-            zeros = initializer(graph, f"{weight.name}.zero_points", stored.zero_points)
+            zeros = [initializer(graph, f"{weight.name}.zero_points", stored.zero_points)]
         if weight.products:
             data = initializer(graph, f"{weight.name}.blocks", stored.data)
             for node in weight.products:
-                self._rewrite_product(graph, node, stored, data, scales, zeros)
+                own = _multiplied(graph, node, data, scales, stored)
+                self._put_product(graph, node, [node.inputs[0], data, own, *zeros], stored)
         n_bytes, rest = divmod(stored.width * stored.format.bits, 8)
         if weight.lookups and not rest:
             # The same bytes in the shape in which rows are taken, less what fills up the last block.
             rows = np.ascontiguousarray(stored.data.reshape(len(stored.data), -1)[:, :n_bytes])
             data = initializer(graph, f"{weight.name}.rows", rows)
             for node in weight.lookups:
-                self._rewrite_lookup(graph, node, stored, data, scales, zeros)
+                _put_lookup(graph, node, [data, node.inputs[1], scales, *zeros], stored)
         if not weight.value.uses():
             del graph.initializers[weight.name]
 
-    def _rewrite_product(
-        self,
-        graph: ir.Graph,
-        node: ir.Node,
-        stored: Blocks,
-        data: ir.Value,
-        scales: ir.Value,
-        zeros: ir.Value | None,
+    def _put_product(
+        self, graph: ir.Graph, node: ir.Node, inputs: Sequence[ir.Value | None], stored: Blocks
     ) -> None:
-        alpha = node.attributes.get_float("alpha", 1.0)
-        if alpha != 1.0:
-            name = f"{data.name}.scales.{alpha:g}"
-            scales = graph.initializers.get(name) or initializer(
-                graph, name, stored.scales.astype(np.float32) * np.float32(alpha)
-            )
-        inputs = [node.inputs[0], data, scales, zeros]
-        product = ir.node(
-            "MatMulNBits",
-            inputs[:3] if zeros is None else inputs,
-            attributes={
-                "K": stored.width,
-                "N": len(stored.data),
-                "bits": stored.format.bits,
-                "block_size": stored.format.block,
-                "accuracy_level": self.accuracy_level,
-            },
-            domain=MICROSOFT,
-        )
+        attributes = {
+            "K": stored.width,
+            "N": len(stored.data),
+            "bits": stored.format.bits,
+            "block_size": stored.format.block,
+            "accuracy_level": self.accuracy_level,
+        }
+        product = ir.node("MatMulNBits", inputs, attributes=attributes, domain=MICROSOFT)
         replace(graph, node, product)
 
-    def _rewrite_lookup(
-        self,
-        graph: ir.Graph,
-        node: ir.Node,
-        stored: Blocks,
-        data: ir.Value,
-        scales: ir.Value,
-        zeros: ir.Value | None,
-    ) -> None:
-        inputs = [data, node.inputs[1], scales, zeros]
-        lookup = ir.node(
-            "GatherBlockQuantized",
-            inputs[:3] if zeros is None else inputs,
-            attributes={
-                "bits": stored.format.bits,
-                "block_size": stored.format.block,
-                "gather_axis": 0,
-                "quantize_axis": 1,
-            },
-            domain=MICROSOFT,
-        )
-        replace(graph, node, lookup)
+
+def _put_lookup(
+    graph: ir.Graph, node: ir.Node, inputs: Sequence[ir.Value | None], stored: Blocks
+) -> None:
+    attributes = {
+        "bits": stored.format.bits,
+        "block_size": stored.format.block,
+        "gather_axis": 0,
+        "quantize_axis": 1,
+    }
+    lookup = ir.node("GatherBlockQuantized", inputs, attributes=attributes, domain=MICROSOFT)
+    replace(graph, node, lookup)
+
+
+def _multiplied(
+    graph: ir.Graph, node: ir.Node, data: ir.Value, scales: ir.Value, stored: Blocks
+) -> ir.Value:
+    """Return the scales times what a product multiplies its result by, which mostly is 1."""
+    alpha = node.attributes.get_float("alpha", 1.0)
+    if alpha == 1.0:
+        return scales
+    name = f"{data.name}.scales.{alpha:g}"
+    return graph.initializers.get(name) or initializer(
+        graph, name, stored.scales.astype(np.float32) * np.float32(alpha)
+    )
 
 
 def _scales(graph: ir.Graph, name: str, scales: np.ndarray) -> ir.Value:
