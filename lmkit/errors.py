@@ -22,6 +22,8 @@
     ├── BundleError             a bundle that is damaged, foreign or from the future
     ├── ChainError              one link of a chain fails (carries `position` and `cause`)
     ├── PromptTooLong           a prompt that does not fit the context
+    ├── Busy                    more requests than can wait (carries `retry_after`, in seconds)
+    ├── DeadlineExceeded        an answer that was not whole when its time was over
     └── MissingExtra            a verb whose packages are not installed
 
 The command line prints an `LmkitError` without a traceback and exits with 1. Anything else that
@@ -248,6 +250,18 @@ class MissingExtra(LmkitError, ImportError):
         lacking = f" ('{missing}' is not installed)" if missing else ""
         super().__init__(f"{what} needs more packages{lacking}: pip install 'lmkit-tasks[{extra}]'")
         self.extra = extra
+
+
+class Busy(LmkitError):
+    """There are more requests than can wait; another try in `retry_after` seconds may find room."""
+
+    def __init__(self, problem: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(problem)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(LmkitError, TimeoutError):
+    """An answer was not whole when its time was over."""
 
 
 def near(name: str, known: Iterable[str]) -> list[str]:

@@ -29,9 +29,9 @@ FLOORS = [
     ("registry",),
     ("answering", "vocabulary"),
     ("evaluating", "previewing", "runtime"),
-    ("benching", "comparing", "train"),
-    ("export",),
-    ("demo", "testing"),
+    ("batching", "benching", "comparing", "train"),
+    ("chatting", "export", "serve"),
+    ("cluster", "demo", "testing"),
     ("cli",),
 ]
 
