@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lmkit.plugins.switches import CHOOSE, DISABLE, FILES, STRICT
 ADDRESS = "RAY_ADDRESS"  # ray's own name for it
 # Parts of a file and answers pass through it, not weights: what does not fit is spilled to the disk.
 OBJECT_STORE_BYTES = 128 << 20
+KNOCK_SECONDS = 10.0
 
 
 @attrs.frozen
@@ -77,8 +79,9 @@ def joined(address: str | None, *, cores: int, **options: Any) -> Iterator[Joine
     elif switches := plugin_switches():
         options["runtime_env"] = {"env_vars": switches}
     try:
+        _knock(address)
         ray.init(address=address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise LmkitError(
             f"there is no ray cluster to join at '{address}': {error}; start one with "
             "'ray start --head', or leave --address out for one of this machine's own"
@@ -89,6 +92,21 @@ def joined(address: str | None, *, cores: int, **options: Any) -> Iterator[Joine
         yield Joined(ray, tuple(found), ray.util.get_node_ip_address())
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise an error where nobody listens: ray itself would try again for minutes.
+
+    Raises:
+        OSError: nobody listens.
+        ValueError: it is the address of something else.
+    """
+    if address in ("auto", "local"):
+        return
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not colon or not port.isdigit():
+        raise ValueError("expected 'auto' or HOST:PORT, such as 10.0.0.1:6379")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def plugin_switches() -> dict[str, str]:

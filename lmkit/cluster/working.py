@@ -123,8 +123,16 @@ class Worker:
 
 
 def attempts(ray: Any) -> Callable[[int], int]:
-    """Start what counts attempts, and return a function that asks it, wherever it is called."""
-    counting = ray.remote(num_cpus=0)(Attempts).remote()
+    """Start what counts attempts, and return a function that asks it, wherever it is called.
+
+    It is on this process's own node, which is not lost unless all is.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    counting = ray.remote(
+        num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1
+    )(Attempts).remote()
 
     def begin(first: int) -> int:
         import ray
