@@ -16,7 +16,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 FOLDER = "/playground"
-KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+KINDS = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
 
 POLICY = "; ".join(
     [
