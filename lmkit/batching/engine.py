@@ -7,6 +7,7 @@ lane take a step, and tell of it. Without work it sleeps.
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import time
@@ -238,7 +239,7 @@ class Engine:
             with self._turn:
                 self._step()
             self._tell()
-        self._end_all(Busy("the engine was closed before the answer was whole"))
+        self._end_all()
         self._tell()
 
     def _has_work(self) -> bool:
@@ -264,7 +265,8 @@ class Engine:
                     lane.advance(len(self._waiting))
                 except Exception as error:  # nobody's own: whoever was in it cannot go on
                     for ticket in tuple(lane.tickets):
-                        self._book.failed(ticket, error)
+                        # One of its own: each is raised in a thread of its own, which marks it.
+                        self._book.failed(ticket, copy.copy(error))
                     lane.clear()
         self._rows = sum(lane.n_rows for lane in self._lanes.values())
         self._kv_bytes = sum(lane.kv_bytes for lane in self._lanes.values())
@@ -321,12 +323,13 @@ class Engine:
             except Exception:  # the caller's: it must not stop the others' answers
                 _log.exception("on_news failed")
 
-    def _end_all(self, error: Exception) -> None:
+    def _end_all(self) -> None:
         with self._wakes:
             waiting, self._waiting = tuple(self._waiting), deque()
         running = [ticket for lane in self._lanes.values() for ticket in lane.tickets]
         for ticket in (*waiting, *running):
             if not self._ends(ticket, time.perf_counter()):
+                error = Busy("the engine was closed before the answer was whole")
                 self._book.failed(ticket, error)
         for lane in self._lanes.values():
             lane.clear()

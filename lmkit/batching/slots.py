@@ -17,6 +17,7 @@ from lmkit.errors import ModelError
 from lmkit.runtime.causal import CausalSession
 from lmkit.runtime.causal_state import CHUNK, CausalState, n_next
 from lmkit.runtime.generator import Generator
+from lmkit.runtime.prefixes import LEAST
 
 _ROUND = 64  # places: capacities are multiples of it, so that few requests need a new one
 _SHRINKS = 0.25  # the share of rows that may stand empty before others move in
@@ -130,8 +131,7 @@ class Slots:
         """Read some of a prompt, and choose the first token behind its end; return how many."""
         row, counts = line.slot, self._book.counts
         if line.n_read == 0:
-            state.restart(row)
-            line.n_read = line.n_found = state.take_known(row, line.prompt)
+            line.n_read = line.n_found = self._take_known(state, line)
             counts.prompt_tokens += len(line.prompt)
             counts.prefix_tokens += line.n_found
         count = n_next(len(line.prompt) - line.n_read, most)
@@ -141,6 +141,23 @@ class Slots:
         if not line.is_reading:
             line.accept(logits[-1], self._model.stop_ids)
         return count
+
+    def _take_known(self, state: CausalState, line: Line) -> int:
+        """Begin a line's row with what was read of its prompt before, or is in another row."""
+        row, prompt = line.slot, line.prompt
+        state.restart(row)
+        found = state.take_known(row, prompt)
+        shared = [
+            (state.n_shared(other.slot, prompt), other.slot)
+            for other in self._lines
+            if other is not None and other.n_read and other is not line
+        ]
+        most, source = max(shared, default=(0, row))
+        if most < LEAST or most <= found:
+            return found
+        state.restart(row)
+        state.copy(row, source, most)
+        return most
 
     def _write(self, state: CausalState) -> None:
         """Write one token of each answer whose prompt is read."""
