@@ -51,7 +51,8 @@ async def refuse(
     await send({"type": "http.response.start", "status": status, "headers": start})
     await send({"type": "http.response.body", "body": body, "more_body": True})
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(_discard(receive), LINGER_SECONDS)
+        async with asyncio.timeout(LINGER_SECONDS):
+            await _discard(receive)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
