@@ -142,6 +142,7 @@ def bounded(app: App, seconds: float) -> App:
                     message=f"there was no answer in {seconds:g} seconds",
                     kind="timeout_error",
                     code="deadline_exceeded",
+                    body_is_read=True,
                 )
 
     return run

@@ -138,6 +138,7 @@ class Logged:
                     f"{seen.id}",
                     kind="server_error",
                     code="internal_error",
+                    body_is_read=seen.body_is_read,
                 )
         finally:
             _write_line(seen, log_prompts=self.log_prompts)
@@ -156,6 +157,7 @@ class _Seen:
         self.status: int | None = None
         self.whole = False
         self.failed = False
+        self.body_is_read = False
         self.sent_bytes = 0
         self.request = bytearray()
         self.answer = bytearray()
@@ -165,6 +167,7 @@ class _Seen:
     async def receive(self) -> Message:
         """Pass on what the client sends."""
         message = await self._receive()
+        self.body_is_read = not message.get("more_body", False)
         if self.keep:
             self.request += message.get("body", b"")[: max(0, self.keep - len(self.request))]
         return message
