@@ -12,6 +12,7 @@ VERBS = {
     "bench": ("bench", "Measure a bundle's speed and memory, beside others."),
     "compare": ("compare", "Answer the same records with two models, side by side."),
     "generate": ("generate", "Answer records with a run or a bundle."),
+    "serve": ("serve", "Serve bundles over HTTP, with a playground."),
     "plugins": (
         "plugins",
         "List the plugins, what they add and cost, and what is wrong with them.",

@@ -74,7 +74,7 @@ class TestWhatIsNoRequest:
     def test_is_refused(self, server, path, body):
         assert_told(send(server, path, json.dumps(body)))
 
-    @pytest.mark.parametrize("value", [1, 1.5, True, {}, {"a": 1}, [1.5], [[[1]]], [None], ["a", 1]])
+    @pytest.mark.parametrize("value", [True, {}, {"a": 1}, [1.5], [[[1]]], [None], ["a", 1]])
     def test_for_a_prompt_of_another_type_is_refused(self, server, value):
         assert_told(server.post("/v1/completions", {**ASK, "prompt": value}))
         assert_told(server.post("/v1/tasks/toy", {"prompt": value}))
@@ -86,7 +86,6 @@ class TestWhatIsNoRequest:
             "text",
             [1],
             [{}],
-            [{"role": "user"}],
             [{"role": 1, "content": "a"}],
             [{"role": "robot", "content": "a"}],
             [{"role": "user", "content": 1}],
@@ -100,7 +99,10 @@ class TestWhatIsNoRequest:
     @pytest.mark.parametrize(
         ("name", "raw"),
         [
-            *(("max_tokens", raw) for raw in ("-1", "0", "1.5", '"8"', "1e400", "true", "9" * 5000)),
+            *(
+                ("max_tokens", raw)
+                for raw in ("-1", "0", "1.5", '"8"', "1e400", "true", "9" * 5000)
+            ),
             *(("temperature", raw) for raw in ("-1", '"hot"', "1e400", "-1e400", "[]", "9" * 5000)),
             *(("top_p", raw) for raw in ("-0.1", "1.1", "1e400", "{}")),
             *(("n", raw) for raw in ("0", "-1", "1000000000", "9" * 5000, "1.5")),
@@ -120,7 +122,9 @@ class TestWhatIsNoRequest:
 
         assert_told(send(server, "/v1/completions", body))
 
-    @pytest.mark.parametrize("query", ["max_new_tokens=-1", "temperature=hot", "temprature=1", "seed="])
+    @pytest.mark.parametrize(
+        "query", ["max_new_tokens=-1", "temperature=hot", "temprature=1", "seed="]
+    )
     def test_for_an_option_that_means_nothing_is_refused(self, server, query):
         assert_told(server.post(f"/v1/tasks/toy?{query}", {"prompt": "a"}))
 
