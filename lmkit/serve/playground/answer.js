@@ -1,6 +1,6 @@
 // An answer as the page shows it: text, or bars, and how fast it came.
 
-import { copyButton, h } from "./dom.js";
+import { h } from "./dom.js";
 import { duration, isWord, number, percent, say } from "./words.js";
 
 /** Elements for a task's answer; text is shown by `liveText` while it comes. */
@@ -47,8 +47,8 @@ function marked({ sequence, token_str }) {
   return parts.length === 2 ? [parts[0], h("mark", {}, word), parts[1]] : [sequence];
 }
 
-/** Facts of a run, as pairs of a number and a word. */
-export function facts({ usage, clock, timing, finish_reason: reason, stopped }, kind) {
+/** Facts of a run, as pairs of a number and a word; `brief` leaves out what a turn of many repeats. */
+export function facts({ usage, clock, timing, finish_reason: reason, stopped }, kind, { brief = false } = {}) {
   const list = h("dl", { class: "facts" });
   const add = (word, value, title) => list.append(h("div", { title }, h("dd", {}, value), h("dt", { word })));
   if (kind === "text") {
@@ -58,10 +58,10 @@ export function facts({ usage, clock, timing, finish_reason: reason, stopped }, 
     if (rate) add("speed", number(rate, rate < 20 ? 1 : 0));
     if (clock.first !== null) add("first", duration(clock.first));
   }
-  add("whole", duration(clock.whole));
+  if (!brief) add("whole", duration(clock.whole));
   if (usage) {
     if (kind === "text") add("written", say("written-tokens", { n: number(usage.completion_tokens) }));
-    add("read", say("written-tokens", { n: number(usage.prompt_tokens) }));
+    if (!brief) add("read", say("written-tokens", { n: number(usage.prompt_tokens) }));
   }
   const end = stopped ? "stopped" : reason;
   if (end && kind === "text") {
@@ -111,5 +111,3 @@ function waitFor(button, seconds) {
   const ticking = setInterval(tick, 1000);
   tick();
 }
-
-export { copyButton };

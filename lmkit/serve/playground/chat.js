@@ -136,11 +136,11 @@ export function chatView(task, done) {
       h("p", isWord(name) ? { class: "who", word: name } : { class: "who" }, isWord(name) ? null : name),
       h("div", { class: "said" }, content),
       h("div", { class: "turn-foot" },
-        turn.answer && facts(turn.answer, "text"),
+        turn.answer && facts(turn.answer, "text", { brief: true }),
         h("div", { class: "turn-actions" },
           isModel && act("again", "again", () => again(place)),
           act("edit", "edit", (event) => edit(place, event.currentTarget.closest("article"))),
-          copyButton(() => content))));
+          copyButton(() => content, { bare: true }))));
   }
 
   /** Put a turn's text into a field; an edited question is asked anew, an edited answer stands. */
