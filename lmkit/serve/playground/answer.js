@@ -7,7 +7,8 @@ import { duration, isWord, number, percent, say } from "./words.js";
 export function shown(task, answer, record) {
   if (task.kind === "label" && answer.probabilities) return labels(answer);
   if (task.kind === "fill") return fills(answer, record);
-  return answer.text ? h("div", { class: "said" }, answer.text) : h("p", { class: "muted", word: "blank-answer" });
+  const text = textOf(answer);
+  return text ? h("div", { class: "said" }, text) : h("p", { class: "muted", word: "blank-answer" });
 }
 
 function bar(probability, best) {
@@ -77,12 +78,15 @@ export function gist(answer) {
   if (Array.isArray(answer.value)) {
     return answer.value.flat().filter((_, place) => place < 3).map((fill) => visible(fill.token_str ?? "")).join(", ");
   }
-  return (answer.text ?? "").trim();
+  return textOf(answer).trim();
 }
+
+/** An answer's text as its task reads it: without blanks around it, where the task strips them. */
+export const textOf = (answer) => (typeof answer.value === "string" ? answer.value : (answer.text ?? ""));
 
 /** What is copied of an answer. */
 export const plain = (answer) =>
-  (typeof answer.value === "string" || !answer.value ? answer.text : JSON.stringify(answer.value, null, 2));
+  (answer.value && typeof answer.value !== "string" ? JSON.stringify(answer.value, null, 2) : textOf(answer));
 
 /** An error, with what can be done about it. */
 export function trouble(error, retry) {

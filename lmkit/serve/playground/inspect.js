@@ -93,7 +93,8 @@ function promptView(task, given) {
     note.hidden = true;
     const kinds = said.tokens.map(kindOf);
     tokens.replaceChildren(...said.tokens.flatMap((token, place) => spelled(token, kinds[place])));
-    reword(count, "prompt-tokens", { n: number(said.tokens.length) });
+    const most = task.context_length;
+    reword(count, most ? "prompt-tokens-of" : "prompt-tokens", { n: number(said.tokens.length), most: most && number(most) });
     legend.replaceChildren(...["own", "frame", "control"].filter((kind) => kinds.includes(kind)).map((kind) =>
       h("li", {}, h("span", { class: `swatch ${kind}` }), h("span", { word: `means-${kind}` }))));
   }
