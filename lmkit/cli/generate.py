@@ -167,7 +167,7 @@ def generate(
         options["stop"] = tuple(stop)
     check_options(options)
     open_one = functools.partial(
-        _opened,
+        open_source,
         threads=threads,
         precision=precision,
         # To answer the golden prompts takes longer than one answer, and reading every byte nearly so.
@@ -186,7 +186,7 @@ def generate(
         return
     answer = model(record, **options)
     if as_json:
-        print_json(_line(answer))
+        print_json(answer_line(answer))
     else:
         _print_answer(model, answer, steps=steps)
 
@@ -196,10 +196,11 @@ def _print_answer(model: Any, answer: Answer, *, steps: bool) -> None:
     links = getattr(model, "links", (model,))
     answers = getattr(answer, "steps", (answer,))
     for link, one in list(zip(links, answers, strict=True))[0 if steps else -1 :]:
-        _print_value(link.task, one)
+        print_value(link.task, one)
 
 
-def _print_value(task: Task, answer: Answer) -> None:
+def print_value(task: Task, answer: Answer) -> None:
+    """Print an answer: a text, a label with every label's probability, or ranked fills."""
     from lmkit.decoding.fills import FillMaskDecoder
 
     value = answer.value
@@ -247,7 +248,7 @@ def check_options(options: dict[str, Any]) -> None:
     Generation(max_new_tokens=sys.maxsize).override(**options)
 
 
-def _opened(
+def open_source(
     source: str,
     task: str | None = None,
     *,
@@ -255,6 +256,7 @@ def _opened(
     precision: str | None,
     verify: bool,
 ) -> Answerer:
+    """Open a run, a bundle, or a model that is to do a task; only a bundle is verified."""
     from lmkit.answering import open_answerer
     from lmkit.saving.manifest import MANIFEST_FILE
 
@@ -299,7 +301,8 @@ def _turns(text: str) -> Any:
     return found if isinstance(found, list) else [{"role": "user", "content": text}]
 
 
-def _line(answer: Answer) -> dict[str, Any]:
+def answer_line(answer: Answer) -> dict[str, Any]:
+    """Return an answer as it is printed in JSON."""
     chosen = {} if answer.probabilities is None else {"probabilities": dict(answer.probabilities)}
     line = {
         "value": answer.value,
@@ -309,7 +312,7 @@ def _line(answer: Answer) -> dict[str, Any]:
         "usage": {**attrs.asdict(answer.usage), "total_tokens": answer.usage.total_tokens},
     }
     if hasattr(answer, "steps"):
-        line["steps"] = [_line(step) for step in answer.steps]
+        line["steps"] = [answer_line(step) for step in answer.steps]
     return line
 
 
@@ -339,7 +342,8 @@ def _answer_file(
             part = rows[start : start + batch_size]
             answers = model.batch(part, batch_size=batch_size, **options)
             some = [
-                {**row, "answer": _line(answer)} for row, answer in zip(part, answers, strict=True)
+                {**row, "answer": answer_line(answer)}
+                for row, answer in zip(part, answers, strict=True)
             ]
             if as_json and not output:
                 lines += some
