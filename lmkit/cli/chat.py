@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmkit.cli.generate import (
-    answer_line,
     check_options,
     open_source,
     print_value,
@@ -142,10 +141,12 @@ def _check_columns(model: Answerer, fixed: dict[str, str]) -> None:
 
 
 def _shower(model: Answerer, screen: Screen, *, as_json: bool, stats: bool) -> Any:
+    from lmkit.answering.lines import line_of
+
     def show(reply: Reply) -> None:
         if as_json:
             timing = {"timing": reply.timing()} if stats else {}
-            screen.json({**answer_line(reply.answer), **timing})
+            screen.json({**line_of(reply.answer), **timing})
         else:
             print_value(model.task, reply.answer)
 
