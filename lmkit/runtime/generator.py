@@ -105,7 +105,7 @@ class Generator:
                 for _ in writing:
                     if piece := row.take():
                         yield piece
-            return self._answer(row)
+            return self.answer(row)
 
         return pieces()
 
