@@ -9,14 +9,6 @@ from runtime.toybundle import RECORD, TASK, write_bundle
 
 import lmkit as lk
 
-CHAT = lk.Task(
-    name="chat",
-    formatter=lk.Chat(template="{% for m in messages %}{{ m.content }}|{% endfor %}"),
-    collator=lk.CausalCollator(max_length=64),
-    decoder=lk.TextDecoder(),
-    generation=lk.Generation(max_new_tokens=4),
-)
-
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
@@ -88,23 +80,12 @@ def test_what_does_not_fit_is_an_error(chat, args, told):
 
 def test_a_task_of_several_columns_says_which_to_give(chat, tmp_path):
     task = TASK.evolve(formatter=lk.context("{prompt} {topic}") + lk.target(" {completion}"))
-    bundle = write_bundle_of_two(tmp_path / "bundle", task)
+    bundle = write_bundle(tmp_path / "bundle", task=task, record={"prompt": "a", "topic": "b"})
 
     done = chat("a", bundle=bundle)
     assert done.code == 1
     assert "--set topic=TEXT" in done.err
     assert chat("a", bundle=bundle, args=("--set", "topic=b")).code == 0
-
-
-def write_bundle_of_two(folder, task):
-    from runtime import toybundle
-
-    before = toybundle.RECORD
-    try:
-        toybundle.RECORD = {"prompt": "a", "topic": "b"}
-        return write_bundle(folder, task=task)
-    finally:
-        toybundle.RECORD = before
 
 
 def test_what_is_not_utf_8_is_told_with_its_line(lmkit, monkeypatch, bundle):
