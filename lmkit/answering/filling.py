@@ -7,7 +7,7 @@ two sides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any, Self, cast
 
@@ -79,15 +79,23 @@ class MaskAnswerer:
         self, records: Sequence[Record], *, batch_size: int = ROWS_AT_ONCE, **options: Any
     ) -> list[Answer]:
         """Fill the masks of records, several in each pass of the model; the order is kept."""
+        self.check_options(options)
+        if batch_size < 1:
+            raise TaskError(f"batch_size is {batch_size}; expected 1 or more")
+        prompts = [self.prompt(record, index) for index, record in enumerate(records)]
+        return self.filled(prompts, batch_size=batch_size)
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuse whatever a caller says of generation."""
         if options:
             raise TaskError(
                 f"task '{self.task.name}' fills masks and writes nothing freely, so "
                 f"{', '.join(sorted(options))} cannot be set; what fills are given is for the "
                 f"task's {type(self.task.decoder).__name__} to say"
             )
-        if batch_size < 1:
-            raise TaskError(f"batch_size is {batch_size}; expected 1 or more")
-        prompts = [self.prompt(record, index) for index, record in enumerate(records)]
+
+    def filled(self, prompts: Sequence[Ids], *, batch_size: int = ROWS_AT_ONCE) -> list[Answer]:
+        """Fill the masks of what `prompt` has made of records, int64 [P] each; the order is kept."""
         answers: list[Answer | None] = [None] * len(prompts)
         marks = [prompt == self.tokenizer.mask_id for prompt in prompts]
         for index, logits in self.logits(prompts, batch_size=batch_size, marks=marks):

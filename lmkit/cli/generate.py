@@ -6,11 +6,10 @@ import contextlib
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import click
 
 from lmkit.cli.options import precision_option
@@ -19,8 +18,6 @@ from lmkit.cli.printing import json_option, print_fills, print_json, progress_ba
 if TYPE_CHECKING:
     from lmkit.answering import Answerer
     from lmkit.decoding import Answer
-    from lmkit.errors import RecordError
-    from lmkit.records import Row
     from lmkit.task import Task
 
 
@@ -186,7 +183,9 @@ def generate(
         return
     answer = model(record, **options)
     if as_json:
-        print_json(_line(answer))
+        from lmkit.answering.lines import line_of
+
+        print_json(line_of(answer))
     else:
         _print_answer(model, answer, steps=steps)
 
@@ -299,20 +298,6 @@ def _turns(text: str) -> Any:
     return found if isinstance(found, list) else [{"role": "user", "content": text}]
 
 
-def _line(answer: Answer) -> dict[str, Any]:
-    chosen = {} if answer.probabilities is None else {"probabilities": dict(answer.probabilities)}
-    line = {
-        "value": answer.value,
-        **chosen,
-        "text": answer.text,
-        "finish_reason": answer.finish_reason,
-        "usage": {**attrs.asdict(answer.usage), "total_tokens": answer.usage.total_tokens},
-    }
-    if hasattr(answer, "steps"):
-        line["steps"] = [_line(step) for step in answer.steps]
-    return line
-
-
 def _answer_file(
     model: Answerer,
     source: str,
@@ -323,24 +308,23 @@ def _answer_file(
     as_json: bool,
 ) -> None:
     """Answer a file of records in order, some at a time, each batch written before the next."""
+    from lmkit.answering.lines import answered, answers_in, appending, checked
     from lmkit.records import gather, read
 
     rows = read(source)
-    done = _answers_in(Path(output), rows) if output else 0
+    done = answers_in(Path(output), rows) if output else 0
     # Every record is checked before the first is answered: a bad row late in the file costs nothing.
-    gather(_checked(model, row) for row in rows)
+    gather(checked(model, row) for row in rows)
     lines: list[dict[str, Any]] = []
     with (
-        _appending(Path(output)) if output else contextlib.nullcontext(_print_lines) as write,
+        appending(Path(output)) if output else contextlib.nullcontext(_print_lines) as write,
         progress_bar() as progress,
     ):
         job = progress.add_task("answering", total=len(rows), completed=done)
         for start in range(done, len(rows), batch_size):
             part = rows[start : start + batch_size]
             answers = model.batch(part, batch_size=batch_size, **options)
-            some = [
-                {**row, "answer": _line(answer)} for row, answer in zip(part, answers, strict=True)
-            ]
+            some = [answered(row, answer) for row, answer in zip(part, answers, strict=True)]
             if as_json and not output:
                 lines += some
             else:
@@ -354,86 +338,7 @@ def _answer_file(
         click.echo(f"{len(rows)} answers in {output}{there}", err=True)
 
 
-def _checked(model: Answerer, row: Row) -> Row | RecordError:
-    from lmkit.errors import PromptTooLong, RecordError
-
-    try:
-        model.prompt(row)
-    except RecordError as error:
-        return error
-    except PromptTooLong as error:
-        return RecordError(row.where, error.problem)
-    return row
-
-
-def _answers_in(path: Path, rows: Sequence[Row]) -> int:
-    """Return how many rows a file has the answers to; a line that a kill cut off is taken out.
-
-    Raises:
-        RecordError: the file holds something else, which is left as it is.
-    """
-    from lmkit.errors import RecordError
-
-    if not path.is_file():  # not there, or a pipe or a device, which cannot be continued
-        return 0
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise RecordError(str(path), f"cannot be read: {error.strerror}") from error
-    *whole, rest = raw.split(b"\n")
-    for number, line in enumerate([*whole, rest] if rest else whole):
-        fits = _begins_answer if number == len(whole) else _is_answer
-        if number >= len(rows) or not fits(line, rows[number]):
-            raise RecordError(
-                f"{path}:{number + 1}",
-                "is not the answer to this input's record, so the file is another one's and is "
-                "left as it is; choose another --output",
-            )
-    if rest:
-        with open(path, "r+b") as file:
-            file.truncate(len(raw) - len(rest))
-    return len(whole)
-
-
-def _is_answer(line: bytes, row: Row) -> bool:
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return False
-    wanted = json.loads(_dump({**row, "answer": None}))
-    return isinstance(found, dict) and "answer" in found and {**found, "answer": None} == wanted
-
-
-def _begins_answer(line: bytes, row: Row) -> bool:
-    """Say whether half a line is the beginning of a row's answer."""
-    head = _dump({**row, "answer": None}).partition('"answer": null')[0].encode()
-    length = min(len(head), len(line))
-    return line[:length] == head[:length]
-
-
-@contextlib.contextmanager
-def _appending(path: Path) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
-    """Give a function that appends lines to a file, all of them on the disk when it returns."""
-    from lmkit.errors import LmkitError
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8") as file:
-
-            def write(lines: list[dict[str, Any]]) -> None:
-                file.write("".join(f"{_dump(line)}\n" for line in lines))
-                file.flush()
-
-            yield write
-    except LmkitError:
-        raise
-    except OSError as error:
-        raise LmkitError(f"'{path}' cannot be written: {error.strerror or error}") from error
-
-
 def _print_lines(lines: list[dict[str, Any]]) -> None:
-    click.echo("".join(f"{_dump(line)}\n" for line in lines), nl=False)
+    from lmkit.answering.lines import dump
 
-
-def _dump(line: dict[str, Any]) -> str:
-    return json.dumps(line, ensure_ascii=False, default=str)
+    click.echo("".join(f"{dump(line)}\n" for line in lines), nl=False)

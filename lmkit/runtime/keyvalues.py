@@ -68,6 +68,23 @@ class KeyValues:
         if self._lease is not lease:
             lease.release()
 
+    def resize(self, n_rows: int, capacity: int, filled: int) -> None:
+        """Make room for more rows, or for more places in each.
+
+        Args:
+            n_rows: how many rows; no fewer than there are.
+            capacity: how many places each has.
+            filled: how many of them are filled in the longest row; only they are copied.
+        """
+        before, lease = self.arrays, self._lease
+        n_before, n_heads, _, size = next(iter(before.values())).shape
+        shape = (n_rows, n_heads, capacity, size)
+        self._lease = self._pool.take(len(self._names) * math.prod(shape), self)
+        self.arrays = self._cut(shape)
+        for name, array in self.arrays.items():
+            array[:n_before, :, :filled] = before[name][:, :, :filled]
+        lease.release()
+
     def close(self) -> None:
         """Hand the memory back."""
         self.arrays = {}
