@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import numpy as np
 
 from lmkit.decoding import Answer, Chooser, Usage
@@ -23,6 +24,19 @@ from lmkit.tokenizing import Tokenizer
 
 if TYPE_CHECKING:
     from lmkit.answering import Answerer
+
+
+@attrs.frozen(eq=False)
+class Choice:
+    """A record that is ready to be answered with one of its task's labels.
+
+    Attributes:
+        prompt: what the model is given, int64 [P].
+        rows: one for each label, in order.
+    """
+
+    prompt: Ids
+    rows: Sequence[Encoded]
 
 
 def choose(
@@ -46,6 +60,14 @@ def choose(
         TokenizerError: a label is no token, or the same tokens as another.
         PromptTooLong: a prompt with its longest label does not fit the model.
     """
+    choices = prepared(model, records, options, most=most)
+    return chosen(model, choices, batch_size=batch_size)
+
+
+def prepared(
+    model: Answerer, records: Sequence[Record], options: Mapping[str, Any], *, most: int | None
+) -> list[Choice]:
+    """Return what is to be scored for each record; arguments and errors are those of `choose`."""
     task = model.task
     if options:
         raise TaskError(
@@ -54,24 +76,31 @@ def choose(
         )
     prompts = [model.prompt(record, index) for index, record in enumerate(records)]
     choices = [
-        label_rows(task, record, prompt, model.tokenizer)
+        Choice(prompt, label_rows(task, record, prompt, model.tokenizer))
         for record, prompt in zip(records, prompts, strict=True)
     ]
     if task.family.shifts and most is not None:
-        for index, (prompt, rows) in enumerate(zip(prompts, choices, strict=True)):
-            longest = max(map(len, rows)) - len(prompt)
-            if len(prompt) + longest > most:
+        for index, choice in enumerate(choices):
+            n_prompt = len(choice.prompt)
+            longest = max(map(len, choice.rows)) - n_prompt
+            if n_prompt + longest > most:
                 where = where_of(records[index], index)
-                raise PromptTooLong(len(prompt), most, answer_tokens=longest, where=where)
+                raise PromptTooLong(n_prompt, most, answer_tokens=longest, where=where)
+    return choices
+
+
+def chosen(model: Answerer, choices: Sequence[Choice], *, batch_size: int) -> list[Answer]:
+    """Answer what `prepared` has made ready; the order is kept."""
     answers: dict[int, Answer] = {}
-    order = sorted(range(len(records)), key=lambda index: len(prompts[index]))  # pads little
+    order = sorted(range(len(choices)), key=lambda index: len(choices[index].prompt))  # pads little
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        scores = iter(model.log_probs([row for index in part for row in choices[index]]))
+        scores = iter(model.log_probs([row for index in part for row in choices[index].rows]))
         for index in part:
-            rows = choices[index]
-            answers[index] = _answer(task, prompts[index], rows, [next(scores) for _ in rows])
-    return [answers[index] for index in range(len(records))]
+            choice = choices[index]
+            own = [next(scores) for _ in choice.rows]
+            answers[index] = _answer(model.task, choice.prompt, choice.rows, own)
+    return [answers[index] for index in range(len(choices))]
 
 
 def check_labels(task: Task, record: Record, tokenizer: Tokenizer) -> None:

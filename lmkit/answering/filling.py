@@ -7,7 +7,7 @@ two sides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any, Self, cast
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lmkit.answering.logits import Logits, LogProbs, log_probs_of, rows_together
 from lmkit.answering.loss import Loss
+from lmkit.answering.streaming import in_one_piece
 from lmkit.collating import padded
 from lmkit.collating.masked import mask_of
 from lmkit.decoding import Answer, Filler, Usage
@@ -73,21 +74,29 @@ class MaskAnswerer:
 
     def stream(self, record: Record, **options: Any) -> Iterator[str]:
         """Yield the filled text, at once; arguments and errors are those of a call."""
-        return iter([self(record, **options).text])
+        return in_one_piece(self(record, **options))
 
     def batch(
         self, records: Sequence[Record], *, batch_size: int = ROWS_AT_ONCE, **options: Any
     ) -> list[Answer]:
         """Fill the masks of records, several in each pass of the model; the order is kept."""
+        self.check_options(options)
+        if batch_size < 1:
+            raise TaskError(f"batch_size is {batch_size}; expected 1 or more")
+        prompts = [self.prompt(record, index) for index, record in enumerate(records)]
+        return self.filled(prompts, batch_size=batch_size)
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuse whatever a caller says of generation."""
         if options:
             raise TaskError(
                 f"task '{self.task.name}' fills masks and writes nothing freely, so "
                 f"{', '.join(sorted(options))} cannot be set; what fills are given is for the "
                 f"task's {type(self.task.decoder).__name__} to say"
             )
-        if batch_size < 1:
-            raise TaskError(f"batch_size is {batch_size}; expected 1 or more")
-        prompts = [self.prompt(record, index) for index, record in enumerate(records)]
+
+    def filled(self, prompts: Sequence[Ids], *, batch_size: int = ROWS_AT_ONCE) -> list[Answer]:
+        """Fill the masks of what `prompt` has made of records, int64 [P] each; the order is kept."""
         answers: list[Answer | None] = [None] * len(prompts)
         marks = [prompt == self.tokenizer.mask_id for prompt in prompts]
         for index, logits in self.logits(prompts, batch_size=batch_size, marks=marks):

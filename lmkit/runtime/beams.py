@@ -13,7 +13,7 @@ beam and then the lower id comes first; torch.topk leaves that open.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -224,14 +224,25 @@ def search(session: Session, prompts: Sequence[Ids], searches: Sequence[BeamSear
         ModelError: the logits are not numbers.
         TaskError: the options forbid every token.
     """
+    for _ in searching(session, prompts, searches):
+        pass
+
+
+def searching(
+    session: Session, prompts: Sequence[Ids], searches: Sequence[BeamSearch]
+) -> Iterator[None]:
+    """Run each prompt's search to its end, or until it is said to be done; yields after every step.
+
+    Arguments and errors are those of `search`.
+    """
     state, logits = session.begin(prompts, [one.limit for one in searches])
     try:
-        _run(state, logits, searches)
+        yield from _run(state, logits, searches)
     finally:
         state.close()
 
 
-def _run(state: State, logits: Logits, searches: Sequence[BeamSearch]) -> None:
+def _run(state: State, logits: Logits, searches: Sequence[BeamSearch]) -> Iterator[None]:
     running = list(searches)
     shape = (2, searches[0].options.num_beams, logits.shape[1])
     desk: Floats = np.empty(shape, dtype=np.float32)
@@ -240,6 +251,8 @@ def _run(state: State, logits: Logits, searches: Sequence[BeamSearch]) -> None:
         rows: list[int] = []
         tokens: list[int] = []
         for place, one in enumerate(running):
+            if one.is_done:  # somebody has ended it
+                continue
             start = place * n_rows
             one.advance(logits[start : start + n_rows], desk)
             if not one.is_done:
@@ -252,6 +265,7 @@ def _run(state: State, logits: Logits, searches: Sequence[BeamSearch]) -> None:
         running = [one for one in running if not one.is_done]
         n_rows = len(rows) // len(running)
         logits = state.step(tokens)
+        yield
 
 
 def best_of(scores: Floats, count: int) -> Ids:

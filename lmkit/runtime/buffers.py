@@ -56,6 +56,11 @@ class Pool:
             self.used_bytes += block.nbytes
             return Lease(self, block, n_floats, owner)
 
+    def clear(self) -> None:
+        """Give what nobody uses back to the system."""
+        with self._lock:
+            self._idle = []
+
     def _pick(self, n_floats: int) -> Logits | None:
         """Take the smallest idle block that is large enough, if one is."""
         idle = sorted(self._idle, key=len)

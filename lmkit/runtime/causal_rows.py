@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from lmkit.answering.logits import Logits
 from lmkit.encoding import Ids
-from lmkit.runtime.keyvalues import KeyValues, bind
+from lmkit.runtime.keyvalues import Growing, KeyValues, bind
 from lmkit.runtime.session import run
 from lmkit.saving.precisions import DRAFT_TOKENS, draft_port
 
@@ -25,15 +25,22 @@ class CausalRows:
         session: the loaded graph.
         n_rows: how many rows.
         capacity: the most tokens in a row, its prompt included and the prefix not.
+        grows: whether `resize` will be asked for more.
     """
 
-    def __init__(self, session: CausalSession, n_rows: int, capacity: int) -> None:
+    def __init__(
+        self, session: CausalSession, n_rows: int, capacity: int, *, grows: bool = False
+    ) -> None:
         graph, n_prefix = session.graph, session.n_prefix
         capacity += n_prefix
         shape = (n_rows, graph.n_kv_heads, capacity, graph.head_size)
         self._session = session
         self._capacity = capacity
-        self._kept = KeyValues(session.pool, graph.n_layers, shape)
+        self._kept = (
+            Growing(graph.n_layers, shape)
+            if grows
+            else KeyValues(session.pool, graph.n_layers, shape)
+        )
         self._kept.put(session.prefix)
         self._lengths = np.full(n_rows, n_prefix, dtype=np.int64)
         self._n_read = self._lengths.copy()  # up to there, all was read several tokens at a time
@@ -57,6 +64,20 @@ class CausalRows:
         bind(step, self._buffers)
         self._put(step, self._ids, self._mask, self._positions, self._logits)
         self._step: ort.IOBinding | None = step
+        self._steps = {n_rows: step}  # by how many rows, from the first, take it
+
+    def _step_of(self, n_rows: int) -> ort.IOBinding:
+        """Return the binding of a step that only the first so many rows take."""
+        if self._step is None:
+            raise RuntimeError("a step was taken after close()")
+        binding = self._steps.get(n_rows)
+        if binding is None:
+            binding = self._session.onnx.io_binding()
+            bind(binding, self._kept.rows(0, n_rows))
+            ids, mask, positions = self._ids[:n_rows], self._mask[:n_rows], self._positions[:n_rows]
+            self._put(binding, ids, mask, positions, self._logits[:n_rows])
+            self._steps[n_rows] = binding
+        return binding
 
     def extend(self, row: int, ids: Ids, *, last: int | None = None) -> Logits:
         """Run some tokens behind what a row holds already, in one step of the model.
@@ -132,6 +153,11 @@ class CausalRows:
                     binding.bind_ortvalue_output(port, buffer)
         return binding
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many rows there are, and the most tokens of each, the prefix not counted."""
+        return len(self._lengths), self._capacity - self._session.n_prefix
+
     def has_room(self, row: int, count: int) -> bool:
         """Return whether a row can take so many more tokens."""
         return int(self._lengths[row]) + count <= self._capacity
@@ -185,6 +211,16 @@ class CausalRows:
         self._mask[row, self._session.n_prefix :] = 0
         self._lengths[row] = self._n_read[row] = self._session.n_prefix
 
+    def rest(self, row: int) -> None:
+        """Let steps leave what a row holds as it is, also to the bit, until it goes on.
+
+        A step writes of every row; of one that rests, the place behind its end, where nobody reads.
+        """
+        end = min(int(self._lengths[row]), self._capacity - 1)
+        self._ids[row, 0], self._positions[row, 0] = 0, end
+        self._mask[row, : end + 1] = 1
+        self._mask[row, end + 1 :] = 0
+
     def _settle(self, row: int, end: int) -> None:
         """Let a row end at a place, and a step that leaves it as it is write its last token again."""
         self._mask[row, :end] = 1
@@ -197,12 +233,12 @@ class CausalRows:
         """Append one token to each row and return the logits behind it.
 
         Args:
-            tokens: B ids; None for a row that is finished, which stays as it is.
+            tokens: an id for each row; None for one that is finished or rests, which stays as it is.
+                Of fewer ids than rows, the first rows take them.
         Returns:
             float32 [B, V], overwritten by the next step.
         """
-        if self._step is None:
-            raise RuntimeError("a step was taken after close()")
+        step = self._step_of(len(tokens))
         for row, token in enumerate(tokens):
             if token is not None:
                 length = self._lengths[row]
@@ -210,8 +246,19 @@ class CausalRows:
                 self._positions[row, 0] = length
                 self._mask[row, length] = 1
                 self._lengths[row] = length + 1
-        run(self._session.onnx, self._step)
-        return self._last
+        run(self._session.onnx, step)
+        return self._last[: len(tokens)]
+
+    def step_again(self, row: int) -> Logits:
+        """Take a row's last step once more, alone: what failed together may be another row's fault.
+
+        Returns:
+            The logits behind its last token, float32 [V], overwritten by the next call.
+        """
+        token = self._ids[row].copy()
+        self._lengths[row] -= 1
+        logits: Logits = self.extend(row, token, last=1)[-1]
+        return logits
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Replace the rows by copies of some of them; only what is filled and moves is copied.
@@ -231,10 +278,44 @@ class CausalRows:
         self._text, self._mask = self._text[order], self._mask[order]
         self._prepare()
 
+    def move(self, row: int, place: int) -> None:
+        """Let a row take another place, which is free; where it was, anything may be."""
+        end = int(self._lengths[row])
+        for array in self._kept.arrays.values():
+            array[place, :, :end] = array[row, :, :end]
+        self._lengths[place], self._n_read[place] = self._lengths[row], self._n_read[row]
+        for each in (self._text, self._ids, self._positions, self._mask):
+            each[place] = each[row]
+
+    def resize(self, n_rows: int, capacity: int) -> None:
+        """Make room for other rows, or for longer ones; what is in them stays.
+
+        Args:
+            n_rows: how many rows; of fewer than there are, the first ones stay.
+            capacity: the most tokens in a row, its prompt included and the prefix not; no fewer than a
+                row holds that stays.
+        """
+        assert isinstance(self._kept, Growing)
+        n_before, n_prefix = len(self._lengths), self._session.n_prefix
+        self._step = None
+        self._steps, self._alone, self._buffers = {}, {}, {}  # they hold addresses
+        self._capacity = capacity + n_prefix
+        self._kept.resize(n_rows, self._capacity, int(self._lengths[:n_rows].max()))
+        self._kept.put(self._session.prefix)
+        self._lengths = _grown(self._lengths, n_rows, fill=n_prefix)
+        self._n_read = _grown(self._n_read, n_rows, fill=n_prefix)
+        self._ids = _grown(self._ids, n_rows, 1)
+        self._positions = _grown(self._positions, n_rows, 1)
+        self._text = _grown(self._text, n_rows, self._capacity)
+        self._mask = _grown(self._mask, n_rows, self._capacity)
+        for row in range(n_before, n_rows):
+            self.rest(row)
+        self._prepare()
+
     def close(self) -> None:
         """Hand the buffers back; nothing can be written from then on. See `State`."""
         self._step = None
-        self._alone, self._buffers = {}, {}
+        self._steps, self._alone, self._buffers = {}, {}, {}
         self._kept.close()
 
     def _room_for(self, n_rows: int) -> Logits:
@@ -256,3 +337,11 @@ class CausalRows:
         if self._session.keeps_last:
             self._session.keep_last(binding, logits.shape[1])
         binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
+
+
+def _grown(array: Ids, *shape: int, fill: int = 0) -> Ids:
+    """Return a larger or smaller array, int64, with what was in it as far as it fits."""
+    new: Ids = np.full(shape, fill, dtype=np.int64)
+    both = tuple(slice(min(size, other)) for size, other in zip(shape, array.shape, strict=True))
+    new[both] = array[both]
+    return new

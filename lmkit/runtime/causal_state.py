@@ -66,18 +66,50 @@ class CausalState(CausalRows):
         Returns:
             The logits behind its last token, float32 [V], overwritten by the next call.
         """
+        return self.read_in_chunks(prompt[self.take_known(row, prompt) :], row)
+
+    def take_known(self, row: int, prompt: Ids) -> int:
+        """Begin a fresh row with what an earlier request has read of its prompt, int64 [P].
+
+        Returns:
+            How many tokens that is; two at least are left to read.
+        """
         pace = self._session.pace
         found = self._session.prefixes.find(prompt, written=pace.is_steady is not False)
-        if found is not None:
-            kept, count = found
-            if kept.n_read < count and pace.is_steady is None:
-                self._take(row, kept, max(1, kept.n_read))
-                self.measure_rounding(row, prompt[max(1, kept.n_read) :])
-            if kept.n_read < count and not pace.is_steady:
-                count = kept.n_read if kept.n_read >= LEAST else 0
-            self._take(row, kept, count)
-            prompt = prompt[count:]
-        return self.read_in_chunks(prompt, row)
+        if found is None:
+            return 0
+        kept, count = found
+        if kept.n_read < count and pace.is_steady is None:
+            self._take(row, kept, max(1, kept.n_read))
+            self.measure_rounding(row, prompt[max(1, kept.n_read) :])
+        if kept.n_read < count and not pace.is_steady:
+            count = kept.n_read if kept.n_read >= LEAST else 0
+        self._take(row, kept, count)
+        return count
+
+    def n_shared(self, row: int, prompt: Ids) -> int:
+        """Return how many tokens of a prompt, int64 [P], a row could give: it has read the same ones.
+
+        Two at least are left to read, and what was written token by token does not count.
+        """
+        start = self._session.n_prefix
+        return n_common(self._text[row, start : int(self._n_read[row])], prompt[:-2])
+
+    def copy(self, row: int, source: int, count: int) -> None:
+        """Begin a row with the first tokens of another one, which has read them.
+
+        Args:
+            row: a fresh one.
+            source: the row that has them.
+            count: how many, `n_shared` of them at the most.
+        """
+        start = self._session.n_prefix
+        end = start + count
+        for array in self._kept.arrays.values():
+            array[row, :, start:end] = array[source, :, start:end]
+        self._text[row, start:end] = self._text[source, start:end]
+        self._n_read[row] = end
+        self._settle(row, end)
 
     def _take(self, row: int, kept: Kept, count: int) -> None:
         """Begin a row with the first tokens of what was kept."""
@@ -89,9 +121,9 @@ class CausalState(CausalRows):
         self._n_read[row] = start + min(count, kept.n_read)
         self._settle(row, end)
 
-    def keep(self) -> None:
-        """Keep what the first row holds, for requests that begin with the same tokens."""
-        self._keep(0, self.length(0))
+    def keep(self, row: int = 0) -> None:
+        """Keep what a row holds, for requests that begin with the same tokens."""
+        self._keep(row, self.length(row))
 
     def _keep(self, row: int, count: int) -> None:
         start = self._session.n_prefix
@@ -135,9 +167,7 @@ class CausalState(CausalRows):
         """
         start, end = 0, len(prompt)
         while start < end:
-            stop = min(start + CHUNK, end)
-            if stop == end - 1 and stop - start > 2:
-                stop -= 1  # no single one is left over: it would go through other kernels
+            stop = start + n_next(end - start, CHUNK)
             logits = self.extend(row, prompt[start:stop], last=1)
             start = stop
         last: Logits = logits[-1]
@@ -169,6 +199,23 @@ class CausalState(CausalRows):
         # Where its prefix ends, which stands there still.
         self._lengths[row] = self._n_read[row] = n_prefix
         return self.read_prompt(row, prompt)
+
+
+def n_next(n_left: int, most: int) -> int:
+    """Return how many tokens of a prompt to read next: no single one is left over.
+
+    A single one would go through other kernels, which round otherwise.
+
+    Args:
+        n_left: the tokens that are left to read.
+        most: the most that are read at once, 2 or more.
+
+    >>> n_next(1000, 512), n_next(513, 512), n_next(3, 2)
+    (512, 511, 3)
+    """
+    if n_left <= max(most, 3):
+        return n_left
+    return most - 1 if n_left == most + 1 else most
 
 
 def _passes(rows: Sequence[Ids], *, alone: bool) -> Iterator[tuple[int, list[Ids]]]:

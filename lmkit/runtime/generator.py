@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Writing
 from contextlib import closing
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from lmkit.answering.choosing import choose
 from lmkit.answering.logits import LogProbs, rows_at_once
 from lmkit.answering.loss import Loss
-from lmkit.answering.streaming import IncrementalText
+from lmkit.answering.streaming import IncrementalText, in_one_piece
 from lmkit.collating import Stream
 from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt
@@ -27,7 +27,7 @@ from lmkit.runtime.causal import CausalSession
 from lmkit.runtime.causal_state import CausalState
 from lmkit.runtime.golden import difference
 from lmkit.runtime.rows import Row, alike, write
-from lmkit.runtime.sampling import Sampler
+from lmkit.runtime.sampling import Penalty, Sampler
 from lmkit.runtime.session import Session
 from lmkit.runtime.sliding import SlidingSession
 from lmkit.saving.manifest import Golden
@@ -38,6 +38,8 @@ from lmkit.tokenizing import Tokenizer
 # Tokens a second of SmolLM2-135M at 1, 4, 8, 16, 32 and 64 rows, two cores: 71, 213, 377, 571, 784 and
 # 947 in fp32, 213, 543, 674, 808, 926 and 598 in int4.
 ROWS_AT_ONCE = 32
+
+AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 class Generator:
@@ -89,19 +91,21 @@ class Generator:
     def stream(self, record: Record, **options: Any) -> Iterator[str]:
         """Yield the answer's text in pieces as it is written; none ends inside a character.
 
-        Joined, they are the answer's `text`. Arguments and errors are those of a call. A beam
-        search knows its answer only at the end, so with beams there is one piece.
+        Joined, they are the answer's `text`; what the generator returns is the whole `Answer`.
+        Arguments and errors are those of a call. A beam search knows its answer only at the end, so
+        with beams there is one piece.
         """
         if isinstance(self.task.decoder, Chooser):
-            return iter([self(record, **options).text])
+            return in_one_piece(self(record, **options))
         generation = self.task.generation.override(**options)
-        row = self._row(self.prompt(record), generation, self._writer)
+        row = self.row(self.prompt(record), generation, make=Row)
 
-        def pieces() -> Iterator[str]:
+        def pieces() -> Writing[str, None, Answer]:
             with closing(self._write([row], self._writer, 1)) as writing:
                 for _ in writing:
                     if piece := row.take():
                         yield piece
+            return self.answer(row)
 
         return pieces()
 
@@ -119,14 +123,14 @@ class Generator:
             return choose(self, records, options, batch_size=batch_size, most=most)
         generation = self.task.generation.override(**options)
         prompts = [self.prompt(record, index) for index, record in enumerate(records)]
-        rows = [self._row(prompt, generation, self._writer) for prompt in prompts]
+        rows = [self.row(prompt, generation, make=Row) for prompt in prompts]
         beams = max(1, generation.num_beams)
         sizes = [beams * self._writer.row_size(len(row.prompt), row.limit) for row in rows]
         for group in alike(sizes, batch_size):
             at_once = min(batch_size, rows_at_once(sizes[group[0]]))
             for _ in self._write([rows[place] for place in group], self._writer, at_once):
                 pass
-        return [self._answer(row) for row in rows]
+        return [self.answer(row) for row in rows]
 
     def prompt(self, record: Record, index: int = 0) -> Ids:
         """Return what the model is given for a record, int64 [P]; errors are those of a call."""
@@ -182,7 +186,7 @@ class Generator:
         """
         session = self._session
         rows = [
-            self._row(prompt, own, session, stop=())
+            self.row(prompt, own, session=session, stop=(), make=Row)
             for prompt, own in zip(prompts, options, strict=True)
         ]
         for _ in self._write(rows, session, len(rows)):
@@ -216,17 +220,53 @@ class Generator:
         """Return the logits that predict each answer token and the next, float32 [L + 1, V]; for checks."""
         return self._session.forced(prompt, answer)
 
-    def _row(
+    @property
+    def session(self) -> Session:
+        """The loaded graph."""
+        return self._session
+
+    @property
+    def writer(self) -> Session:
+        """What answers are written with: of one text, more than the model reads at once."""
+        return self._writer
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The ids that end an answer."""
+        return self._stop_ids
+
+    def limit(self, prompt: Ids, generation: Generation, session: Session | None = None) -> int:
+        """Return the most tokens that can follow a prompt, int64 [P], and may."""
+        room = (session or self._writer).room(prompt)
+        return generation.max_new_tokens if room is None else min(generation.max_new_tokens, room)
+
+    def row(
         self,
         prompt: Ids,
         generation: Generation,
-        session: Session,
+        *,
+        session: Session | None = None,
         stop: Sequence[str] | None = None,
-    ) -> Row:
+        limit: int | None = None,
+        penalties: Sequence[Penalty] = (),
+        make: Callable[..., AnyRow],
+    ) -> AnyRow:
+        """Return one answer that is yet to be written.
+
+        Args:
+            prompt: what the model is given, int64 [P].
+            generation: how to write.
+            session: what writes; `writer` if None.
+            stop: texts that end the answer; the task's and the options' if None.
+            limit: the most tokens; as many as there is room for if None.
+            penalties: what changes logits beside the options.
+            make: makes it; it is given what `Row` takes.
+        """
+        session = session or self._writer
         if stop is None:
             stop = self.task.stop_strings(generation)
-        room = session.room(prompt)
-        limit = generation.max_new_tokens if room is None else min(generation.max_new_tokens, room)
+        if limit is None:
+            limit = self.limit(prompt, generation, session)
         history = session.history(prompt)
         beams = None
         if generation.num_beams > 1:
@@ -238,11 +278,13 @@ class Generator:
                 stop_ids=self._stop_ids,
                 ends=self._says(stop),
             )
-        return Row(
+        return make(
             prompt=prompt,
             history=history,
             limit=limit,
-            sampler=Sampler(generation, eos_ids=self._stop_ids, limit=limit, source=prompt),
+            sampler=Sampler(
+                generation, eos_ids=self._stop_ids, limit=limit, source=prompt, more=penalties
+            ),
             text=IncrementalText(self._tokenizer.decode, stop=stop),
             beams=beams,
             drafts=generation.prompt_lookup_num_tokens if generation.temperature == 0 else 0,
@@ -269,7 +311,8 @@ class Generator:
                 row.take_over(found.best, self._stop_ids)
             yield
 
-    def _answer(self, row: Row) -> Answer:
+    def answer(self, row: Row) -> Answer:
+        """Return what a finished row says."""
         text = row.text.text
         return Answer(
             value=self.task.decoder.read(text),

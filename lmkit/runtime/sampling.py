@@ -235,6 +235,7 @@ class Sampler:
         limit: the most tokens that there is room for; `options.max_new_tokens` if None.
         source: what the model was given, int64 [P]; for `encoder_no_repeat_ngram_size`.
         seed: for the draws; `options.seed` if None, and if that is None too, the system's entropy.
+        more: steps that greedy decoding has too, behind those of the options.
     """
 
     def __init__(
@@ -245,9 +246,11 @@ class Sampler:
         limit: int | None = None,
         source: Ids | None = None,
         seed: int | None = None,
+        more: Iterable[Penalty] = (),
     ) -> None:
         self.options = options
-        self._penalties = penalties(options, eos_ids=eos_ids, limit=limit, source=source)
+        own = penalties(options, eos_ids=eos_ids, limit=limit, source=source)
+        self._penalties = (*own, *more)
         self._filters = filters(options)
         self._rng = np.random.default_rng(options.seed if seed is None else seed)
         self._scratch: Floats = np.empty((2, 0), dtype=np.float32)

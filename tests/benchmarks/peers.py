@@ -19,11 +19,12 @@ from pathlib import Path
 
 # Environment -> what pip installs there. `convert` and `optimum` make models; the others run them.
 ENVIRONMENTS: dict[str, Sequence[str]] = {
-    "llamacpp": ["llama-cpp-python"],
+    "llamacpp": ["llama-cpp-python[server]"],
     "openvino": ["openvino-genai", "numpy"],
     "ctranslate2": ["ctranslate2", "numpy"],
     "convert": ["optimum-intel[openvino]", "nncf", "ctranslate2", "torch==2.13.0"],
     "optimum": ["optimum-onnx[onnxruntime]", "torch==2.13.0"],
+    "serving": ["transformers[serving]==5.23.0", "torch==2.13.0"],
 }
 # llama.cpp is compiled for the CPU at hand; its tools are not needed.
 SETTINGS = {"CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF"}

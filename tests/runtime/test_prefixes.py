@@ -11,6 +11,7 @@ from lmkit.errors import ModelError
 from lmkit.runtime.causal import CausalSession
 from lmkit.runtime.causal_state import CausalState
 from lmkit.runtime.prefixes import LEAST, Prefixes
+from lmkit.runtime.rows import Row
 from lmkit.saving.manifest import read_manifest
 
 from .toybundle import HEAD_SIZE, KV_HEADS, RECORDS, TASK, write_bundle
@@ -190,7 +191,7 @@ class TestWhatIsRead:
         ask = lk.load(folder, threads=1, verify=False)
         session = ask._session
         prompt = ask.prompt({"prompt": OPENING})
-        row = ask._row(prompt, TASK.generation, session, stop=())
+        row = ask.row(prompt, TASK.generation, session=session, stop=(), make=Row)
         for _ in ask._write([row], session, 1):
             pass
         follow = np.concatenate([prompt, row.token_ids, ids(40, 41, 42)])

@@ -1,0 +1,178 @@
+"""Cohorts: text of models whose rows begin together, such as an encoder-decoder's.
+
+Who waits begins together, and is written together to the end. Few cohorts run at a time, each a step in
+turn, so that a newcomer waits for the next cohort and not for the end of all; the fewer, the more rows
+each has, and a step of many rows costs little more than one of few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from lmkit.batching.lanes import Book, Line, line_of
+from lmkit.batching.tickets import Ticket
+from lmkit.runtime.beams import searching
+from lmkit.runtime.generator import Generator
+from lmkit.runtime.rows import write
+
+MOST_COHORTS = 2  # that run at a time
+
+
+class Cohort:
+    """Lines that began together.
+
+    Args:
+        lines: the answers.
+        model: what writes them.
+        book: where it is told.
+    """
+
+    def __init__(self, lines: Sequence[Line], model: Generator, book: Book) -> None:
+        self.lines = list(lines)
+        self._model = model
+        self._book = book
+        self._steps = self._written()
+
+    def _written(self) -> Iterator[None]:
+        if self.lines[0].beams is None:
+            stop_ids = self._model.stop_ids
+            return write(self._model.writer, self.lines, stop_ids, at_once=len(self.lines))
+        searches = [line.beams for line in self.lines if line.beams is not None]
+        return searching(self._model.writer, [line.prompt for line in self.lines], searches)
+
+    def advance(self) -> list[Line]:
+        """Write a token of each; return whom that failed for, to be tried alone.
+
+        Raises:
+            Exception: it failed for a single one.
+        """
+        try:
+            next(self._steps)
+            self._book.counts.steps += 1
+        except StopIteration:
+            self._take_over()
+        except Exception as error:
+            if len(self.lines) > 1 and not any(line.token_ids for line in self.lines):
+                again, self.lines = self.lines, []
+                return again
+            for line in self.lines:
+                line.fail(error)
+        for line in self.lines:
+            if line.reason is not None:
+                line.finish()
+        self.lines = [line for line in self.lines if line.reason is None]
+        if not self.lines:
+            self.close()
+        return []
+
+    def _take_over(self) -> None:
+        """Write what searches found."""
+        for line in self.lines:
+            if line.beams is not None:
+                try:
+                    line.take_over(line.beams.best, self._model.stop_ids)
+                except Exception as error:
+                    line.fail(error)
+                    continue
+                for place, token in enumerate(line.token_ids):
+                    text = line.take() if place == len(line.token_ids) - 1 else ""
+                    self._book.wrote(line.ticket, text, token, None)
+
+    def close(self) -> None:
+        """Hand the memory back."""
+        closing = getattr(self._steps, "close", None)
+        if closing is not None:
+            closing()
+
+
+class Cohorts:
+    """The lane of text whose rows begin together; see `Lane`."""
+
+    def __init__(self, model: Generator, book: Book, *, most: int = MOST_COHORTS) -> None:
+        self._model = model
+        self._book = book
+        self._most = most
+        self._next: list[Line] = []
+        self._alone: list[Line] = []  # each of them is a cohort of its own
+        self._running: list[Cohort] = []
+
+    @property
+    def _lines(self) -> list[Line]:
+        running = chain.from_iterable(cohort.lines for cohort in self._running)
+        return [*self._next, *self._alone, *running]
+
+    @property
+    def tickets(self) -> Sequence[Ticket]:
+        """Those that are in it."""
+        return [line.ticket for line in self._lines]
+
+    @property
+    def n_rows(self) -> int:
+        """How many texts are written: of a search, all of its beams."""
+        return sum(_n_beams(line) for line in self._lines)
+
+    @property
+    def kv_bytes(self) -> int:
+        """The memory that they take, each with as many places as the longest of its cohort."""
+        return sum(
+            self._bytes(lines)
+            for lines in (self._next, self._alone, *(cohort.lines for cohort in self._running))
+        )
+
+    def _bytes(self, lines: Sequence[Line]) -> int:
+        size = self._model.writer.row_size
+        rows = sum(_n_beams(line) for line in lines)
+        return 4 * rows * max((size(len(line.prompt), line.limit) for line in lines), default=0)
+
+    def offer(self, ticket: Ticket, kv_bytes: int) -> bool:
+        """Take a request into the next cohort, if there may be one; see `Lane`."""
+        if len(self._running) + len(self._alone) >= self._most:
+            return False
+        line = line_of(ticket, self._book, self._model)
+        if self._next and _n_beams(self._next[0]) != _n_beams(line):
+            return False
+        running = self.kv_bytes - self._bytes(self._next)
+        if running + self._bytes([*self._next, line]) > kv_bytes and self._lines:
+            return False
+        self._next.append(line)
+        ticket.start()
+        return True
+
+    def advance(self, n_waiting: int) -> None:
+        """Begin what has come, and write a token of each answer; see `Lane`."""
+        if self._next:
+            counts = self._book.counts
+            counts.prompt_tokens += sum(len(line.prompt) for line in self._next)
+            self._running.append(Cohort(self._next, self._model, self._book))
+            self._next = []
+        if self._alone and len(self._running) < self._most:
+            self._running.append(Cohort([self._alone.pop(0)], self._model, self._book))
+        for cohort in self._running:
+            self._alone += cohort.advance()
+        self._running = [cohort for cohort in self._running if cohort.lines]
+
+    def drop(self, ticket: Ticket) -> None:
+        """Let go of a request; its row leaves with the next step. See `Lane`."""
+        for line in self._lines:
+            if line.ticket is ticket:
+                line.reason = "dropped"
+                if line.beams is not None:
+                    line.beams.is_done = True
+        self._next = [line for line in self._next if line.reason is None]
+        self._alone = [line for line in self._alone if line.reason is None]
+        for cohort in self._running:
+            cohort.lines = [line for line in cohort.lines if line.reason is None]
+            if not cohort.lines:
+                cohort.close()
+        self._running = [cohort for cohort in self._running if cohort.lines]
+
+    def clear(self) -> None:
+        """Let go of all requests, and of all memory."""
+        for cohort in self._running:
+            cohort.close()
+        self._next, self._alone, self._running = [], [], []
+
+
+def _n_beams(line: Line) -> int:
+    return 1 if line.beams is None else line.beams.options.num_beams

@@ -1,0 +1,80 @@
+"""How much an engine takes on, and what it has done so far."""
+
+from __future__ import annotations
+
+import attrs
+
+from lmkit.errors import TaskError
+
+PREFILL_CHUNK = 128
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """How much an engine takes on at a time.
+
+    Attributes:
+        max_rows: the most requests that are written together.
+        max_waiting: the most requests that wait for a row; one more is refused.
+        kv_bytes: the most memory for keys and values. A request is let in when there is room for its
+            prompt and all tokens that may follow, so none has to be given up half way.
+        prefill_chunk: how many tokens of prompts are read between two steps of those that write,
+            2 or more: fewer make their text flow more evenly, more let new ones begin sooner.
+    Raises:
+        TaskError: a number is too small.
+    """
+
+    max_rows: int = 32
+    max_waiting: int = 128
+    kv_bytes: int = 1 << 30
+    prefill_chunk: int = PREFILL_CHUNK
+
+    def __attrs_post_init__(self) -> None:
+        least = {"max_rows": 1, "max_waiting": 0, "kv_bytes": 1, "prefill_chunk": 2}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise TaskError(f"{name} is {getattr(self, name)}; expected {bound} or more")
+
+
+@attrs.frozen(kw_only=True)
+class Stats:
+    """What an engine does at a moment, and has done since it began.
+
+    Attributes:
+        rows: requests that are read or written at the moment.
+        waiting: requests that wait for a row.
+        kv_bytes_used: memory that is held for keys and values of those that are read or written.
+        kv_bytes_most: the most that may be.
+        prompt_tokens: tokens of all prompts that were begun.
+        prefix_tokens: how many of those were found as read already.
+        completion_tokens: tokens that were written.
+        finished: requests that were answered.
+        cancelled: requests that nobody wanted any more.
+        failed: requests that ended in an error, those out of time among them.
+        steps: passes of the model that wrote a token of each row.
+    """
+
+    rows: int = 0
+    waiting: int = 0
+    kv_bytes_used: int = 0
+    kv_bytes_most: int = 0
+    prompt_tokens: int = 0
+    prefix_tokens: int = 0
+    completion_tokens: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    steps: int = 0
+
+
+@attrs.define
+class Counts:
+    """The numbers that only grow; one thread writes them."""
+
+    prompt_tokens: int = 0
+    prefix_tokens: int = 0
+    completion_tokens: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    steps: int = 0

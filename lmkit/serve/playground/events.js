@@ -1,0 +1,30 @@
+// Server-sent events out of a response's body.
+
+/**
+ * The `data` of each event, as text, however the bytes were cut on their way.
+ * Source: the HTML standard, 9.2.6 "Interpreting an event stream".
+ */
+export async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  let data = [];
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      rest += value;
+      const held = rest.endsWith("\r") ? "\r" : ""; // its line feed may be on the way
+      const lines = rest.slice(0, rest.length - held.length).split(/\r\n|\n|\r/);
+      rest = lines.pop() + held;
+      for (const line of lines) {
+        if (line.startsWith("data:")) data.push(line.slice(line[5] === " " ? 6 : 5));
+        else if (line === "" && data.length) {
+          yield data.join("\n");
+          data = [];
+        }
+      }
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}

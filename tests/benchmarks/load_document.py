@@ -1,0 +1,188 @@
+"""What the load runs found, as tables: on the terminal, and as `serving-figures.md`."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from load_servers import SERVERS
+
+from lmkit.benching.report import Spread
+from lmkit.benching.tables import markdown_table, spread_text
+
+Run = Mapping[str, Any]
+
+TITLES = ("server", "clients", "tokens/s", "first token p50", "p99", "between pieces p50", "p99")
+TITLES += ("answers that ended", "tokens each", "errors", "memory", "client's processor")
+GOAL_TITLES = ("what", "clients", "ours", "theirs", "ratio", "to reach", "reached")
+OURS, FASTEST, SCALING = ("int4", "int8", "fp32"), "int4", 2.5
+
+
+def row(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Return the cells of one server at one number of clients: medians of its runs."""
+    errors: dict[str, int] = {}
+    for run in runs:
+        for name, count in run["errors"].items():
+            errors[name] = errors.get(name, 0) + count
+    ended, asked = (sum(run[key] for run in runs) for key in ("ended", "requests"))
+    each = [run["tokens_each"] for run in runs if run["ended"]]
+    rates = Spread.of([run["tokens_per_s"] for run in runs])
+    return (
+        SERVERS[runs[0]["server"]].title,
+        str(runs[0]["clients"]),
+        spread_text(rates) if len(runs) > 1 else f"{rates.median:.1f}",
+        *(_time([run["first_s"][key] for run in runs]) for key in ("p50", "p99")),
+        *(_time([run["gap_s"][key] for run in runs]) for key in ("p50", "p99")),
+        f"{ended} of {asked}",
+        f"{statistics.median(each):.0f}" if each else "-",
+        ", ".join(f"{count} {name}" for name, count in errors.items()) or "none",
+        f"{max(run['rss_bytes'] for run in runs) / 1e6:.0f} MB",
+        f"{statistics.median(run['client_cpu'] for run in runs):.0%}",
+    )
+
+
+def _time(values: Sequence[Sequence[Any]]) -> str:
+    """Return the middle of some quantiles in ms or s; "> 8.0 s" where it was not seen."""
+    ordered = sorted(values, key=lambda one: (not one[1], one[0]))
+    seconds, seen = ordered[len(ordered) // 2]
+    if math.isnan(seconds):
+        return "-"
+    text = f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    return text if seen else f"> {text}"
+
+
+def write(results: Path, docs: Path) -> None:
+    """Write the page out of what `run` and `soak` have kept."""
+    runs = [json.loads(line) for line in (results / "runs.jsonl").read_text("utf-8").splitlines()]
+    groups = {
+        (clients, name): found
+        for clients in sorted({run["clients"] for run in runs})
+        for name in SERVERS
+        if (found := [r for r in runs if (r["clients"], r["server"]) == (clients, name)])
+    }
+    parts = [HEAD, "\n".join(f"- {line}" for line in _when(runs))]
+    parts += ["## The numbers to reach", REACHED, markdown_table(GOAL_TITLES, goals(groups))]
+    parts.append("## Every server")
+    for clients in dict.fromkeys(clients for clients, _ in groups):
+        rows = [row(found) for (n, _), found in groups.items() if n == clients]
+        parts.append(markdown_table(TITLES, rows))
+    parts += ["## How each server was run", _settings(runs)]
+    if (results / "soak.jsonl").is_file():
+        kept = (results / "soak.jsonl").read_text("utf-8").splitlines()
+        parts += ["## Memory", _soaked([json.loads(line) for line in kept])]
+    (docs / "serving-figures.md").write_text("\n\n".join(parts) + "\n", "utf-8")
+
+
+def goals(groups: Mapping[tuple[int, str], Sequence[Run]]) -> list[tuple[str, ...]]:
+    """Return what was to be reached beside what was, of our fastest precision."""
+    rate = {
+        key: statistics.median(r["tokens_per_s"] for r in found) for key, found in groups.items()
+    }
+    rows = []
+    for (clients, name), theirs in rate.items():
+        ours = rate.get((clients, FASTEST))
+        if name in OURS or ours is None:
+            continue
+        what = f"total tokens/s, {SERVERS[name].title}"
+        rows.append(_goal(what, str(clients), ours, theirs, 1.0))
+    for name in OURS:
+        if (1, name) in rate and (16, name) in rate:
+            what = f"{SERVERS[name].title}, 16 clients over its own 1"
+            rows.append(_goal(what, "16 / 1", rate[16, name], rate[1, name], SCALING))
+    return rows
+
+
+def _goal(what: str, clients: str, ours: float, theirs: float, reach: float) -> tuple[str, ...]:
+    ratio = ours / theirs if theirs else math.inf
+    wanted = "more" if reach == 1 else f"{reach:g}x"
+    met = ratio > reach if reach == 1 else ratio >= reach
+    figures = (f"{ours:.1f}/s", f"{theirs:.1f}/s", f"{ratio:.2f}x")
+    return (what, clients, *figures, wanted, "yes" if met else "no")
+
+
+def _when(runs: Sequence[Run]) -> list[str]:
+    """Return the days, machine and settings of the runs, each once."""
+    facts: dict[str, dict[str, None]] = {}
+    for run in runs:
+        machine = run["machine"]
+        memory = f", {machine['memory_bytes'] / 1e9:.0f} GB" if machine["memory_bytes"] else ""
+        where = f"{machine['processor']}, {machine['cores']} cores{memory}, {machine['system']}"
+        told = {
+            "measured": run["date"][:10],
+            "on": f"{where}, Python {machine['python']}",
+            "threads of each server": str(run["threads"]),
+            "tokens an answer may have": str(run["max_tokens"]),
+            "seconds of a run": f"{run['seconds']:g} at {run['clients']}",
+        }
+        for name, text in told.items():
+            facts.setdefault(name, {})[text] = None
+    counts = {len([r for r in runs if r["clients"] == run["clients"]]) for run in runs}
+    n_servers = len({run["server"] for run in runs})
+    facts["runs of each server at each number of clients"] = {
+        f"{count / n_servers:g}": None for count in sorted(counts)
+    }
+    return [f"{name}: {'; '.join(each)}" for name, each in facts.items()]
+
+
+def _settings(runs: Sequence[Run]) -> str:
+    """Return each server's versions, command and note."""
+    versions = {run["server"]: run["versions"] for run in runs}
+    lines = []
+    for name, told in versions.items():
+        server = SERVERS[name]
+        command = " ".join([Path(server.command[0]).name, *server.command[1:]])
+        for word, shown in SHOWN.items():
+            command = command.replace(word, shown)
+        lines.append(f"- **{server.title}** ({told}): `{command}`. {server.note}".rstrip())
+    return "\n".join(lines)
+
+
+def _soaked(runs: Sequence[Run]) -> str:
+    seen = 0
+    rows = []
+    for run in runs:
+        seen += run["requests"]
+        errors = ", ".join(f"{count} {name}" for name, count in run["errors"].items())
+        rows.append(
+            (
+                SERVERS[run["server"]].title,
+                str(seen),
+                f"{run['rss_bytes'] / 1e6:.1f} MB",
+                errors or "none",
+            )
+        )
+    return SOAKED + "\n\n" + markdown_table(("server", "requests so far", "memory", "errors"), rows)
+
+
+SHOWN = {"{python}": "python", "{bundle}": "BUNDLE", "{gguf}": "FILE.gguf", "{model}": "MODEL"}
+SHOWN |= {"{port}": "PORT", "{threads}": "THREADS"}
+HEAD = """# Serving figures
+
+Written by `tests/benchmarks/load.py`, beside whose README.md stands how to run it. A client in a process
+of its own asks over loopback, on the machine that serves: so many clients at a time, each of which asks
+again as soon as it has its answer. All servers run the whole time, those that are not asked cost nothing,
+and each is asked in turn (A B C A B C ...) for so many seconds. The model is SmolLM2-135M-Instruct, every
+request a conversation in English or Korean (as many of each; no run asks what another has asked),
+streamed, greedy, with the same most tokens. A server chooses when an answer ends, so "tokens each" says
+how long answers were.
+
+- **tokens/s** is that of all clients together, behind the second in which they join. An answer that has
+  ended has the tokens that its server says.
+- **first token** is the time from opening a connection to the first piece of text, **between pieces** that
+  from one piece to the next; a Korean character may take several tokens, so it may come later than a
+  token. Who still waits when the time is over counts as waiting longer (Kaplan and Meier); `> 8.0 s` says
+  that the value was not seen.
+- **answers that ended** stands beside all requests of the runs: the others were cut off at their end.
+- **memory** is the resident memory of the server behind its runs, weights included.
+- **client's processor** is what the client took of one core; all share the machine's cores.
+
+Ratios hold between machines of a kind, the figures themselves do not."""
+REACHED = """Ours is the bundle in int4, beside llama.cpp's in 4 bits (the weights of both lie on the same
+grid) and transformers' in fp32, which is what each serves fastest here; our fp32 stands in the tables
+below. The last rows are our own rate at 16 clients over that at one."""
+SOAKED = """Short requests as fast as they are answered, an hour's worth at one a second: the server's
+resident memory after each part of them."""
