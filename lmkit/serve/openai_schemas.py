@@ -1,7 +1,7 @@
 """OpenAI's requests and answers, as far as a bundle can serve them.
 
-What a bundle cannot do is in the models too, as a field that must be null: a client that sends it is
-told so, and OpenAPI says it beforehand.
+What a bundle cannot do is in the models too, as a field that must be null and whose description begins
+with "Not supported": a client that sends it is told so, and OpenAPI says it beforehand.
 """
 
 from __future__ import annotations
@@ -141,11 +141,11 @@ class ChatRequest(CommonRequest):
     top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     """How many of the likeliest tokens are told for each place; only with `logprobs`."""
     response_format: TextFormat | None = None
-    """Only text."""
+    """Not supported, but for text."""
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    """Not supported: `POST /v1/tasks/{name}` takes a chat template's `tools` as a column."""
+    """Not supported: `POST /v1/tasks/{name}` takes those of a chat template as a column."""
     tool_choice: Literal["none", "auto"] | None = None
-    """Without tools there is nothing to choose."""
+    """Not supported: there are no tools to choose."""
     parallel_tool_calls: bool | None = None
     """Read and left out."""
     functions: None = None
@@ -155,7 +155,7 @@ class ChatRequest(CommonRequest):
     audio: None = None
     """Not supported."""
     modalities: list[Literal["text"]] | None = None
-    """Only text."""
+    """Not supported, but for text."""
     prediction: None = None
     """Not supported."""
     web_search_options: None = None
@@ -165,11 +165,11 @@ class ChatRequest(CommonRequest):
     verbosity: None = None
     """Not supported."""
     store: Literal[False] | None = None
-    """Nothing is stored."""
+    """Not supported: nothing is stored."""
     metadata: dict[str, Any] | None = None
     """Read and left out."""
     service_tier: Literal["auto", "default"] | None = None
-    """There is one."""
+    """Not supported: there is one."""
     safety_identifier: str | None = None
     """Read and left out."""
     prompt_cache_key: str | None = None

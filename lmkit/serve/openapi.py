@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from lmkit import __version__
+from lmkit.serve.auth import OPEN_PATHS
 from lmkit.serve.routes import Operation
 from lmkit.serve.schemas import ErrorAnswer
 from lmkit.serve.settings import Settings
@@ -66,10 +67,9 @@ def document(
     }
     if settings.api_keys:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        for methods in paths.values():
-            for described in methods.values():
-                if described["tags"] != ["server"]:
-                    described["security"] = [{"key": []}]
+        for path, methods in paths.items():
+            for described in methods.values() if path not in OPEN_PATHS else ():
+                described["security"] = [{"key": []}]
     return found
 
 
