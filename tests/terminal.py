@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LONGEST = 60  # seconds that a text may take to appear, on a slow and busy machine
+PATIENCE = 3
 
 
 class Terminal:
@@ -43,6 +44,20 @@ class Terminal:
             assert self._more(), f"the program ended before {text!r}:\n{self.shown}"
         before, self._seen = self.shown[self._seen : place], place + len(text)
         return before
+
+    def interrupt(self, text: str = "") -> None:
+        """Press Ctrl-C while a line is awaited, until a text appears, or the program ends.
+
+        Once is enough for whoever sits there. Python misses it in the instant before it begins to wait
+        for a key, and sees it with the next one.
+        """
+        for _ in range(LONGEST // PATIENCE):
+            self.type("\x03")
+            ends = time.monotonic() + PATIENCE
+            while time.monotonic() < ends:
+                if not self._more() or (text and text in self.shown[self._seen :]):
+                    return
+        raise AssertionError(f"Ctrl-C did nothing:\n{self.shown}")
 
     def end(self) -> int:
         """Wait until the program ends; return its exit code."""

@@ -76,12 +76,13 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_came(tmp_path):
 
 
 def test_ctrl_c_twice_at_the_prompt_is_130():
+    hint = "Ctrl-C again, Ctrl-D or /exit ends the chat"
     with terminal(SLOWLY) as screen:
         screen.expect("> ")
-        screen.type("\x03")
-        screen.expect("Ctrl-C again, Ctrl-D or /exit ends the chat")
+        screen.interrupt(hint)
+        screen.expect(hint)
         screen.expect("> ")
-        screen.type("\x03")
+        screen.interrupt()
 
         assert screen.end() == 130
 
