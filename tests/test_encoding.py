@@ -542,7 +542,7 @@ class TestFittingPrompt:
         assert told.value.where == "record 0"
 
     def test_of_many_letters_fits_where_they_are_few_tokens(self, wordy):
-        record = {"prompt": f"{LETTERS} " * 50}
+        record = {"prompt": f"{LETTERS} " * 40}
 
         ids = fitting_prompt(self.TASK, record, wordy, most=self.MOST)
 
