@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+PATIENCE = 20_000  # milliseconds; a machine may have other work
+
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
@@ -49,7 +51,7 @@ def watched(browser: Any, url: str, **settings: Any) -> Iterator[tuple[Any, list
         settings: of the window, as playwright's `new_context` takes them.
     """
     context = browser.new_context(**settings)
-    context.set_default_timeout(5000)
+    context.set_default_timeout(PATIENCE)
     tab = context.new_page()
     complaints: list[str] = []
     tab.on("console", lambda message: complaints.append(message.text))

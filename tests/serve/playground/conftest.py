@@ -9,7 +9,8 @@ from typing import Any
 
 import attrs
 import pytest
-from browser import watched
+from browser import PATIENCE, watched
+from playwright.sync_api import expect
 from runtime.toybundle import TASK, write_bundle
 
 import lmkit as lk
@@ -18,6 +19,7 @@ from lmkit.serve.models import Models
 from serve.conftest import running
 
 SAYS = "네, 안녕하세요 👋"
+expect.set_options(timeout=PATIENCE)
 Visit = Callable[..., AbstractContextManager[Any]]
 
 
