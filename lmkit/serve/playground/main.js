@@ -40,7 +40,6 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 function spoken() {
   at("language").lang = language() === "ko" ? "en" : "ko";
   reword(at("language"), "language");
-  at("language").setAttribute("data-word-aria-label", "language-label");
 }
 
 /** The task that the address names, or the first. */
