@@ -74,6 +74,8 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
                 DistributedType.FSDP
             )
             options = self.args.fsdp_plugin_args or {}  # else accelerate's own say
+            if options.get("cpu_offload"):
+                raise ValueError("cpu_offload is for training on another device than the CPU")
             state.fsdp_plugin = FullyShardedDataParallelPlugin(**options)
             self.is_fsdp_enabled = True
 
