@@ -46,7 +46,7 @@ def make_app(models: Models, *, settings: Settings | None = None) -> Starlette:
     app = Starlette(
         routes=[
             *(operation.route(surface) for operation in OPERATIONS),
-            *(playground.routes() if settings.playground else ()),
+            *(playground.routes(settings.title) if settings.playground else ()),
         ],
         middleware=[Middleware(Counted, metrics=metrics)],
         exception_handlers={HTTPException: _told},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ class Models:
     @classmethod
     def open(
         cls,
-        bundles: Sequence[str | Path] | Mapping[str, str | Path],
+        bundles: Iterable[str | Path | tuple[str | None, str | Path]] | Mapping[str, str | Path],
         *,
         limits: Limits | None = None,
         **options: Any,
@@ -101,8 +101,8 @@ class Models:
         """Open bundles.
 
         Args:
-            bundles: folders, or names with folders. A bundle without a name gets its task's, or the
-                folder's where two tasks share one.
+            bundles: folders, each with or without a name. A bundle without one gets its task's, or
+                the folder's where two tasks share one.
             limits: what each engine may hold.
             options: as for `lmkit.batching.open_engine`, such as `precision` and `verify`.
         Raises:
@@ -110,8 +110,11 @@ class Models:
             DuplicateName: two bundles would have one name.
         """
         news = News()
-        named = isinstance(bundles, Mapping)
-        paths = list(bundles.values()) if isinstance(bundles, Mapping) else list(bundles)
+        named = [
+            one if isinstance(one, tuple) else (None, one)
+            for one in (bundles.items() if isinstance(bundles, Mapping) else bundles)
+        ]
+        paths = [path for _, path in named]
         options |= {} if limits is None else {"limits": limits}
         options |= {"turn": Turn()} if len(paths) > 1 else {}
         engines: list[Engine] = []
@@ -119,21 +122,18 @@ class Models:
             for path in paths:
                 engines.append(open_engine(path, on_news=news, **options))
             tasks = [engine.task.name for engine in engines]
-            names = (
-                list(bundles)
-                if named
-                else [
-                    task if tasks.count(task) == 1 else _folder(path)
-                    for task, path in zip(tasks, paths, strict=True)
-                ]
-            )
+            unnamed = [task for task, (name, _) in zip(tasks, named, strict=True) if name is None]
+            names = [
+                name or (task if unnamed.count(task) == 1 else _folder(path))
+                for task, (name, path) in zip(tasks, named, strict=True)
+            ]
             aliases = [
                 tuple(sorted({task, _folder(path)} - {str(name)}))
                 for name, task, path in zip(names, tasks, paths, strict=True)
             ]
             return cls(
                 (
-                    Served(name=str(name), engine=engine, aliases=others)
+                    Served(name=name, engine=engine, aliases=others)
                     for name, engine, others in zip(names, engines, aliases, strict=True)
                 ),
                 news,

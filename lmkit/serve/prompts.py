@@ -11,6 +11,7 @@ from lmkit.answering.streaming import IncrementalText
 from lmkit.encoding import Ids, joined, owners, stretches
 from lmkit.formatting import Segment
 from lmkit.serve.models import Served
+from lmkit.serve.spoken import spoken
 from lmkit.tokenizing import Tokenizer
 
 
@@ -23,8 +24,8 @@ def shown_prompt(served: Served, record: dict[str, Any]) -> dict[str, Any]:
     """
     tokenizer = served.tokenizer
     ids = served.model.prompt(record)
-    segments = served.task.formatter.prompt(record, tokenizer.dialect)
-    trusted = _trusted(ids, segments, tokenizer)
+    pieces = spoken(served.task.formatter, record, tokenizer.dialect)
+    trusted = _trusted(ids, pieces, tokenizer)
     return {
         "task": served.name,
         "text": tokenizer.decode(ids.tolist(), skip_control=False),
@@ -42,17 +43,20 @@ def shown_prompt(served: Served, record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _trusted(ids: Ids, segments: list[Segment], tokenizer: Tokenizer) -> NDArray[np.bool_]:
+def _trusted(
+    ids: Ids, pieces: list[tuple[Segment, bool]], tokenizer: Tokenizer
+) -> NDArray[np.bool_]:
     """Return whether each id is of trusted text, bool [P].
 
     What a collator puts around a text (a BOS, an EOS) is. Of a text that was cut, or in which masks
     were put, ids are matched from the front as far as they go, and then from the end; of those between,
     the control tokens alone are trusted.
     """
+    segments = [segment for segment, _ in pieces]
     written = np.array(joined(stretches(segments, tokenizer)), dtype=np.int64)
     if not len(written):
         return np.ones(len(ids), dtype=np.bool_)
-    by = np.array([segment.trusted for segment in segments])
+    by = np.array([not said for _, said in pieces])
     own = np.concatenate(owners(segments, tokenizer))
     flags = by[np.minimum(own, len(by) - 1)]
     found = np.array([tokenizer.is_control(token) for token in ids.tolist()], dtype=np.bool_)
