@@ -125,7 +125,7 @@ def _true_or_false(context: click.Context, option: click.Parameter, given: Any) 
     help="Check the bundle's checksums and golden answers before anything is answered, or its sizes "
     "and golden prompts' ids only; if not said, with --input the former and with --set the latter.",
 )
-@engine_options
+@engine_options(workers=True)
 @sampling_options
 @json_option
 def generate(
@@ -344,8 +344,9 @@ def _answer_file(
     *,
     as_json: bool,
 ) -> None:
-    """Answer a file of records in order, some at a time, each batch written before the next."""
+    """Answer a file of records in order, some at a time, each written as soon as those before it are."""
     from lmkit.answering.lines import answered, answers_in, appending, checked, dump
+    from lmkit.batching.ordered import in_order
     from lmkit.records import gather, read
 
     rows = read(source)
@@ -358,15 +359,14 @@ def _answer_file(
         progress_bar() as progress,
     ):
         job = progress.add_task("answering", total=len(rows), completed=done)
-        for start in range(done, len(rows), batch_size):
-            part = rows[start : start + batch_size]
-            answers = model.batch(part, batch_size=batch_size, **options)
-            some = [answered(row, answer) for row, answer in zip(part, answers, strict=True)]
+        rest = iter(rows[done:])
+        for answers in in_order(model, rows[done:], options, batch_size=batch_size):
+            some = [answered(row, answer) for answer, row in zip(answers, rest, strict=False)]
             if as_json and not output:
                 lines += some
             else:
                 write([dump(line) for line in some])
-            progress.update(job, completed=start + len(part))
+            progress.advance(job, len(some))
     if as_json and not output:
         print_json(lines)
     elif output:

@@ -73,9 +73,19 @@ def _problem(
     if len(places) > _MOST_TOLD:
         told.append(f"and {len(places) - _MOST_TOLD} more")
     first = next(iter(places))
-    unknown = places[first][0]["type"] == "extra_forbidden"
-    code = "unknown_field" if unknown else "invalid_field"
+    code = "invalid_field"
+    if places[first][0]["type"] == "extra_forbidden":
+        code = "unknown_field"
+    elif _unsupported(model, first):
+        code = "unsupported"
     return Problem("; ".join(told), code=code, param=first or None)
+
+
+def _unsupported(model: type[BaseModel], place: str) -> str:
+    """Return why a field cannot be served, in its description's words; "" where it can."""
+    field = model.model_fields.get(re.split(r"[.\[]", place)[0])
+    says = (field.description or "") if field is not None else ""
+    return says if says.startswith("Not supported") else ""
 
 
 def _is_missing(error: ErrorDetails) -> bool:
@@ -109,6 +119,8 @@ def _told(model: type[BaseModel], place: str, errors: Sequence[ErrorDetails], wh
         return f"there is no {what} '{place}'{hint}"
     if kind == "missing":
         return f"'{place}' is missing"
+    if says := _unsupported(model, place):
+        return f"'{place}' is {says[0].lower()}{says[1:].rstrip('.')}"
     said = dict.fromkeys(error["msg"].replace("Input should be", "should be") for error in errors)
     words = ", or ".join(said).replace(", or should be", ", or")
     return f"'{place}' {words}" if place else f"the body {words}"
