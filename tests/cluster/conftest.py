@@ -18,7 +18,7 @@ ENVIRON = {
     "NO_COLOR": "1",
     "PYTHONIOENCODING": "utf-8",
 }
-DEADLINE = 90.0  # seconds that no step of a test takes, unless it hangs
+DEADLINE = 120.0  # seconds that no step of a test takes, unless it hangs
 
 
 class TwoNodes:
