@@ -112,7 +112,7 @@ def measure(
         json.dump([body(running.name, one) for one in asked], file)
         file.flush()
         words = ["--url", running.url, "--clients", str(n_clients), "--bodies", file.name]
-        words += ["--seconds", str(options.seconds)]
+        words += ["--seconds", str(options.seconds), "--tokenizer", running.tokenizer]
         words += ["--most", str(most)] if most is not None else []
         done = subprocess.run(
             [sys.executable, str(CLIENT), *words], check=True, capture_output=True, text=True

@@ -171,7 +171,8 @@ streamed, greedy, with the same most tokens. A server chooses when an answer end
 how long answers were.
 
 - **tokens/s** is that of all clients together, behind the second in which they join. An answer that has
-  ended has the tokens that its server says.
+  ended has the tokens that its server says, of one that was cut off at the end the model's tokenizer counts
+  them.
 - **first token** is the time from opening a connection to the first piece of text, **between pieces** that
   from one piece to the next; a Korean character may take several tokens, so it may come later than a
   token. Who still waits when the time is over counts as waiting longer (Kaplan and Meier); `> 8.0 s` says

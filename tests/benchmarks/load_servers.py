@@ -90,12 +90,13 @@ SERVERS: dict[str, Server] = {
 
 @attrs.frozen(kw_only=True)
 class Running:
-    """A server that was started: its process group's leader, and where it listens."""
+    """A server that was started: its process group's leader, where it listens, what it is of."""
 
     name: str
     pid: int
     url: str
     versions: str
+    tokenizer: str
 
 
 def start(name: str, given: Mapping[str, str], logs: Path) -> Running:
@@ -128,6 +129,7 @@ def start(name: str, given: Mapping[str, str], logs: Path) -> Running:
         name=name,
         pid=process.pid,
         url=f"http://127.0.0.1:{port}",
+        tokenizer=str(Path(given["model"]) / "tokenizer.json"),
         versions=_versions(server.command[0].format_map(words), server.packages),
     )
     try:
