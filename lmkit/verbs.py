@@ -12,6 +12,8 @@ VERBS = {
     "bench": ("bench", "Measure a bundle's speed and memory, beside others."),
     "compare": ("compare", "Answer the same records with two models, side by side."),
     "generate": ("generate", "Answer records with a run or a bundle."),
+    "chat": ("chat", "Talk with a run or a bundle, in a terminal or a pipe."),
+    "serve": ("serve", "Serve bundles over HTTP, with a playground."),
     "plugins": (
         "plugins",
         "List the plugins, what they add and cost, and what is wrong with them.",

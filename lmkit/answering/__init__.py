@@ -37,7 +37,7 @@ class Answerer(Protocol):
         """Answer one record; options are fields of `Generation`."""
 
     def stream(self, record: Record, **options: Any) -> Iterator[str]:
-        """Yield the answer's text in pieces, as it is written."""
+        """Yield the answer's text in pieces, as it is written; a generator that returns the `Answer`."""
 
     def batch(
         self, records: Sequence[Record], *, batch_size: int = ..., **options: Any

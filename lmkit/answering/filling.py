@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lmkit.answering.logits import Logits, LogProbs, log_probs_of, rows_together
 from lmkit.answering.loss import Loss
+from lmkit.answering.streaming import in_one_piece
 from lmkit.collating import padded
 from lmkit.collating.masked import mask_of
 from lmkit.decoding import Answer, Filler, Usage
@@ -73,7 +74,7 @@ class MaskAnswerer:
 
     def stream(self, record: Record, **options: Any) -> Iterator[str]:
         """Yield the filled text, at once; arguments and errors are those of a call."""
-        return iter([self(record, **options).text])
+        return in_one_piece(self(record, **options))
 
     def batch(
         self, records: Sequence[Record], *, batch_size: int = ROWS_AT_ONCE, **options: Any

@@ -7,7 +7,9 @@ Joined, the pieces are exactly the decoded text of all ids, up to where a stop s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+
+from lmkit.decoding import Answer
 
 REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are no character, or not yet one
 
@@ -33,6 +35,12 @@ _UNFINISHED = re.compile(
 _FIRST_UNFINISHED = "\u1100"
 _SYLLABLES = "\uac00", "\ud7a3"
 _LONGEST_CLUSTER = 32  # characters; a model may write joiners for ever
+
+
+def in_one_piece(answer: Answer) -> Generator[str, None, Answer]:
+    """Yield the text of an answer that is whole already, and return the answer, as a stream does."""
+    yield answer.text
+    return answer
 
 
 class IncrementalText:

@@ -7,6 +7,8 @@ lane take a step, and tell of it. Without work it sleeps.
 
 from __future__ import annotations
 
+import copy
+import heapq
 import logging
 import threading
 import time
@@ -76,7 +78,7 @@ class Engine:
         self._wakes = threading.Condition()
         self._waiting: deque[Ticket] = deque()
         self._has_changed = False  # somebody was cancelled, or it is closing
-        self._deadlines: list[float] = []  # of those that are waiting or running, unsorted
+        self._deadlines: list[float] = []  # a heap; some are of requests that are done
         self._closes_at: float | None = None
         self._rows = 0
         self._kv_bytes = 0
@@ -191,7 +193,7 @@ class Engine:
                 )
             self._waiting.append(ticket)
             if ticket.deadline is not None:
-                self._deadlines.append(ticket.deadline)
+                heapq.heappush(self._deadlines, ticket.deadline)
             self._wakes.notify()
         return ticket
 
@@ -238,7 +240,7 @@ class Engine:
             with self._turn:
                 self._step()
             self._tell()
-        self._end_all(Busy("the engine was closed before the answer was whole"))
+        self._end_all()
         self._tell()
 
     def _has_work(self) -> bool:
@@ -252,8 +254,16 @@ class Engine:
                 if works or self._has_changed:
                     return True
                 if not self._wakes.wait(idle):
-                    _give_memory_back(self.model)
+                    self._give_memory_back()
                     idle = None
+
+    def _give_memory_back(self) -> None:
+        """Keep nothing for a next request that does not come."""
+        for lane in self._lanes.values():
+            lane.clear()
+        self._kv_bytes = 0
+        if isinstance(self.model, Generator):
+            self.model.session.pool.clear()
 
     def _step(self) -> None:
         self._sweep()
@@ -264,7 +274,8 @@ class Engine:
                     lane.advance(len(self._waiting))
                 except Exception as error:  # nobody's own: whoever was in it cannot go on
                     for ticket in tuple(lane.tickets):
-                        self._book.failed(ticket, error)
+                        # One of its own: each is raised in a thread of its own, which marks it.
+                        self._book.failed(ticket, copy.copy(error))
                     lane.clear()
         self._rows = sum(lane.n_rows for lane in self._lanes.values())
         self._kv_bytes = sum(lane.kv_bytes for lane in self._lanes.values())
@@ -272,13 +283,14 @@ class Engine:
     def _sweep(self) -> None:
         """End those that are cancelled, or whose time is over."""
         now = time.perf_counter()
-        if not self._has_changed and (not self._deadlines or min(self._deadlines) > now):
+        if not self._has_changed and (not self._deadlines or self._deadlines[0] > now):
             return
         with self._wakes:
             self._has_changed = False
             waiting, self._waiting = self._waiting, deque()
             self._waiting.extend(ticket for ticket in waiting if not self._ends(ticket, now))
-            self._deadlines = [at for at in self._deadlines if at > now]
+            while self._deadlines and self._deadlines[0] <= now:
+                heapq.heappop(self._deadlines)
         for lane in self._lanes.values():
             for ticket in tuple(lane.tickets):
                 if self._ends(ticket, now):
@@ -321,12 +333,13 @@ class Engine:
             except Exception:  # the caller's: it must not stop the others' answers
                 _log.exception("on_news failed")
 
-    def _end_all(self, error: Exception) -> None:
+    def _end_all(self) -> None:
         with self._wakes:
             waiting, self._waiting = tuple(self._waiting), deque()
         running = [ticket for lane in self._lanes.values() for ticket in lane.tickets]
         for ticket in (*waiting, *running):
             if not self._ends(ticket, time.perf_counter()):
+                error = Busy("the engine was closed before the answer was whole")
                 self._book.failed(ticket, error)
         for lane in self._lanes.values():
             lane.clear()
@@ -363,13 +376,7 @@ def _lanes(model: Generator | MaskFiller, book: Book, limits: Limits) -> dict[Ki
         return {Kind.CHOICE: calls.Calls(calls.choices(model), book)}
     found: dict[Kind, Lane] = {Kind.BEAMS: Cohorts(model, book)}
     if isinstance(model.manifest.graph, Graph) and model.writer is model.session:
-        found[Kind.SLOT] = Slots(model, book, prefill_chunk=limits.prefill_chunk)
+        found[Kind.SLOT] = Slots(model, book, limits)
     else:
         found[Kind.TOGETHER] = Cohorts(model, book)
     return found
-
-
-def _give_memory_back(model: Generator | MaskFiller) -> None:
-    pool = getattr(getattr(model, "session", None), "pool", None)
-    if pool is not None:
-        pool.clear()

@@ -164,7 +164,7 @@ def generate(
         options["stop"] = tuple(stop)
     check_options(options)
     open_one = functools.partial(
-        _opened,
+        open_source,
         threads=threads,
         precision=precision,
         # To answer the golden prompts takes longer than one answer, and reading every byte nearly so.
@@ -195,10 +195,11 @@ def _print_answer(model: Any, answer: Answer, *, steps: bool) -> None:
     links = getattr(model, "links", (model,))
     answers = getattr(answer, "steps", (answer,))
     for link, one in list(zip(links, answers, strict=True))[0 if steps else -1 :]:
-        _print_value(link.task, one)
+        print_value(link.task, one)
 
 
-def _print_value(task: Task, answer: Answer) -> None:
+def print_value(task: Task, answer: Answer) -> None:
+    """Print an answer: a text, a label with every label's probability, or ranked fills."""
     from lmkit.decoding.fills import FillMaskDecoder
 
     value = answer.value
@@ -246,7 +247,7 @@ def check_options(options: dict[str, Any]) -> None:
     Generation(max_new_tokens=sys.maxsize).override(**options)
 
 
-def _opened(
+def open_source(
     source: str,
     task: str | None = None,
     *,
@@ -254,6 +255,7 @@ def _opened(
     precision: str | None,
     verify: bool,
 ) -> Answerer:
+    """Open a run, a bundle, or a model that is to do a task; only a bundle is verified."""
     from lmkit.answering import open_answerer
     from lmkit.saving.manifest import MANIFEST_FILE
 

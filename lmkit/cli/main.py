@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from lmkit.errors import LmkitError, near
+from lmkit.train import ranks
 from lmkit.verbs import VERBS as VERBS
 
 
@@ -110,21 +111,33 @@ def run(args: Sequence[str] | None = None) -> int:
     warnings.showwarning = _show_warning
     # Threads of a tokenizer and forks of a data loader do not mix; the libraries say so at length.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if (
+        ranks.world_size() > 1
+    ):  # torch's C++ warns of costs of what transformers chooses, per process
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         typed = tuple(sys.argv[1:] if args is None else args)  # a run keeps what began it
         result = cli.main(args=args, prog_name="lmkit", standalone_mode=False, obj=typed)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
-        error.show()
+        if ranks.may_speak():
+            error.show()
         return error.exit_code
     except LmkitError as error:
-        _print_error(str(error))
-        _print_cause(error)
+        if ranks.may_speak():
+            _print_error(str(error))
+            _print_cause(error)
         return 1
     except (click.Abort, KeyboardInterrupt):
-        _print_error("interrupted")
+        if ranks.may_speak():
+            _print_error("interrupted")
         return 130
     except Exception as error:
+        if not ranks.may_speak():
+            return 1  # another process of this training has ended with an error, and this by it
+        if ranks.lost(error):
+            _print_error(f"another process of this training has ended or does not answer: {error}")
+            return 1
         _name_plugin(error)
         raise
 
@@ -157,7 +170,7 @@ def _show_warning(
     message: Warning | str, category: type[Warning], *place: Any, **named: Any
 ) -> None:
     """Print lmkit's own warnings as one line; a library's are not the user's to mend."""
-    if category.__module__.partition(".")[0] == "lmkit":
+    if ranks.is_first() and category.__module__.partition(".")[0] == "lmkit":
         click.echo(click.style("warning: ", fg="yellow") + str(message), err=True, color=_colour())
 
 

@@ -140,6 +140,7 @@ def train(
     from lmkit.vocabulary import parse_tokenizer
 
     try:
+        from lmkit.train import ranks
         from lmkit.train.run import train as train_run
         from lmkit.train.sessions import typed
     except ModuleNotFoundError as error:
@@ -149,8 +150,18 @@ def train(
     found = with_row_options(found, max_length, pad_to_max_length=pad_to_max_length, pack=pack)
     arguments = parse_settings(settings)
     rows = data_of(found, data, "--data")
+    if rows == "-" and ranks.world_size() > 1:
+        raise click.UsageError(
+            "--data -: standard input can be read by one process only; put the records into a file"
+        )
     if rows == "-":
         rows = list(iterate(rows))  # standard input can be read once only
+    learned = None
+    if tokenizer is not None:
+        ranks.join(arguments)  # the first one learns it; learning may depend on chance
+        learned = ranks.first(
+            lambda: parse_tokenizer(tokenizer, rows, found, on_bad_row=on_bad_row)
+        )
     with typed(click.get_current_context().find_root().obj):
         run = train_run(
             found,
@@ -159,9 +170,7 @@ def train(
             eval_data=data_of(found, eval_data, "--eval-data") if eval_data else None,
             eval_fraction=eval_fraction,
             output=output,
-            tokenizer=None
-            if tokenizer is None
-            else parse_tokenizer(tokenizer, rows, found, on_bad_row=on_bad_row),
+            tokenizer=learned,
             pad=pad,
             adapter=adapter,
             sample=sample,
@@ -173,6 +182,8 @@ def train(
             ignore_findings=ignore_findings,
             **arguments,
         )
+    if not ranks.is_first():
+        return
     if as_json:
         print_json(
             {

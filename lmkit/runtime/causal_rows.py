@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from lmkit.answering.logits import Logits
 from lmkit.encoding import Ids
-from lmkit.runtime.keyvalues import KeyValues, bind
+from lmkit.runtime.keyvalues import Growing, KeyValues, bind
 from lmkit.runtime.session import run
 from lmkit.saving.precisions import DRAFT_TOKENS, draft_port
 
@@ -25,15 +25,22 @@ class CausalRows:
         session: the loaded graph.
         n_rows: how many rows.
         capacity: the most tokens in a row, its prompt included and the prefix not.
+        grows: whether `resize` will be asked for more.
     """
 
-    def __init__(self, session: CausalSession, n_rows: int, capacity: int) -> None:
+    def __init__(
+        self, session: CausalSession, n_rows: int, capacity: int, *, grows: bool = False
+    ) -> None:
         graph, n_prefix = session.graph, session.n_prefix
         capacity += n_prefix
         shape = (n_rows, graph.n_kv_heads, capacity, graph.head_size)
         self._session = session
         self._capacity = capacity
-        self._kept = KeyValues(session.pool, graph.n_layers, shape)
+        self._kept = (
+            Growing(graph.n_layers, shape)
+            if grows
+            else KeyValues(session.pool, graph.n_layers, shape)
+        )
         self._kept.put(session.prefix)
         self._lengths = np.full(n_rows, n_prefix, dtype=np.int64)
         self._n_read = self._lengths.copy()  # up to there, all was read several tokens at a time
@@ -281,16 +288,19 @@ class CausalRows:
             each[place] = each[row]
 
     def resize(self, n_rows: int, capacity: int) -> None:
-        """Make room for more rows, or longer ones; those that are there stay what they are.
+        """Make room for other rows, or for longer ones; what is in them stays.
 
         Args:
-            n_rows: how many rows; no fewer than there are.
-            capacity: the most tokens in a row, its prompt included and the prefix not.
+            n_rows: how many rows; of fewer than there are, the first ones stay.
+            capacity: the most tokens in a row, its prompt included and the prefix not; no fewer than a
+                row holds that stays.
         """
+        assert isinstance(self._kept, Growing)
         n_before, n_prefix = len(self._lengths), self._session.n_prefix
+        self._step = None
+        self._steps, self._alone, self._buffers = {}, {}, {}  # they hold addresses
         self._capacity = capacity + n_prefix
-        filled = min(int(self._lengths.max()), self._capacity)
-        self._kept.resize(n_rows, self._capacity, filled)
+        self._kept.resize(n_rows, self._capacity, int(self._lengths[:n_rows].max()))
         self._kept.put(self._session.prefix)
         self._lengths = _grown(self._lengths, n_rows, fill=n_prefix)
         self._n_read = _grown(self._n_read, n_rows, fill=n_prefix)

@@ -87,6 +87,30 @@ class CausalState(CausalRows):
         self._take(row, kept, count)
         return count
 
+    def n_shared(self, row: int, prompt: Ids) -> int:
+        """Return how many tokens of a prompt, int64 [P], a row could give: it has read the same ones.
+
+        Two at least are left to read, and what was written token by token does not count.
+        """
+        start = self._session.n_prefix
+        return n_common(self._text[row, start : int(self._n_read[row])], prompt[:-2])
+
+    def copy(self, row: int, source: int, count: int) -> None:
+        """Begin a row with the first tokens of another one, which has read them.
+
+        Args:
+            row: a fresh one.
+            source: the row that has them.
+            count: how many, `n_shared` of them at the most.
+        """
+        start = self._session.n_prefix
+        end = start + count
+        for array in self._kept.arrays.values():
+            array[row, :, start:end] = array[source, :, start:end]
+        self._text[row, start:end] = self._text[source, start:end]
+        self._n_read[row] = end
+        self._settle(row, end)
+
     def _take(self, row: int, kept: Kept, count: int) -> None:
         """Begin a row with the first tokens of what was kept."""
         start = self._session.n_prefix

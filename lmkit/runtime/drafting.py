@@ -29,7 +29,7 @@ via Speculative Decoding", section 3.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -89,11 +89,34 @@ def write(
         pace: what the model's steps cost.
         verifier: what reads drafts where the model itself cannot.
     """
-    text = [*row.prompt.tolist(), *row.token_ids]
-    drafts = _Drafts(text, state, pace, row.drafts, verifier)
     row.accept(logits, stop_ids)
     yield
-    while row.reason is None:
+    yield from write_on(row, state, stop_ids=stop_ids, pace=pace, verifier=verifier)
+
+
+def write_on(
+    row: Writing,
+    state: CausalState,
+    *,
+    stop_ids: frozenset[int],
+    pace: Pace,
+    verifier: Verifier | None = None,
+    leaves: Callable[[], bool] = lambda: False,
+) -> Iterator[None]:
+    """Write on behind an answer's last token, which was not read yet; yields after every token.
+
+    Args:
+        row: the answer; it is greedy, and has a token at least.
+        state: its first row has read the prompt and what was written, but for the last token.
+        stop_ids: ids that end an answer.
+        pace: what the model's steps cost.
+        verifier: what reads drafts where the model itself cannot.
+        leaves: asked where no draft is under way; if true, this ends there, with the state as it was
+            given: all but the last token is read.
+    """
+    text = [*row.prompt.tolist(), *row.token_ids[:-1]]
+    drafts = _Drafts(text, state, pace, row.drafts, verifier)
+    while row.reason is None and not leaves():
         drafts.text.append(row.token_ids[-1])
         guessed = drafts.guess(row.limit - len(row.token_ids) - 1)
         if not guessed:

@@ -14,7 +14,7 @@ import numpy as np
 from lmkit.answering.choosing import choose
 from lmkit.answering.logits import LogProbs, rows_at_once
 from lmkit.answering.loss import Loss
-from lmkit.answering.streaming import IncrementalText
+from lmkit.answering.streaming import IncrementalText, in_one_piece
 from lmkit.collating import Stream
 from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt
@@ -91,19 +91,21 @@ class Generator:
     def stream(self, record: Record, **options: Any) -> Iterator[str]:
         """Yield the answer's text in pieces as it is written; none ends inside a character.
 
-        Joined, they are the answer's `text`. Arguments and errors are those of a call. A beam
-        search knows its answer only at the end, so with beams there is one piece.
+        Joined, they are the answer's `text`; what the generator returns is the whole `Answer`.
+        Arguments and errors are those of a call. A beam search knows its answer only at the end, so
+        with beams there is one piece.
         """
         if isinstance(self.task.decoder, Chooser):
-            return iter([self(record, **options).text])
+            return in_one_piece(self(record, **options))
         generation = self.task.generation.override(**options)
         row = self.row(self.prompt(record), generation, make=Row)
 
-        def pieces() -> Iterator[str]:
+        def pieces() -> Writing[str, None, Answer]:
             with closing(self._write([row], self._writer, 1)) as writing:
                 for _ in writing:
                     if piece := row.take():
                         yield piece
+            return self.answer(row)
 
         return pieces()
 

@@ -1,9 +1,12 @@
-"""The keys and values of rows that are being written: one block of memory, cut into each layer's buffers."""
+"""The keys and values of rows that are being written: each layer's buffers, which never move in a request."""
 
 from __future__ import annotations
 
 import math
+import mmap
+import sys
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import onnxruntime as ort
@@ -13,9 +16,13 @@ from lmkit.runtime.buffers import Pool
 
 PARTS = ("key", "value")
 
+Shape: TypeAlias = tuple[int, int, int, int]
+
 
 class KeyValues:
     """Every layer's keys and values, each float32 [B, KV, T, D], at first with anything in them.
+
+    They are one block of memory, cut into buffers.
 
     Args:
         pool: where the memory comes from, and goes back to.
@@ -23,9 +30,9 @@ class KeyValues:
         shape: B, KV, T and D.
     """
 
-    def __init__(self, pool: Pool, n_layers: int, shape: tuple[int, int, int, int]) -> None:
+    def __init__(self, pool: Pool, n_layers: int, shape: Shape) -> None:
         self._pool = pool
-        self._names = [f"{layer}.{part}" for layer in range(n_layers) for part in PARTS]
+        self._names = _names(n_layers)
         self._lease = pool.take(len(self._names) * math.prod(shape), self)
         self.arrays = self._cut(shape)
 
@@ -68,27 +75,56 @@ class KeyValues:
         if self._lease is not lease:
             lease.release()
 
-    def resize(self, n_rows: int, capacity: int, filled: int) -> None:
-        """Make room for more rows, or for more places in each.
-
-        Args:
-            n_rows: how many rows; no fewer than there are.
-            capacity: how many places each has.
-            filled: how many of them are filled in the longest row; only they are copied.
-        """
-        before, lease = self.arrays, self._lease
-        n_before, n_heads, _, size = next(iter(before.values())).shape
-        shape = (n_rows, n_heads, capacity, size)
-        self._lease = self._pool.take(len(self._names) * math.prod(shape), self)
-        self.arrays = self._cut(shape)
-        for name, array in self.arrays.items():
-            array[:n_before, :, :filled] = before[name][:, :, :filled]
-        lease.release()
-
     def close(self) -> None:
         """Hand the memory back."""
         self.arrays = {}
         self._lease.release()
+
+
+class Growing(KeyValues):
+    """Keys and values that rows and places can be added to.
+
+    Each buffer is memory of its own, so that a change of size holds only one of them twice. Of that,
+    the system gives what is written to and no more, and gets it back with the buffer.
+
+    Args:
+        n_layers: how many layers.
+        shape: B, KV, T and D.
+    """
+
+    def __init__(self, n_layers: int, shape: Shape) -> None:
+        self._names = _names(n_layers)
+        self.arrays = {name: untouched(shape) for name in self._names}
+
+    def resize(self, n_rows: int, capacity: int, filled: int) -> None:
+        """Make room for other rows and places; what is filled stays.
+
+        Args:
+            n_rows: how many rows; of fewer than there are, the first ones stay.
+            capacity: how many places each has.
+            filled: how many of them are filled in the longest row.
+        """
+        for name in self._names:
+            old = self.arrays.pop(name)
+            new = untouched((n_rows, old.shape[1], capacity, old.shape[3]))
+            both = min(n_rows, len(old))
+            new[:both, :, :filled] = old[:both, :, :filled]
+            self.arrays[name] = new
+
+    def close(self) -> None:
+        """Hand the memory back."""
+        self.arrays = {}
+
+
+def untouched(shape: Shape) -> Logits:
+    """Return zeros, float32 of a shape, that take no memory until they are written to."""
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if sys.platform != "win32" else {}
+    pages = mmap.mmap(-1, 4 * math.prod(shape), **private)
+    return np.frombuffer(pages, dtype=np.float32).reshape(shape)
+
+
+def _names(n_layers: int) -> list[str]:
+    return [f"{layer}.{part}" for layer in range(n_layers) for part in PARTS]
 
 
 def bind(binding: ort.IOBinding, buffers: Mapping[str, ort.OrtValue]) -> None:

@@ -19,6 +19,7 @@ import onnxruntime as ort
 from lmkit.answering.logits import Logits, LogProbs, log_probs_of
 from lmkit.encoding import Encoded, Ids
 from lmkit.errors import BundleError, ModelError, TaskError, UnknownName
+from lmkit.runtime.buffers import Pool
 from lmkit.runtime.cores import available_cores
 from lmkit.runtime.hugepages import in_huge_pages
 from lmkit.saving.manifest import Tensor
@@ -72,7 +73,13 @@ class State(Protocol):
 
 
 class Session(Protocol):
-    """A loaded graph, or two of them, that text can be generated with."""
+    """A loaded graph, or two of them, that text can be generated with.
+
+    Attributes:
+        pool: where the memory of keys and values comes from, and goes back to.
+    """
+
+    pool: Pool
 
     @property
     def vocab_size(self) -> int:

@@ -26,6 +26,7 @@ class SlidingSession:
 
     def __init__(self, session: Session, *, window: int, kept: int) -> None:
         self.session = session
+        self.pool = session.pool
         self.window = window
         self.kept = kept
 

@@ -34,11 +34,23 @@ async def refuse(
     kind: str = "invalid_request_error",
     code: str | None = None,
     headers: Iterable[tuple[bytes, bytes]] = (),
+    body_is_read: bool = False,
 ) -> None:
     """Answer with an error, read a while what the client still sends, and close the connection.
 
     A connection that is closed while the client writes is reset, and the client may never see the
     answer. So the answer is sent whole, and its end only when the body has come or time is up.
+
+    Args:
+        scope: the request's.
+        receive: the request's.
+        send: the request's.
+        status: the HTTP status.
+        message: what happened, what was expected, what to try.
+        kind: the class of the error, `type` in OpenAI's words.
+        code: a word for programs.
+        headers: what the head says besides.
+        body_is_read: whether nothing of the request's body is left to read.
     """
     error = {"message": message, "type": kind, "param": None, "code": code}
     body = json.dumps({"error": error}, ensure_ascii=False).encode()
@@ -50,8 +62,10 @@ async def refuse(
     ]
     await send({"type": "http.response.start", "status": status, "headers": start})
     await send({"type": "http.response.body", "body": body, "more_body": True})
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(_discard(receive), LINGER_SECONDS)
+    if not body_is_read:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                await _discard(receive)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

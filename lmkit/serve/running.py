@@ -31,7 +31,7 @@ log = logging.getLogger("lmkit.serve")
 BACKLOG = 1024
 KEEP_ALIVE_SECONDS = 30
 # After the drain: how long those whose answers were broken off have to be told so.
-PARTING_SECONDS = 2
+PARTING_SECONDS = 1
 
 
 def listen(host: str, port: int) -> socket.socket:

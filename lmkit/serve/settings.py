@@ -81,7 +81,7 @@ class Settings:
         validator=optional(TEXTS),
     )
     cors_origins: tuple[str, ...] = attrs.field(default=(), converter=as_texts, validator=TEXTS)
-    max_body_bytes: int = attrs.field(default=4 * MIB, validator=at_least(1))
+    max_body_bytes: int = attrs.field(default=MIB, validator=at_least(1))
     body_timeout: float = attrs.field(default=30.0, converter=as_float, validator=POSITIVE)
     max_tokens: int | None = attrs.field(default=None, validator=optional(at_least(1)))
     max_choices: int = attrs.field(default=32, validator=at_least(1))

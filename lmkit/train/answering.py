@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from lmkit.answering.choosing import choose
 from lmkit.answering.filling import Marks, MaskAnswerer
 from lmkit.answering.logits import Logits, LogProbs
 from lmkit.answering.loss import Loss
-from lmkit.answering.streaming import IncrementalText
+from lmkit.answering.streaming import IncrementalText, in_one_piece
 from lmkit.collating import Stream
 from lmkit.decoding import Answer, Chooser, Usage
 from lmkit.encoding import Encoded, Ids, fitting_prompt
@@ -146,30 +146,39 @@ class TorchAnswerer:
         A beam search knows its answer only at the end, so with beams there is one piece.
         """
         if isinstance(self.task.decoder, Chooser):
-            return iter([self(record, **options).text])
+            return in_one_piece(self(record, **options))
         generation = self.task.generation.override(**options)
         prompt = self.prompt(record)
         if generation.num_beams > 1:
-            return (answer.text for answer in self._answer([prompt], generation) if answer.text)
+            return in_one_piece(self._answer([prompt], generation)[0])
         ids: queue.Queue[int | BaseException | None] = queue.Queue()
+        unread = threading.Event()
 
         def work() -> None:
             try:
-                self._generate([prompt], generation, ids)
+                self._generate([prompt], generation, ToQueue(ids, unread))
                 ids.put(None)
             except BaseException as error:  # handed to the reader, who raises it
                 ids.put(error)
 
-        def pieces() -> Iterator[str]:
-            threading.Thread(target=work, daemon=True).start()
+        def pieces() -> Generator[str, None, Answer]:
+            worker = threading.Thread(target=work, daemon=True)
+            worker.start()
+            written: list[int] = []
             text = IncrementalText(self.tokenizer.decode, stop=self.task.stop_strings(generation))
-            while (item := ids.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                if piece := text.push(item):
+            try:
+                while (item := ids.get()) is not None:
+                    if isinstance(item, BaseException):
+                        raise item
+                    written.append(item)
+                    if piece := text.push(item):
+                        yield piece
+                if piece := text.finish():
                     yield piece
-            if piece := text.finish():
-                yield piece
+            finally:  # who stops reading stops the writing, and has the model to himself again
+                unread.set()
+                worker.join()
+            return self._read(prompt, written, stop_ids(self.model), generation)
 
         return pieces()
 
@@ -211,14 +220,14 @@ class TorchAnswerer:
         self,
         prompts: Sequence[Ids],
         generation: Generation,
-        seen: queue.Queue[Any] | None = None,
+        seen: ToQueue | None = None,
     ) -> list[list[int]]:
         """Return the new ids of each prompt, padding still behind the shorter ones.
 
         Args:
             prompts: B prompts, each int64 [P].
             generation: the request.
-            seen: where each new id is put at once, of a single prompt.
+            seen: what each new id is handed to at once, of a single prompt.
         """
         with torch().random.fork_rng(devices=[], enabled=generation.seed is not None):
             if generation.seed is not None:
@@ -235,7 +244,7 @@ class TorchAnswerer:
         collator: Stream,
         prompt: Ids,
         generation: Generation,
-        seen: queue.Queue[Any] | None,
+        seen: ToQueue | None,
     ) -> list[int]:
         """Return new ids, written a window at a time, as `lmkit.runtime.sliding` does.
 
@@ -261,7 +270,7 @@ class TorchAnswerer:
         self,
         prompts: Sequence[Ids],
         generation: Generation,
-        seen: queue.Queue[Any] | None,
+        seen: ToQueue | None,
     ) -> list[list[int]]:
         """Return the new ids of each prompt, padding still behind the shorter ones."""
         batch, mask = self._padded(prompts)
@@ -271,10 +280,11 @@ class TorchAnswerer:
         # A decoder's ids begin with its start token; a causal model's with the prompt.
         before = batch.shape[1] if self.task.family.shifts else 1
         ends = [StopStrings(self.tokenizer, stop, before)] if stop else []
-        streamer = None if seen is None else ToQueue(seen)
+        if seen is not None:
+            seen.begin()
         self.model.eval()
         with quiet(), only_config(self.model, config):
-            found = self.model.generate(**tensors, streamer=streamer, stopping_criteria=ends)
+            found = self.model.generate(**tensors, streamer=seen, stopping_criteria=ends)
         return [[int(token) for token in row] for row in found[:, before:]]
 
     def _padded(self, prompts: Sequence[Ids]) -> tuple[Ids, Ids]:
@@ -290,6 +300,10 @@ class TorchAnswerer:
             batch[row, start : start + len(prompt)] = prompt
             mask[row, start : start + len(prompt)] = 1
         return batch, mask
+
+    def room(self, prompt: Ids) -> int | None:
+        """Return the most tokens that can follow a prompt, or None."""
+        return self._room(len(prompt))
 
     def _room(self, width: int) -> int | None:
         """Return the most tokens that can follow prompts of some width, or None."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import attrs
 import numpy as np
+from torch.utils.data import Sampler
 from transformers import TrainerCallback
 
 from lmkit.collating import BatchFeed, Feed, RowFeed, Schedule
 from lmkit.collating.chance import row_keys
-from lmkit.encoding import Encoded, Ids, lengths_of
+from lmkit.encoding import IGNORE, Encoded, Ids, lengths_of
 
+BLANK = -1  # the index of no row: one is read in its place, and nothing of it is learned
 ROWS_AT_ONCE = 4096  # drawn together to be measured, which bounds what they take in memory
 
 
@@ -38,6 +41,12 @@ class TrainingRows:
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Encoded]:
         """Return the rows of a batch; torch's data loader asks for them together."""
+        if BLANK in indices:
+            rows = self.__getitems__([max(index, 0) for index in indices])
+            return [
+                blank(row) if index == BLANK else row
+                for index, row in zip(indices, rows, strict=True)
+            ]
         feed = self._feed
         if isinstance(feed, Schedule):
             feed = feed.epoch(self.epoch, self._seed)
@@ -78,7 +87,39 @@ class MeasuredRows:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Encoded:
-        return self._rows[index]
+        return blank(self._rows[0]) if index == BLANK else self._rows[index]
+
+
+def blank(row: Encoded) -> Encoded:
+    """Return a row of which nothing is learned."""
+    return attrs.evolve(row, labels=np.full_like(row.labels, IGNORE))
+
+
+class Filled(Sampler):  # type: ignore[misc]
+    """An order of rows, filled up with blank ones, so that it parts evenly among processes.
+
+    accelerate would repeat rows instead, which then weigh double, in a loss that is measured too.
+
+    Args:
+        order: the order that one process would take.
+        size: how many rows all processes read in a step together.
+    """
+
+    def __init__(self, order: Any, size: int) -> None:
+        self._order = order
+        self._size = size
+
+    def __len__(self) -> int:
+        return -(-len(self._order) // self._size) * self._size
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._order
+        yield from [BLANK] * (len(self) - len(self._order))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Hand the epoch on to an order that is drawn by it."""
+        if hasattr(self._order, "set_epoch"):
+            self._order.set_epoch(epoch)
 
 
 class CountEpochs(TrainerCallback):  # type: ignore[misc]

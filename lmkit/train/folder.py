@@ -108,10 +108,22 @@ def last_checkpoint(folder: Path) -> Path | None:
     return found[max(found)] if found else None
 
 
-def save_model(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write weights, config, generation config and tokenizer in Hugging Face's layout."""
+def save_model(
+    model: Any, tokenizer: Tokenizer, folder: Path, weights: dict[str, Any] | None = None
+) -> None:
+    """Write weights, config, generation config and tokenizer in Hugging Face's layout.
+
+    Args:
+        model: a transformers model, perhaps one of peft's.
+        tokenizer: its tokenizer.
+        folder: where to.
+        weights: tensors by name, where the model itself holds only a part of each.
+    """
+    if weights is not None:  # gathered from processes, one tensor of two names has become two
+        tied = getattr(base_of(model), "all_tied_weights_keys", None) or {}
+        weights |= {name: weights[own] for name, own in tied.items() if own in weights}
     with quiet():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
         save_beside(model, tokenizer, folder)
 
 
@@ -154,6 +166,12 @@ def check_same(folder: Path, what: Task | Mixture, about: Mapping[str, Any]) -> 
                 f"'{folder}' cannot be resumed: its {key} was {was} and is {now} now; "
                 "use what it was started with, or another output"
             )
+    was, now = (account.get("processes", 1) for account in (before, about))
+    if was != now:  # a step would be of another number of rows, and a row's chance another
+        raise ModelError(
+            f"'{folder}' cannot be resumed: {was} processes trained it and {now} would now; start as "
+            "many, or use another output"
+        )
     # After those, since another adapter leaves another room for rows, and so another task.
     if to_json(read_task(folder / TASK_FILE)) != recorded_task(what):
         raise ModelError(f"'{folder}' was started with another task than '{what.name}' is now")

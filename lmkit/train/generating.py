@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -65,15 +66,31 @@ def only_config(model: Any, config: Any) -> Iterator[Any]:
             each.generation_config = settings
 
 
-class ToQueue:
-    """What `generate()` calls with each new token; the first call brings the prompt."""
+class NobodyReads(Exception):
+    """Ends `generate()` early; who would be told has gone."""
 
-    def __init__(self, ids: queue.Queue[Any]) -> None:
+
+class ToQueue:
+    """What `generate()` calls with each new token; the first call brings the prompt.
+
+    Args:
+        ids: where the new ids go.
+        unread: set by a reader who goes away; the next token ends `generate()` with an error then.
+    """
+
+    def __init__(self, ids: queue.Queue[Any], unread: threading.Event) -> None:
         self._ids = ids
+        self._unread = unread
+        self._prompt = True
+
+    def begin(self) -> None:
+        """Expect another prompt, since `generate()` is called again."""
         self._prompt = True
 
     def put(self, tokens: Any) -> None:
         """Hand new ids on; int64 [1], or the prompt's [1, P]."""
+        if self._unread.is_set():
+            raise NobodyReads
         if self._prompt:
             self._prompt = False
             return

@@ -8,6 +8,7 @@ from typing import Any
 from lmkit.answering.loss import Loss
 from lmkit.encoding import IGNORE
 from lmkit.losses import token_losses
+from lmkit.train import ranks
 from lmkit.train.extra import torch
 
 
@@ -40,11 +41,21 @@ class GroupLosses:
             self._losses[index] += Loss(float(losses[own].sum()), int(own.sum()))
 
     def take(self) -> dict[str, float]:
-        """Return the mean over each group's learned tokens since the last call, where it had any."""
+        """Return the mean over each group's learned tokens since the last call, where it had any.
+
+        Of several processes all must call it: the mean is over what all of them have read.
+        """
         figures = {
             f"loss_{name}": loss.total / loss.count
-            for name, loss in zip(self._names, self._losses, strict=True)
+            for name, loss in zip(self._names, over_all(self._losses), strict=True)
             if loss.count
         }
         self._losses = [Loss() for _ in self._names]
         return figures
+
+
+def over_all(losses: Sequence[Loss]) -> list[Loss]:
+    """Return losses over what all processes have read."""
+    totals = ranks.total([loss.total for loss in losses])
+    counts = ranks.total([loss.count for loss in losses])
+    return [Loss(total, int(count)) for total, count in zip(totals, counts, strict=True)]

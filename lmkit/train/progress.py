@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from lmkit.files import write_atomically
 from lmkit.tokenizing import Tokenizer
+from lmkit.train import ranks
 from lmkit.train.folder import save_beside
 from lmkit.train.reporting.report import write_or_warn
 
@@ -135,15 +136,27 @@ class KeepReport(TrainerCallback):  # type: ignore[misc]
 
 
 class SaveBeside(TrainerCallback):  # type: ignore[misc]
-    """Puts the task and the tokenizer into every checkpoint, so that each one is a run itself."""
+    """Puts the task and the tokenizer into every checkpoint, so that each one is a run itself.
 
-    def __init__(self, tokenizer: Tokenizer, task_file: Path) -> None:
+    Of several processes the first does so, once all have written their part of the checkpoint.
+
+    Args:
+        model: the model, as it was before anything was wrapped around it.
+        tokenizer: its tokenizer.
+        task_file: the task, in the run's folder.
+    """
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, task_file: Path) -> None:
+        self._model = model
         self._tokenizer = tokenizer
         self._task_file = task_file
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write them into the newest checkpoint."""
+        ranks.wait()
+        if not ranks.is_first():
+            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if folder.is_dir():
-            save_beside(kwargs["model"], self._tokenizer, folder)
+            save_beside(self._model, self._tokenizer, folder)
             write_atomically(folder / self._task_file.name, self._task_file.read_text("utf-8"))

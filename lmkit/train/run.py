@@ -23,13 +23,14 @@ from lmkit.encoding import Encoded
 from lmkit.errors import LmkitError, OutputExists
 from lmkit.files import no_empty_folder, write_atomically
 from lmkit.mixing import Mixture, tasks_of
+from lmkit.previewing import Preview
 from lmkit.previewing.saving import PREVIEW_FILE, save
 from lmkit.records import STOP, Data
 from lmkit.registry import get_task
 from lmkit.saving.jsonform import dump, from_json, to_json
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
-from lmkit.train import adapting
+from lmkit.train import adapting, ranks
 from lmkit.train.arguments import checked_arguments
 from lmkit.train.batches import as_tensors
 from lmkit.train.extra import datasets, torch, transformers
@@ -84,6 +85,10 @@ def train(
     **arguments: Any,
 ) -> Run:
     """Train a model on a task's records.
+
+    Under torchrun or `accelerate launch` the processes train one model together: each step's loss
+    is the mean over what all of them learn in it, so that as many rows in a step give the same run
+    however many processes they fall into. The first one writes the run.
 
     Args:
         task: a task, the name of one, or a mixture of several; see `mix`.
@@ -143,15 +148,15 @@ def train(
         num_proc=None if num_proc == 1 else num_proc,
         **arguments,
     )
+    joined = ranks.join(arguments)
     what = get_task(task)
     adapter = as_adapter(adapter)
     base = "" if adapter is None else adapting.base_name(model, adapter, what.family)
-    options = checked_arguments(arguments)
+    options = checked_arguments(joined)
     if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
         raise LmkitError(f"sample is {sample!r}; expected how many records to answer, or 0")
     folder = Path(output)
-    if folder.is_file() or (folder.is_dir() and not resume and any(folder.iterdir())):
-        raise OutputExists(folder, remedy="choose another output, or continue it with --resume")
+    ranks.first(lambda: _check_free(folder, resume=resume))
     seed = int(options.get("seed", 42))
     how = Preparation(cache=cache, on_bad_row=on_bad_row, processes=num_proc)
     lessons = open_lessons(
@@ -175,13 +180,15 @@ def train(
     what = what.with_tasks(tasks) if isinstance(what, Mixture) else tasks[0]
     if what.loss is not None:
         what.loss.prepare(ready)  # a key token that is not there is told before any work
-    started = read_about(folder).get("started", now()) if resume else now()
+    started = ranks.share(read_about(folder).get("started", now()) if resume else now())
     with at_time(started):
-        lessons = [
-            encoded(*pair, ready, moment=started, how=how)
-            for pair in zip(lessons, tasks, strict=True)
-        ]
-    if explain_cache:
+        lessons = ranks.first_before_others(
+            lambda: [
+                encoded(*pair, ready, moment=started, how=how)
+                for pair in zip(lessons, tasks, strict=True)
+            ]
+        )
+    if explain_cache and ranks.is_first():
         for line in (line for lesson in lessons for line in lesson.explained):
             print(f"prepared rows of {line}", file=sys.stderr)
     about = {
@@ -196,32 +203,60 @@ def train(
         "base": loaded.base,
         "finished": False,
     }
+    if ranks.world_size() > 1:
+        about["processes"] = ranks.world_size()
+        _check_agreement(about)
     if resume:
-        check_same(folder, what, about)
-        if read_about(folder).get("finished"):
-            return Run(folder, what, read_about(folder)["metrics"])
-    with at_time(started):
-        previews = inspected(lessons, ready, model=loaded.name)
-    show(previews)
-    if not ignore_findings:
-        check_findings(previews)
+        ranks.first(lambda: check_same(folder, what, about))
+        before = ranks.share(read_about(folder))
+        if before.get("finished"):
+            return Run(folder, what, before["metrics"])
+    previews: list[Preview] = []
+
+    def look() -> None:
+        with at_time(started):
+            previews.extend(inspected(lessons, ready, model=loaded.name))
+        show(previews)
+        if not ignore_findings:
+            check_findings(previews)
+
+    ranks.first(look)
     caches = getattr(loaded.model.config, "use_cache", True)  # a pair's config does not say
     with no_empty_folder(folder):
         trainer = _trainer(what, loaded.model, ready, folder, options, lessons)
-    if sample:
+    if sample and ranks.is_first():
         trainer.add_callback(_sampler(loaded.model, ready, folder, lessons, sample, seed))
-    folder.mkdir(parents=True, exist_ok=True)
-    save(previews, folder / PREVIEW_FILE)
-    write_atomically(folder / TASK_FILE, dump(task_document(what)))
     about |= {"settings": settings(trainer.args, options), "machine": machine(trainer.args.device)}
-    with session(folder, about, trainer, typed):
-        write_held_out(folder, lessons)
-        write_skipped(folder, lessons)
+    if ranks.is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        save(previews, folder / PREVIEW_FILE)
+        write_atomically(folder / TASK_FILE, dump(task_document(what)))
+    with ranks.only_first(session(folder, about, trainer, typed)):
+        if ranks.is_first():
+            write_held_out(folder, lessons)
+            write_skipped(folder, lessons)
         metrics = _run_trainer(trainer, folder, resume=resume)
         loaded.model.config.use_cache = caches  # Trainer turns it off for its own steps
-        save_model(loaded.model, ready, folder)
+        weights = trainer.whole_weights()
+        if ranks.is_first():
+            save_model(loaded.model, ready, folder, weights)
         about |= {"finished": True, "metrics": metrics}
+    ranks.wait()
     return Run(folder, what, metrics)
+
+
+def _check_free(folder: Path, *, resume: bool) -> None:
+    """Refuse an output that is there; before anything is written, as a bad one costs a training."""
+    if folder.is_file() or (folder.is_dir() and not resume and any(folder.iterdir())):
+        raise OutputExists(folder, remedy="choose another output, or continue it with --resume")
+
+
+def _check_agreement(about: Mapping[str, Any]) -> None:
+    """Refuse to train one model with processes that have read different things."""
+    ranks.agree("data", about["data"]["encoded"])
+    ranks.agree("tokenizer", about["tokenizer"])
+    ranks.agree("model", about["parameters"])
+    ranks.agree("version of lmkit or a library", about["versions"] | {"lmkit": about["lmkit"]})
 
 
 def _account(what: Task | Mixture, lessons: Sequence[Lesson], started: str) -> dict[str, Any]:
@@ -329,10 +364,12 @@ def _trainer(
     trainer.add_callback(CountEpochs(train_set))
     if packs:
         check_packing(model, lessons[0].encoded[:3])
-    trainer.add_callback(Progress())
-    trainer.add_callback(MetricsLog(folder / METRICS_FILE))
-    trainer.add_callback(SaveBeside(tokenizer, folder / TASK_FILE))
-    trainer.add_callback(KeepReport())
+    if ranks.is_first():
+        trainer.add_callback(Progress())
+        trainer.add_callback(MetricsLog(folder / METRICS_FILE))
+    trainer.add_callback(SaveBeside(model, tokenizer, folder / TASK_FILE))
+    if ranks.is_first():
+        trainer.add_callback(KeepReport())
     return trainer
 
 
@@ -357,7 +394,7 @@ def _sampler(
 
 
 def _run_trainer(trainer: Any, folder: Path, *, resume: bool) -> dict[str, float]:
-    checkpoint = last_checkpoint(folder) if resume else None
+    checkpoint = ranks.share(last_checkpoint(folder)) if resume else None
     with quiet():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     figures: dict[str, float] = {}

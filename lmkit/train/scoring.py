@@ -14,6 +14,7 @@ from lmkit.encoding import IGNORE, Encoded, Ids, texts_to_read
 from lmkit.errors import ModelError
 from lmkit.family import Family
 from lmkit.losses import BatchLoss
+from lmkit.train import ranks
 from lmkit.train.extra import torch
 from lmkit.train.packing import rows_apart
 from lmkit.train.quiet import quiet
@@ -171,12 +172,12 @@ def _scored(
     model: Any, batch: Mapping[str, Any], family: Family, task_loss: BatchLoss | None = None
 ) -> tuple[Loss, Loss]:
     count = int((batch["labels"][:, 1 if family.shifts else 0 :] != IGNORE).sum())
-    if count == 0:
+    if count == 0 and ranks.world_size() == 1:  # of several, all must read as often
         return Loss(), Loss()
     with torch().inference_mode():
         on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
         found = forward(model, on_device, family, **_options(family))
-        tokens = Loss(float(found.loss) * count, count)
+        tokens = Loss(float(found.loss) * count, count) if count else Loss()
         if task_loss is None:
             return tokens, Loss()
         total, parts = own_loss(task_loss, on_device, found.logits, family)

@@ -9,14 +9,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import SequentialSampler
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.data_loader import SeedableRandomSampler
+from accelerate.utils import DistributedType
+from torch.utils.data import RandomSampler, SequentialSampler
 from transformers import Trainer
 
 from lmkit.answering.loss import Loss
 from lmkit.encoding import IGNORE
 from lmkit.family import Family
 from lmkit.losses import BatchLoss
-from lmkit.train.grouping import GroupLosses
+from lmkit.train import ranks
+from lmkit.train.feeding import Filled
+from lmkit.train.grouping import GroupLosses, over_all
 from lmkit.train.lengthgroups import LengthGroups
 from lmkit.train.lessons import loss_figures
 from lmkit.train.packing import rows_apart
@@ -53,6 +58,22 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
         self._task_loss = task_loss
         self._groups = GroupLosses(groups) if groups else None
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """Shard over CPUs too, where that is asked for.
+
+        Workaround: accelerate 1.15 takes an FSDP plugin only where there is some other device than
+        the CPU, and says nothing where it does not; torch itself shards on CPUs as well. Delete this
+        when accelerate does.
+        """
+        super().create_accelerator_and_postprocess()
+        state = self.accelerator.state
+        if self.args.fsdp and state.distributed_type == DistributedType.MULTI_CPU:
+            state.distributed_type = self.args.distributed_state.distributed_type = (
+                DistributedType.FSDP
+            )
+            state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+            self.is_fsdp_enabled = True
+
     def compute_loss(
         self,
         model: Any,
@@ -82,7 +103,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
 
     def _total(self, inputs: Mapping[str, Any], outputs: Any) -> tuple[Any, Any]:
         """Return the sum of a batch's losses, and the number of its parts."""
-        if self._task_loss is not None:
+        if self._task_loss is not None and _learns(inputs):
             return own_loss(self._task_loss, inputs, outputs.logits, self._family)
         count = self._count(inputs)
         if count == 0:  # a mean over nothing is no number
@@ -111,19 +132,34 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log figures, with those of a mixture's tasks beside the loss of training."""
+        if "train_loss" in logs:  # of the steps since the last log each process has its own part
+            logs = {
+                **logs,
+                "train_loss": ranks.total([logs["train_loss"]])[0] / self.args.world_size,
+            }
         if self._groups is not None and "loss" in logs:
             logs = {**logs, **self._groups.take()}
         super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Group rows of like length where that is asked for; the stock sampler wants columns."""
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        return LengthGroups(self.train_dataset, self.args.train_batch_size * self.args.world_size)
+        size = self.args.train_batch_size * self.args.world_size
+        if self.args.train_sampling_strategy == "group_by_length":
+            order = LengthGroups(self.train_dataset, size)
+        else:
+            order = super()._get_train_sampler(train_dataset)
+        if self.args.world_size == 1 or self.args.dataloader_drop_last:
+            return order
+        if isinstance(order, RandomSampler):  # which accelerate does to it where it stands alone
+            order = SeedableRandomSampler(self.train_dataset, data_seed=self.args.data_seed)
+        return Filled(order, size)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """Measure rows in their order; the stock sampler wants columns to group them by length."""
-        return SequentialSampler(eval_dataset)
+        order = SequentialSampler(eval_dataset)
+        if self.args.world_size == 1:
+            return order
+        return Filled(order, self.args.eval_batch_size * self.args.world_size)
 
     def evaluate(
         self,
@@ -164,4 +200,21 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
         """
         with torch.random.fork_rng(devices=[]):
             batches = self.get_eval_dataloader(rows)
-            return mean_losses(self.model, batches, self._family, self._task_loss)
+            found = mean_losses(self.model, batches, self._family, self._task_loss)
+        tokens, task = over_all(found)
+        return tokens, task
+
+    def whole_weights(self) -> dict[str, Any] | None:
+        """Return the model's weights by name, where each process holds only a part of them.
+
+        All processes must call it, and the first has them then. None where the model has them.
+        """
+        if not self.is_fsdp_enabled:
+            return None
+        weights: dict[str, Any] = self.accelerator.get_state_dict(self.model)
+        return weights
+
+
+def _learns(batch: Mapping[str, Any]) -> bool:
+    """Say whether anything of a batch is learned."""
+    return bool((batch["labels"] != IGNORE).any())

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -248,22 +249,24 @@ def write_bundle(
     ends: bool = True,
     behind: Sequence[int] = (),
     keeps_last: bool = True,
+    record: Mapping[str, Any] = RECORD,
 ) -> Path:
     """Write a whole bundle and return its folder.
 
     Args:
         folder: the folder to make.
         task: what it does.
-        says: what it answers to `RECORD`, whatever the weights are.
+        says: what it answers to `record`, whatever the weights are.
         ends: whether the end token follows that text.
         behind: ids whose keys and values stand before every prompt, as a soft prompt's would.
         keeps_last: whether its graph can leave out the logits of all but the last places.
+        record: what the golden prompt is made of.
     """
     folder.mkdir(parents=True)
     tokenizer = toy_tokenizer()
     assert tokenizer.eos_id is not None
     assert tokenizer.pad_id is not None
-    prompt = prompt_ids(task, RECORD, tokenizer)
+    prompt = prompt_ids(task, record, tokenizer)
     script = None
     if says is not None:
         ids = [*tokenizer.encode(says, opens=False), *([tokenizer.eos_id] if ends else [])]
@@ -292,7 +295,9 @@ def write_bundle(
             bos=tokenizer.bos_id,
         ),
         golden=(
-            Golden(record=RECORD, prompt_ids=tuple(prompt.tolist()), token_ids=tuple(expected)),
+            Golden(
+                record=dict(record), prompt_ids=tuple(prompt.tolist()), token_ids=tuple(expected)
+            ),
         ),
         precisions={
             "fp32": Precision(parity={"max_logit_difference": 0.0}, golden=(tuple(expected),))

@@ -8,6 +8,7 @@ is served without a key; what it asks for then needs one.
 from __future__ import annotations
 
 import hashlib
+import html
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.resources import files
 
@@ -46,24 +47,26 @@ HEADERS = {
 }
 
 
-def is_playground(path: str) -> bool:
-    """Say whether a request's path is the page or one of its files, which need no key."""
-    return path == "/" or path.startswith(f"{FOLDER}/")
+def routes(title: str = "lmkit") -> list[Route]:
+    """Return the routes of the page and its files, which are read once, here.
+
+    Args:
+        title: what the page calls the server.
+    """
+    return [Route(path, _serve(content, media)) for path, content, media in _pages(title)]
 
 
-def routes() -> list[Route]:
-    """Return the routes of the page and its files, which are read once, here."""
-    return [Route(path, _serve(*file)) for path, file in _pages()]
-
-
-def _pages() -> Iterator[tuple[str, tuple[bytes, str]]]:
+def _pages(title: str) -> Iterator[tuple[str, bytes, str]]:
     """Yield each path with its content and media type."""
     for file in files(__name__).iterdir():
         name = file.name
         media = KINDS.get(name[name.rfind(".") :])
         if media is not None:
-            path = "/" if name == "index.html" else f"{FOLDER}/{name}"
-            yield path, (file.read_bytes(), media)
+            content = file.read_bytes()
+            if name == "index.html":
+                yield "/", content.replace(b"{{title}}", html.escape(title).encode()), media
+            else:
+                yield f"{FOLDER}/{name}", content, media
 
 
 def _serve(content: bytes, media: str) -> Callable[[Request], Awaitable[Response]]:

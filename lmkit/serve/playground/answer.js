@@ -1,13 +1,14 @@
 // An answer as the page shows it: text, or bars, and how fast it came.
 
-import { copyButton, h } from "./dom.js";
+import { h } from "./dom.js";
 import { duration, isWord, number, percent, say } from "./words.js";
 
 /** Elements for a task's answer; text is shown by `liveText` while it comes. */
 export function shown(task, answer, record) {
   if (task.kind === "label" && answer.probabilities) return labels(answer);
   if (task.kind === "fill") return fills(answer, record);
-  return answer.text ? h("div", { class: "said" }, answer.text) : h("p", { class: "muted", word: "blank-answer" });
+  const text = textOf(answer);
+  return text ? h("div", { class: "said" }, text) : h("p", { class: "muted", word: "blank-answer" });
 }
 
 function bar(probability, best) {
@@ -47,8 +48,8 @@ function marked({ sequence, token_str }) {
   return parts.length === 2 ? [parts[0], h("mark", {}, word), parts[1]] : [sequence];
 }
 
-/** Facts of a run, as pairs of a number and a word. */
-export function facts({ usage, clock, timing, finish_reason: reason, stopped }, kind) {
+/** Facts of a run, as pairs of a number and a word; `brief` leaves out what a turn of many repeats. */
+export function facts({ usage, clock, timing, finish_reason: reason, stopped }, kind, { brief = false } = {}) {
   const list = h("dl", { class: "facts" });
   const add = (word, value, title) => list.append(h("div", { title }, h("dd", {}, value), h("dt", { word })));
   if (kind === "text") {
@@ -58,10 +59,10 @@ export function facts({ usage, clock, timing, finish_reason: reason, stopped }, 
     if (rate) add("speed", number(rate, rate < 20 ? 1 : 0));
     if (clock.first !== null) add("first", duration(clock.first));
   }
-  add("whole", duration(clock.whole));
+  if (!brief) add("whole", duration(clock.whole));
   if (usage) {
     if (kind === "text") add("written", say("written-tokens", { n: number(usage.completion_tokens) }));
-    add("read", say("written-tokens", { n: number(usage.prompt_tokens) }));
+    if (!brief) add("read", say("written-tokens", { n: number(usage.prompt_tokens) }));
   }
   const end = stopped ? "stopped" : reason;
   if (end && kind === "text") {
@@ -77,12 +78,15 @@ export function gist(answer) {
   if (Array.isArray(answer.value)) {
     return answer.value.flat().filter((_, place) => place < 3).map((fill) => visible(fill.token_str ?? "")).join(", ");
   }
-  return (answer.text ?? "").trim();
+  return textOf(answer).trim();
 }
+
+/** An answer's text as its task reads it: without blanks around it, where the task strips them. */
+export const textOf = (answer) => (typeof answer.value === "string" ? answer.value : (answer.text ?? ""));
 
 /** What is copied of an answer. */
 export const plain = (answer) =>
-  (typeof answer.value === "string" || !answer.value ? answer.text : JSON.stringify(answer.value, null, 2));
+  (answer.value && typeof answer.value !== "string" ? JSON.stringify(answer.value, null, 2) : textOf(answer));
 
 /** An error, with what can be done about it. */
 export function trouble(error, retry) {
@@ -111,5 +115,3 @@ function waitFor(button, seconds) {
   const ticking = setInterval(tick, 1000);
   tick();
 }
-
-export { copyButton };

@@ -32,7 +32,7 @@ export const address = (path, query = []) => {
 async function ask(path, { body, query, signal } = {}) {
   const headers = key.get() ? { Authorization: `Bearer ${key.get()}` } : {};
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  const response = await fetch(address(path, query), {
+  const asked = fetch(address(path, query), {
     method: body === undefined ? "GET" : "POST",
     headers,
     body: body === undefined ? undefined : JSON.stringify(body),
@@ -41,6 +41,12 @@ async function ask(path, { body, query, signal } = {}) {
     credentials: "omit",
     redirect: "error",
   });
+  const reached = (detail) => document.dispatchEvent(new CustomEvent("reached", { detail }));
+  const response = await asked.catch((error) => {
+    if (error.name !== "AbortError") reached(false);
+    throw error;
+  });
+  reached(true);
   if (response.ok) return response;
   const said = await response.json().catch(() => ({}));
   const wait = Number.parseFloat(response.headers.get("Retry-After"));
@@ -65,8 +71,7 @@ const route = (task) => `v1/tasks/${encodeURIComponent(task.name)}`;
 
 /** Every task of the server. */
 export async function tasks() {
-  const said = await call("v1/tasks");
-  return said.data ?? said.tasks ?? said;
+  return (await call("v1/tasks")).tasks;
 }
 
 /** The prompt of a record as the model sees it: its text, and its tokens. */
@@ -88,7 +93,7 @@ export async function run(task, record, query, { signal, onText }) {
   try {
     if (task.kind === "text") {
       for await (const event of stream(route(task), { body: record, query: [...query, ["stream", "true"]], signal })) {
-        if (event.task !== undefined || event.usage) answer = event;
+        if (event.usage) answer = event;
         else if (event.text) {
           clock.first ??= seconds();
           text += event.text;

@@ -1,6 +1,6 @@
 // The view of a task that converses: turns that can be edited and written again.
 
-import { facts, trouble } from "./answer.js";
+import { facts, textOf, trouble } from "./answer.js";
 import { run } from "./api.js";
 import { chatColumn } from "./code.js";
 import { copyButton, h, icon, newId, reword, textArea } from "./dom.js";
@@ -96,10 +96,10 @@ export function chatView(task, done) {
         signal: button.signal,
         onText: (piece) => {
           turn.content += piece;
-          keepingTheEnd(() => said.append(piece));
+          keepingTheEnd(() => said.append(said.hasChildNodes() ? piece : piece.trimStart()));
         },
       });
-      turn.content = turn.answer.text ?? turn.content;
+      turn.content = textOf(turn.answer);
       if (turn.answer.stopped && !turn.content) turns.pop();
       else done({ id: conversation, task: task.name, record: record(turns), query, answer: turn.answer });
       draw();
@@ -136,11 +136,11 @@ export function chatView(task, done) {
       h("p", isWord(name) ? { class: "who", word: name } : { class: "who" }, isWord(name) ? null : name),
       h("div", { class: "said" }, content),
       h("div", { class: "turn-foot" },
-        turn.answer && facts(turn.answer, "text"),
+        turn.answer && facts(turn.answer, "text", { brief: true }),
         h("div", { class: "turn-actions" },
           isModel && act("again", "again", () => again(place)),
           act("edit", "edit", (event) => edit(place, event.currentTarget.closest("article"))),
-          copyButton(() => content))));
+          copyButton(() => content, { bare: true }))));
   }
 
   /** Put a turn's text into a field; an edited question is asked anew, an edited answer stands. */

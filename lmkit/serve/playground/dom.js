@@ -62,10 +62,11 @@ export function textArea(given = {}) {
   return area;
 }
 
-/** A button that copies what `text()` returns, and says so. */
-export function copyButton(text, label = "copy") {
-  const word = h("span", { word: label });
-  const button = h("button", { type: "button", class: "quiet small", onclick: copy }, icon("copy"), word);
+/** A button that copies what `text()` returns, and says so; `bare` is one that shows its icon only. */
+export function copyButton(text, { bare = false } = {}) {
+  const label = "copy";
+  const word = h("span", { word: label, class: bare ? "offscreen" : null });
+  const button = h("button", { type: "button", class: bare ? "quiet icon" : "quiet small", wordTitle: bare && label, onclick: copy }, icon("copy"), word);
   async function copy() {
     await toClipboard(text());
     reword(word, "copied");

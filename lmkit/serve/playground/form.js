@@ -11,7 +11,8 @@ import { say } from "./words.js";
  */
 export function formOf(task, onchange) {
   const fields = new Map();
-  const element = h("div", { class: "columns" }, ...task.columns.map(field));
+  const inOrder = [...task.columns.filter(({ required }) => required !== false), ...task.columns.filter(({ required }) => required === false)];
+  const element = h("div", { class: "columns" }, ...inOrder.map(field));
 
   function field(column) {
     const id = newId("column");
@@ -69,7 +70,8 @@ export function formOf(task, onchange) {
       const value = given[name];
       if (kind === "boolean") input.checked = Boolean(value);
       else input.value = value === undefined || value === null ? ""
-        : kind === "json" ? JSON.stringify(value, null, 2) : String(value);
+        : kind === "json" ? JSON.stringify(value, null, 2)
+        : Array.isArray(value) ? value.join(" ") : String(value); // sentences, which the task joins so too
       clear(name);
       input.fit?.();
     }
@@ -88,7 +90,7 @@ export function formOf(task, onchange) {
 
   /** Show an error at the column that it names; returns whether there is one. */
   function mark(name, message) {
-    const found = fields.get(name);
+    const found = fields.get(String(name).match(/^[^.[]*/)[0]); // of "messages[0].content", the column
     if (!found) return false;
     found.input.setAttribute("aria-invalid", "true");
     found.note.textContent = message;
@@ -108,5 +110,5 @@ export function formOf(task, onchange) {
 function kindOf({ type, sample }) {
   if (type === "boolean" || typeof sample === "boolean") return "boolean";
   if (type === "number" || type === "integer" || typeof sample === "number") return "number";
-  return type === "string" || type === "text" || typeof sample === "string" ? "text" : "json";
+  return type === "text" || typeof sample === "string" ? "text" : "json";
 }

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { LANGUAGES, needsKey } from "./code.js";
 import { copyButton, h, newId, reword } from "./dom.js";
-import { number } from "./words.js";
+import { number, say } from "./words.js";
 
 const PAUSE = 350; // milliseconds without a key pressed before the prompt is asked for again
 
@@ -61,8 +61,8 @@ function promptView(task, given) {
   const note = h("p", { class: "muted", word: "prompt-wait", hidden: true });
   const legend = h("ul", { class: "legend", role: "list" });
   const element = h("div", {},
-    h("div", { class: "tab-head" }, h("p", { class: "muted", word: "prompt-note" }), count,
-      h("label", { class: "switch" }, ids, h("span", { word: "prompt-ids" }))),
+    h("div", { class: "tab-head" }, h("p", { class: "muted", word: "prompt-note" }),
+      h("div", { class: "push" }, count, h("label", { class: "switch" }, ids, h("span", { word: "prompt-ids" })))),
     tokens, note, legend);
   ids.addEventListener("change", () => tokens.classList.toggle("ids", ids.checked));
   let waiting = 0;
@@ -93,7 +93,8 @@ function promptView(task, given) {
     note.hidden = true;
     const kinds = said.tokens.map(kindOf);
     tokens.replaceChildren(...said.tokens.flatMap((token, place) => spelled(token, kinds[place])));
-    reword(count, "prompt-tokens", { n: number(said.tokens.length) });
+    const most = task.context_length;
+    reword(count, most ? "prompt-tokens-of" : "prompt-tokens", { n: number(said.tokens.length), most: most && number(most) });
     legend.replaceChildren(...["own", "frame", "control"].filter((kind) => kinds.includes(kind)).map((kind) =>
       h("li", {}, h("span", { class: `swatch ${kind}` }), h("span", { word: `means-${kind}` }))));
   }
@@ -109,8 +110,9 @@ const kindOf = (token) => (token.control ? "control" : token.trusted ? "frame" :
 
 /** A token as a box; line breaks are shown, and break the line behind their token. */
 function spelled(token, kind) {
-  const text = token.text.replaceAll("\n", "↵").replaceAll("\t", "⇥") || "∅";
-  const box = h("span", { class: `t ${kind}`, title: `id ${token.id}`, "data-id": token.id }, text);
+  const part = token.text === ""; // of a character that several tokens spell, the last one has it
+  const box = h("span", { class: `t ${kind}${part ? " part" : ""}`, title: `id ${token.id}${part ? `: ${say("means-part")}` : ""}`, "data-id": token.id },
+    token.text.replaceAll("\n", "↵").replaceAll("\t", "⇥"));
   return token.text.endsWith("\n") ? [box, "\n"] : [box];
 }
 

@@ -136,6 +136,7 @@ async function begin() {
   else main.replaceChildren(h("p", { class: "card notice", word: "no-tasks" }));
 }
 
+document.addEventListener("reached", ({ detail }) => tasks.length && state(detail ? "ready" : "away", detail ? "good" : "bad"));
 spoken();
 document.addEventListener("spoken", spoken);
 setLanguage(language());

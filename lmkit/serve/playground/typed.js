@@ -56,7 +56,7 @@ export function typedView(task, done) {
         signal: button.signal,
         onText: (piece) => {
           if (!writing.isConnected) body.replaceChildren(writing);
-          writing.append(piece);
+          writing.append(writing.hasChildNodes() ? piece : piece.trimStart());
         },
       });
       draw(answer, record);

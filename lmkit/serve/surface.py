@@ -1,0 +1,89 @@
+"""The surface: what every route works with, and the steps that they share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+from starlette.types import Receive
+
+from lmkit.batching import Request as Asked
+from lmkit.batching import Update
+from lmkit.errors import UnknownName
+from lmkit.serve.asking import Desk, Finished, Note, answers, updates
+from lmkit.serve.metrics import Metrics
+from lmkit.serve.models import Models, Served
+from lmkit.serve.news import Bell
+from lmkit.serve.problems import Problem
+from lmkit.serve.settings import Settings
+from lmkit.serve.task_schemas import Endpoint
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Surface:
+    """One server's parts.
+
+    Attributes:
+        models: what answers.
+        settings: what is allowed.
+        desk: where requests are handed in.
+        metrics: what is counted.
+        endpoints: the typed endpoint of each model, by its name.
+        document: returns the OpenAPI document.
+    """
+
+    models: Models
+    settings: Settings
+    desk: Desk
+    metrics: Metrics
+    endpoints: Mapping[str, Endpoint]
+    document: Callable[[], dict[str, Any]]
+
+    def served(self, name: str) -> Served:
+        """Return the model of a name.
+
+        Raises:
+            Problem: there is none; 404, as OpenAI has it.
+        """
+        try:
+            return self.models[name]
+        except UnknownName as error:
+            raise Problem(str(error), status=404, code="model_not_found", param="model") from None
+
+    def limited(self, served: Served, options: Mapping[str, Any], param: str) -> dict[str, Any]:
+        """Return options that keep to the server's bound on tokens.
+
+        Raises:
+            Problem: more tokens were asked for than one answer may have.
+        """
+        most = self.settings.max_tokens
+        if most is None or not served.task.writes:
+            return dict(options)
+        asked = options.get("max_new_tokens")
+        if asked is not None and asked > most:
+            raise Problem(
+                f"{param} is {asked}; an answer of this server has {most} tokens at the most",
+                code="max_tokens_exceeded",
+                param=param,
+            )
+        own = served.task.generation.max_new_tokens
+        return {**options, "max_new_tokens": min(own, most) if asked is None else asked}
+
+    def submit(
+        self, served: Served, requests: Sequence[Asked], receive: Receive, *, streams: bool
+    ) -> Bell:
+        """Hand requests in; see `Desk.submit`."""
+        return self.desk.submit(served.engine, requests, receive, streams=streams)
+
+    async def answers(self, served: Served, bell: Bell) -> list[Finished]:
+        """Return what a bell's tickets became, counted; see `lmkit.serve.asking.answers`."""
+        return await answers(bell, self._note(served))
+
+    def updates(self, served: Served, bell: Bell) -> AsyncGenerator[tuple[int, Update], None]:
+        """Return what comes of a bell's tickets, counted; see `lmkit.serve.asking.updates`."""
+        return updates(bell, self._note(served))
+
+    def _note(self, served: Served) -> Note:
+        return functools.partial(self.metrics.answered, served.name)

@@ -1,0 +1,208 @@
+"""Rows of a causal model's buffers: prompts in parts, memory by need, and what others have read."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from runtime.toybundle import CONTEXT_LENGTH, RECORD, RECORDS, write_bundle
+
+import lmkit as lk
+from lmkit.batching import Engine, Limits
+from lmkit.errors import PromptTooLong, TaskError
+from lmkit.runtime.causal_state import CausalState
+
+PER_TOKEN = 4 * 2 * 2 * 8  # bytes: keys and values of two heads of eight numbers
+LONG = {"max_new_tokens": 40, "min_new_tokens": 40}
+
+
+def submit(engine, *records, **options):
+    return [engine.submit(engine.prepare(record, options=options)) for record in records]
+
+
+@pytest.fixture
+def held(alone):
+    """Return a function that makes an engine which computes nothing until it is let go."""
+    gate, engines = threading.Event(), []
+
+    class Gate:
+        def __enter__(self):
+            gate.wait(10)
+
+        def __exit__(self, *error):
+            pass
+
+    def held(model=alone, **limits):
+        engines.append(Engine(model, limits=Limits(**limits), turn=Gate()))
+        return engines[-1], gate
+
+    yield held
+    gate.set()
+    for engine in engines:
+        engine.close()
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Return how many tokens each pass over one row has read."""
+    counts, extend = [], CausalState.extend
+
+    def counting(self, row, ids, *, last=None):
+        counts.append(len(ids))
+        return extend(self, row, ids, last=last)
+
+    monkeypatch.setattr(CausalState, "extend", counting)
+    return counts
+
+
+class TestPrompts:
+    def test_are_read_in_parts_between_the_steps_of_those_who_write(self, bundle, held, read):
+        model = lk.load(bundle, threads=1, verify=False, prefix_cache_bytes=0)
+        engine, gate = held(model, prefill_chunk=4)
+        writer = submit(engine, RECORD, **LONG)[0]
+        reader = submit(engine, {"prompt": "x" * 30})[0]
+        gate.set()
+        reader.wait(10)
+        writer.wait(10)
+
+        assert max(read[1:]) <= 4
+        assert 1 not in read
+        assert reader.first_token_at > writer.first_token_at
+
+    def test_that_begin_alike_are_read_once_even_while_they_wait(self, bundle, held, read):
+        model = lk.load(bundle, threads=1, verify=False)
+        engine, gate = held(model)
+        records = [{"prompt": f"{'the same words ' * 2}{n}"} for n in range(5)]
+        tickets = submit(engine, *records)
+        gate.set()
+        answers = [ticket.wait(10) for ticket in tickets]
+        found = engine.stats().prefix_tokens
+        n_prompts = sum(answer.usage.prompt_tokens for answer in answers)
+
+        assert sum(read) == n_prompts - found
+        assert found > n_prompts / 2
+        assert answers == [model(record) for record in records]
+
+    def test_of_a_next_turn_go_on_where_the_last_one_ended(self, engine, alone):
+        first = submit(engine, {"prompt": "once upon a time"})[0].wait(10)
+        before = engine.stats().prefix_tokens
+        prompt = np.concatenate([alone.prompt({"prompt": "once upon a time"}), first.token_ids[:6]])
+        again = engine.submit(engine.prepare_ids([*prompt.tolist(), 40, 41]))
+        again.wait(10)
+
+        assert engine.stats().prefix_tokens - before >= len(prompt) - 8
+
+    def test_of_one_token_are_read(self, engine, alone):
+        answer = engine.submit(engine.prepare_ids([40])).wait(10)
+
+        expected = alone.greedy([np.array([40])], 12)[0]
+        assert list(answer.token_ids) == expected
+
+    @pytest.mark.parametrize("n_behind", [3, 5])
+    def test_stand_behind_a_soft_prompt_in_every_row(self, tmp_path, n_behind):
+        folder = write_bundle(tmp_path / "soft", behind=tuple(range(40, 40 + n_behind)))
+        model = lk.load(folder, threads=1)
+        with Engine(model, limits=Limits(max_rows=3)) as engine:
+            tickets = submit(engine, *RECORDS * 3)
+
+            assert [t.wait(10) for t in tickets] == [model(record) for record in RECORDS * 3]
+
+
+class TestMemory:
+    def test_is_no_more_than_the_bound(self, alone, held):
+        room = 3 * CONTEXT_LENGTH * PER_TOKEN
+        engine, gate = held(kv_bytes=room, max_rows=16)
+        tickets = submit(engine, *RECORDS * 6, max_new_tokens=20)
+        most = 0
+        gate.set()
+        while not all(ticket.done for ticket in tickets):
+            most = max(most, engine.stats().kv_bytes_used)
+
+        assert 0 < most <= room
+        assert [t.wait() for t in tickets] == [alone(r, max_new_tokens=20) for r in RECORDS * 6]
+
+    def test_bounds_an_answer_that_could_never_be_held(self, alone):
+        prompt = alone.prompt(RECORD)
+        with Engine(alone, limits=Limits(kv_bytes=(len(prompt) + 4) * PER_TOKEN)) as engine:
+            answer = submit(engine, RECORD, **LONG)[0].wait(10)
+
+            assert len(answer.token_ids) == 4
+            assert answer.finish_reason == "length"
+            with pytest.raises(TaskError, match="kv_bytes"):
+                engine.prepare({"prompt": "x" * 40})
+            with pytest.raises(PromptTooLong):
+                engine.prepare_ids([40] * CONTEXT_LENGTH)
+
+    def test_who_came_first_is_not_overtaken(self, alone, held):
+        engine, gate = held(kv_bytes=2 * CONTEXT_LENGTH * PER_TOKEN)
+        small, large, late = (
+            submit(engine, {"prompt": "x" * n}, max_new_tokens=8)[0] for n in (4, 46, 4)
+        )
+        more = submit(engine, *[{"prompt": "x" * 4}] * 6, max_new_tokens=8)
+        gate.set()
+        for ticket in (small, large, late, *more):
+            ticket.wait(10)
+
+        assert small.started_at <= large.started_at <= late.started_at
+
+    def test_goes_back_when_nobody_has_come_for_a_while(self, alone, monkeypatch):
+        monkeypatch.setattr("lmkit.batching.engine.IDLE_S", 0.02)
+        with Engine(alone) as engine:
+            submit(engine, RECORD)[0].wait(10)
+            began = time.perf_counter()
+            while engine.stats().kv_bytes_used and time.perf_counter() < began + 5:
+                time.sleep(0.01)
+
+            assert engine.stats().kv_bytes_used == 0
+            assert alone.session.pool.idle_bytes == 0
+            assert submit(engine, RECORD)[0].wait(10) == alone(RECORD)
+
+    def test_is_not_touched_by_an_engine_without_work(self, engine):
+        submit(engine, RECORD)[0].wait(10)
+        time.sleep(0.05)
+        began = time.process_time()
+        time.sleep(0.3)
+
+        assert time.process_time() - began < 0.03
+
+
+class TestOneAlone:
+    @pytest.fixture
+    def repeating(self, tmp_path, monkeypatch):
+        """Return a model that repeats itself, and always has as much guessed as there is."""
+        monkeypatch.setattr("lmkit.runtime.pace.Pace.best_count", lambda *_, **__: 8)
+        return lk.load(write_bundle(tmp_path / "again", says="abcabcabcabcabcabc"), threads=1)
+
+    @pytest.fixture
+    def verified(self, monkeypatch):
+        counts, rewind = [], CausalState.rewind
+
+        def counting(self, row, length):
+            counts.append(length)
+            rewind(self, row, length)
+
+        monkeypatch.setattr(CausalState, "rewind", counting)
+        return counts
+
+    def test_is_guessed_for(self, repeating, verified):
+        options = {"max_new_tokens": 30}
+        with Engine(repeating) as engine:
+            ticket = submit(engine, RECORD, **options)[0]
+            answer = ticket.wait(10)
+            n_guessed = len(verified)
+
+        assert answer == repeating(RECORD, **options)
+        assert n_guessed > 0
+
+    def test_stays_what_it_is_when_company_comes_and_goes(self, repeating):
+        expected = repeating(RECORD, max_new_tokens=30)
+        others = [repeating(record, max_new_tokens=3) for record in RECORDS[1:]]
+        with Engine(repeating) as engine:
+            for _ in range(20):
+                ticket = submit(engine, RECORD, max_new_tokens=30)[0]
+                while not ticket.take().token_ids:
+                    pass
+                company = submit(engine, *RECORDS[1:], max_new_tokens=3)
+
+                assert [one.wait(10) for one in company] == others
+                assert ticket.wait(10) == expected
