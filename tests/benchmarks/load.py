@@ -47,9 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--servers", help="which, with commas; all by default")
     parser.add_argument("--chats", type=Path, nargs="+", default=[], help="JSONL with messages")
     parser.add_argument("--clients", default="1,4,16,64")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of a run, the ramp included")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a run, the ramp included")
+    parser.add_argument("--ramp", type=float, default=2.0, help="seconds in which clients join")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--requests", type=int, default=3600, help="of a soak")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--docs", type=Path, default=Path("docs"))
@@ -113,6 +114,7 @@ def measure(
         file.flush()
         words = ["--url", running.url, "--clients", str(n_clients), "--bodies", file.name]
         words += ["--seconds", str(options.seconds), "--tokenizer", running.tokenizer]
+        words += ["--ramp", str(options.ramp)]
         words += ["--most", str(most)] if most is not None else []
         done = subprocess.run(
             [sys.executable, str(CLIENT), *words], check=True, capture_output=True, text=True

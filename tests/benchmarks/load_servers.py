@@ -43,7 +43,7 @@ class Server:
 
 USAGE = {"stream_options": {"include_usage": True}}
 OURS = ["{python}", "-m", "lmkit", "serve", "{bundle}", "--port", "{port}"]
-OURS += ["--threads", "{threads}"]
+OURS += ["--threads", "{threads}", "--no-verify"]
 LLAMA = ["{folder}/llamacpp/bin/python", "-m", "llama_cpp.server", "--model", "{gguf}"]
 LLAMA += ["--port", "{port}", "--n_threads", "{threads}", "--n_threads_batch", "{threads}"]
 LLAMA += ["--interrupt_requests", "false", "--logits_all", "false", "--verbose", "false"]
