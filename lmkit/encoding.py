@@ -368,12 +368,44 @@ def prompt_ids(task: Task | str, record: Record, tokenizer: Any) -> Ids:
     """
     from lmkit.registry import one_task
 
-    task, loaded = one_task(task), Tokenizer.load(tokenizer)
+    return _prompt_ids(one_task(task), record, Tokenizer.load(tokenizer))
+
+
+def _prompt_ids(task: Task, record: Record, tokenizer: Tokenizer, most: int | None = None) -> Ids:
     try:
-        segments = task.formatter.prompt(record, loaded.dialect)
-        return task.collator.prompt(segments, loaded, delimited=task.formatter.delimited)
+        segments = task.formatter.prompt(record, tokenizer.dialect)
+        if most is not None:
+            _check_opening(segments, tokenizer, most, where_of(record, 0))
+        return task.collator.prompt(segments, tokenizer, delimited=task.formatter.delimited)
     except RecordError as error:
         raise _placed(error, where_of(record, 0)) from error
+
+
+# Characters of a text, for each token that there is room for, by which it is judged before the rest of
+# it is encoded: twice what a token of English has.
+_OPENING = 8
+
+
+def _check_opening(
+    segments: Sequence[Segment], tokenizer: Tokenizer, most: int, where: str
+) -> None:
+    """Refuse a text whose opening is too long already, before a million characters are encoded.
+
+    What follows changes the last few tokens of an opening at the most, so with a quarter more than
+    there is room for the whole cannot fit. A text that is not much longer is encoded at once.
+    """
+    left = _OPENING * most
+    if sum(len(segment.text) for segment in segments) <= 2 * left:
+        return
+    opening: list[Segment] = []
+    for segment in segments:
+        opening.append(attrs.evolve(segment, text=segment.text[:left]))
+        left -= len(opening[-1].text)
+        if not left:
+            break
+    n_tokens = len(joined(stretches(opening, tokenizer)))
+    if n_tokens > most + most // 4 + 16:
+        raise PromptTooLong(n_tokens, most, at_least=True, where=where)
 
 
 def fitting_prompt(
@@ -396,9 +428,9 @@ def fitting_prompt(
 
     if isinstance(record, Mapping) and not isinstance(record, Row):
         record = Row(record, f"record {index}")
-    ids = prompt_ids(task, record, tokenizer)
     if isinstance(task.collator, Stream):
-        return ids
+        return _prompt_ids(task, record, tokenizer)
+    ids = _prompt_ids(task, record, tokenizer, most if task.family.shifts else None)
     needed = len(ids) + task.family.shifts  # a causal model's answer stands in the same context
     if most is not None and needed > most:
         where = where_of(record, index)

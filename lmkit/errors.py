@@ -217,7 +217,7 @@ class PromptTooLong(LmkitError, ValueError):
     """A prompt does not fit into the model's context.
 
     Attributes:
-        prompt_tokens: the prompt's length in tokens.
+        prompt_tokens: the prompt's length in tokens; of one that is far too long, of its opening.
         context_length: the most tokens the model can hold.
         where: the record's place, as of a `RecordError`.
     """
@@ -229,12 +229,14 @@ class PromptTooLong(LmkitError, ValueError):
         *,
         answer_follows: bool = True,
         answer_tokens: int = 1,
+        at_least: bool = False,
         where: str = "",
     ) -> None:
         needed = "one at least is" if answer_tokens == 1 else f"{answer_tokens} are"
+        more = " or more" if at_least else ""
         room = f", of which {needed} for the answer" if answer_follows else ""
         self.problem = (
-            f"the prompt has {prompt_tokens} tokens and the model's context holds "
+            f"the prompt has {prompt_tokens} tokens{more} and the model's context holds "
             f"{context_length}{room}; shorten the record"
         )
         super().__init__(f"{where}: {self.problem}" if where else self.problem)

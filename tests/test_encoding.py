@@ -12,16 +12,19 @@ from lmkit.encoding import (
     Stretch,
     encode,
     encode_rows,
+    fitting_prompt,
     owners,
     prompt_ids,
     stretches,
     texts_to_read,
 )
-from lmkit.errors import RecordError, RecordErrors, TokenizerError
+from lmkit.errors import PromptTooLong, RecordError, RecordErrors, TokenizerError
 from lmkit.formatting import PLAIN, Segment
 from lmkit.records import Row
 from lmkit.tokenizing import Tokenizer
 from lmkit.vocabulary import parse_tokenizer
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 SHARED_NAMES = ("gpt2", "qwen2", "smollm2", "t5", "bert-base-uncased", "koelectra-wordpiece")
 
@@ -508,3 +511,40 @@ class TestTextsToRead:
 
     def test_keep_a_row_of_one_token(self):
         assert self.read(self.rows([7])) == ([[7]], [0])
+
+
+@pytest.fixture(scope="module")
+def wordy():
+    """A tokenizer with a token of 26 letters."""
+    return lk.train_tokenizer(kind="bpe", vocab_size=400, data=[{"text": f"{LETTERS} " * 50}])
+
+
+class TestFittingPrompt:
+    TASK = lk.get_task("qa")
+    MOST = 64
+
+    def test_that_is_far_too_long_is_refused_before_the_whole_is_encoded(self, wordy, monkeypatch):
+        encoded = []
+        encode_spans = Tokenizer.encode_spans
+        monkeypatch.setattr(
+            Tokenizer,
+            "encode_spans",
+            lambda self, spans, **named: (
+                encoded.extend(len(span.text) for span in spans)
+                or encode_spans(self, spans, **named)
+            ),
+        )
+
+        with pytest.raises(PromptTooLong, match=r"has \d+ tokens or more and .* holds 64") as told:
+            fitting_prompt(self.TASK, {"prompt": "안" * 10**6}, wordy, most=self.MOST)
+
+        assert sum(encoded) < 1000
+        assert told.value.where == "record 0"
+
+    def test_of_many_letters_fits_where_they_are_few_tokens(self, wordy):
+        record = {"prompt": f"{LETTERS} " * 40}
+
+        ids = fitting_prompt(self.TASK, record, wordy, most=self.MOST)
+
+        assert len(record["prompt"]) > 16 * self.MOST
+        assert ids.tolist() == prompt_ids(self.TASK, record, wordy).tolist()

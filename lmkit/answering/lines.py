@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,34 +56,41 @@ def checked(model: Answerer, row: Row) -> Row | RecordError:
     return row
 
 
-def answers_in(path: Path, rows: Sequence[Row]) -> int:
+def answers_in(path: Path, rows: Iterable[Row]) -> int:
     """Return how many rows a file has the answers to; a line that a kill cut off is taken out.
 
+    Args:
+        path: the file; it need not be there.
+        rows: all records, from the first; no more are read than there are answers.
     Raises:
         RecordError: the file holds something else, which is left as it is.
     """
     if not path.is_file():  # not there, or a pipe or a device, which cannot be continued
         return 0
+    rows, done, size = iter(rows), 0, 0
     try:
-        raw = path.read_bytes()
+        with open(path, "rb") as file:
+            for line in file:
+                row = next(rows, None)
+                is_whole = line.endswith(b"\n")
+                fits = is_answer if is_whole else _begins_answer
+                if row is None or not fits(line, row):
+                    raise RecordError(
+                        f"{path}:{done + 1}",
+                        "is not the answer to this input's record, so the file is another one's and "
+                        "is left as it is; choose another --output",
+                    )
+                if is_whole:
+                    done, size = done + 1, size + len(line)
+        if size < path.stat().st_size:
+            os.truncate(path, size)
     except OSError as error:
         raise RecordError(str(path), f"cannot be read: {error.strerror}") from error
-    *whole, rest = raw.split(b"\n")
-    for number, line in enumerate([*whole, rest] if rest else whole):
-        fits = _begins_answer if number == len(whole) else _is_answer
-        if number >= len(rows) or not fits(line, rows[number]):
-            raise RecordError(
-                f"{path}:{number + 1}",
-                "is not the answer to this input's record, so the file is another one's and is "
-                "left as it is; choose another --output",
-            )
-    if rest:
-        with open(path, "r+b") as file:
-            file.truncate(len(raw) - len(rest))
-    return len(whole)
+    return done
 
 
-def _is_answer(line: bytes, row: Row) -> bool:
+def is_answer(line: bytes, row: Row) -> bool:
+    """Say whether a line is a row's, with some answer to it."""
     try:
         found = json.loads(line)
     except ValueError:
@@ -99,14 +107,14 @@ def _begins_answer(line: bytes, row: Row) -> bool:
 
 
 @contextlib.contextmanager
-def appending(path: Path) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+def appending(path: Path) -> Iterator[Callable[[Sequence[str]], None]]:
     """Give a function that appends lines to a file, all of them on the disk when it returns."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as file:
 
-            def write(lines: list[dict[str, Any]]) -> None:
-                file.write("".join(f"{dump(line)}\n" for line in lines))
+            def write(lines: Sequence[str]) -> None:
+                file.write("".join(f"{line}\n" for line in lines))
                 file.flush()
 
             yield write

@@ -69,9 +69,9 @@ class Conversation:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The record whose prompt is answered; the last message should be the user's."""
+        """The record whose prompt is answered, or was: an answer behind it is not part of that."""
         if not self.remembers:
-            return {**self.fixed, self.column: said(self.messages[-1])}
+            return {**self.fixed, self.column: self.asked()}
         return {**self.fixed, self.column: self._with_system(self.messages[self.start :])}
 
     @property

@@ -8,11 +8,11 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from lmkit.cli.options import precision_option
+from lmkit.cli.options import RAY, check_engine, engine_options, precision_option
 from lmkit.cli.printing import json_option, print_fills, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def _true_or_false(context: click.Context, option: click.Parameter, given: Any) 
     help="Check the bundle's checksums and golden answers before anything is answered, or its sizes "
     "and golden prompts' ids only; if not said, with --input the former and with --set the latter.",
 )
+@engine_options
 @sampling_options
 @json_option
 def generate(
@@ -141,6 +142,9 @@ def generate(
     threads: int | None,
     precision: str | None,
     verify: bool | None,
+    engine: str,
+    workers: int | None,
+    address: str | None,
     stop: Sequence[str],
     as_json: bool,
     **sampling: Any,
@@ -159,18 +163,37 @@ def generate(
         raise click.UsageError("--stream goes with --set, and without --json")
     if output and input_ is None:
         raise click.UsageError("--output goes with --input")
+    check_engine(engine, workers=workers, address=address)
+    if engine == RAY and (input_ is None or input_ == "-"):
+        raise click.UsageError("--engine ray goes with --input FILE, which is read more than once")
     options = {name: given for name, given in sampling.items() if given is not None}
     if stop:
         options["stop"] = tuple(stop)
     check_options(options)
     open_one = functools.partial(
         open_source,
-        threads=threads,
         precision=precision,
         # To answer the golden prompts takes longer than one answer, and reading every byte nearly so.
         verify=input_ is not None if verify is None else verify,
     )
-    model = _chain(run_or_bundle, into, open_one) if chained else open_one(run_or_bundle[0], task)
+    open_all = functools.partial(
+        _open_all, run_or_bundle, into if chained else None, task, open_one
+    )
+    if engine == RAY and input_ is not None:
+        from lmkit.cli.clustered import answer_on_cluster
+
+        answer_on_cluster(
+            input_,
+            output,
+            open_all,
+            options,
+            batch_size=batch_size,
+            groups=(workers, threads),
+            address=address,
+            as_json=as_json,
+        )
+        return
+    model = open_all(threads=threads)
     if input_ is not None:
         _answer_file(model, input_, output, batch_size, options, as_json=as_json)
         return
@@ -228,10 +251,22 @@ def _check_links(
         raise click.UsageError("--into and --steps go with --chain")
 
 
-def _chain(sources: Sequence[str], into: Sequence[str], open_one: Callable[[str], Any]) -> Any:
+def _open_all(
+    sources: Sequence[str],
+    into: Sequence[str] | None,
+    task: str | None,
+    open_one: Callable[..., Any],
+    **options: Any,
+) -> Any:
+    """Open what answers: one model, or with `into` (which may be empty) a chain of them.
+
+    It may run on another machine, so that all it needs is in its arguments.
+    """
+    if into is None:
+        return open_one(sources[0], task, **options)
     from lmkit.answering.chaining import chain
 
-    return chain(*map(open_one, sources), columns=into)
+    return chain(*(open_one(source, **options) for source in sources), columns=into)
 
 
 def _shown(answer: Answer) -> str:
@@ -309,8 +344,9 @@ def _answer_file(
     *,
     as_json: bool,
 ) -> None:
-    """Answer a file of records in order, some at a time, each batch written before the next."""
-    from lmkit.answering.lines import answered, answers_in, appending, checked
+    """Answer a file of records in order, some at a time, each written as soon as those before it are."""
+    from lmkit.answering.lines import answered, answers_in, appending, checked, dump
+    from lmkit.batching.ordered import in_order
     from lmkit.records import gather, read
 
     rows = read(source)
@@ -319,28 +355,33 @@ def _answer_file(
     gather(checked(model, row) for row in rows)
     lines: list[dict[str, Any]] = []
     with (
-        appending(Path(output)) if output else contextlib.nullcontext(_print_lines) as write,
+        appending(Path(output)) if output else contextlib.nullcontext(print_lines) as write,
         progress_bar() as progress,
     ):
         job = progress.add_task("answering", total=len(rows), completed=done)
-        for start in range(done, len(rows), batch_size):
-            part = rows[start : start + batch_size]
-            answers = model.batch(part, batch_size=batch_size, **options)
-            some = [answered(row, answer) for row, answer in zip(part, answers, strict=True)]
+        rest = iter(rows[done:])
+        for answers in in_order(model, rows[done:], options, batch_size=batch_size):
+            some = [answered(row, answer) for answer, row in zip(answers, rest, strict=False)]
             if as_json and not output:
                 lines += some
             else:
-                write(some)
-            progress.update(job, completed=start + len(part))
-    if as_json:
-        facts = {"output": output, "records": len(rows), "already_there": done}
-        print_json(facts if output else lines)
+                write([dump(line) for line in some])
+            progress.advance(job, len(some))
+    if as_json and not output:
+        print_json(lines)
     elif output:
-        there = f" ({done} were there)" if done else ""
-        click.echo(f"{len(rows)} answers in {output}{there}", err=True)
+        print_written(output, len(rows), done, as_json=as_json)
 
 
-def _print_lines(lines: list[dict[str, Any]]) -> None:
-    from lmkit.answering.lines import dump
+def print_lines(lines: Sequence[str], file: IO[str] | None = None) -> None:
+    """Print answers' lines, on standard output if nothing else is said."""
+    click.echo("".join(f"{line}\n" for line in lines), nl=False, file=file)
 
-    click.echo("".join(f"{dump(line)}\n" for line in lines), nl=False)
+
+def print_written(output: str, records: int, already_there: int, *, as_json: bool) -> None:
+    """Say what a file of answers has come to."""
+    if as_json:
+        print_json({"output": output, "records": records, "already_there": already_there})
+        return
+    there = f" ({already_there} were there)" if already_there else ""
+    click.echo(f"{records} answers in {output}{there}", err=True)

@@ -1,1 +1,1 @@
-"""Many machines: answer a file on them, or serve from them, by Ray."""
+"""Many machines: a file of records, or a server's requests, shared out among them by ray."""

@@ -132,6 +132,10 @@ def test_the_prompt_is_shown_as_the_model_was_given_it(hold):
     assert "번째" not in held.err
 
 
+def test_the_prompt_of_a_task_that_is_no_chat_is_shown_too(hold):
+    assert hold("a", "/prompt", model=Counter(QA)).err.startswith("Q: a\nA:\n(")
+
+
 class TestFiles:
     def test_what_is_saved_is_a_record_to_train_on_and_to_go_on_with(self, hold, tmp_path):
         file = tmp_path / "chat.jsonl"

@@ -151,6 +151,15 @@ class TestAStream:
         assert "".join(pieces) == ask(record, **options).text
         assert all(pieces)
 
+    def test_what_it_returns_is_the_whole_answer(self, ask):
+        def whole():
+            found.append((yield from ask.stream(RECORD)))
+
+        found = []
+        list(whole())
+
+        assert found == [ask(RECORD)]
+
     def test_no_piece_ends_inside_a_character(self, saying):
         text = " 네 👨‍👩‍👧 🇰🇷 값!"
         ask = saying(text)

@@ -81,6 +81,33 @@ def test_a_stream_is_the_answer_in_pieces(ask):
     assert "".join(ask.stream(PROMPT, max_new_tokens=8)) == ask(PROMPT, max_new_tokens=8).text
 
 
+def test_what_a_stream_returns_is_the_whole_answer(ask):
+    def whole():
+        found.append((yield from ask.stream(PROMPT, max_new_tokens=8)))
+
+    found = []
+    list(whole())
+
+    assert found == [ask(PROMPT, max_new_tokens=8)]
+
+
+def test_a_stream_that_nobody_reads_on_stops_the_model(ask, monkeypatch):
+    steps = []
+    forward = ask.model.forward
+    monkeypatch.setattr(
+        ask.model, "forward", lambda *args, **given: (steps.append(1), forward(*args, **given))[1]
+    )
+
+    stream = ask.stream(PROMPT, max_new_tokens=70, min_new_tokens=70)
+    next(stream)
+    stream.close()
+    taken = len(steps)
+
+    assert taken < 70
+    assert ask(PROMPT, max_new_tokens=8) == ask(PROMPT, max_new_tokens=8)
+    assert len(steps) <= taken + 16
+
+
 def test_a_failure_while_streaming_reaches_the_reader(ask, monkeypatch):
     def fail(*args, **options):
         raise RuntimeError("out of memory")

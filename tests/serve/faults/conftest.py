@@ -16,8 +16,9 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def quick(bundle):
-    """`lmkit serve` as a user starts it."""
-    with Served("-m", "lmkit", "serve", bundle, "--port", 0, "--json") as server:
+    """`lmkit serve` as a user starts it, but that it reads large requests."""
+    flags = ("--port", 0, "--json", "--max-body", "16MiB")
+    with Served("-m", "lmkit", "serve", bundle, *flags) as server:
         yield server
 
 
@@ -34,3 +35,11 @@ def serving(bundle):
     yield serving
     for server in servers:
         server.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="module")
+def slow(bundle):
+    """A server whose model writes fifty tokens a second."""
+    flags = (SLOWLY, "serve", bundle, "--port", 0, "--json")
+    with Served(*flags, STEP_S="0.02") as server:
+        yield server

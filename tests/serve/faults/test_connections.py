@@ -1,6 +1,7 @@
 """Clients that are slow, gone, greedy or no HTTP clients at all: each is sent away, and others are served."""
 
 import socket
+import struct
 import threading
 import time
 
@@ -137,7 +138,7 @@ class TestReading:
     def test_who_hangs_up_in_the_middle_is_noticed_at_once(self, server):
         with server.line(request("/count", b'{"to": 1000, "every": 0.01}')) as raw:
             assert status(raw.recv(4096)) == 200
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
 
         assert server.logged("/count", 3)["ended"] == "broken off"
 

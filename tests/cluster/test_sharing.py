@@ -1,0 +1,39 @@
+"""How a cluster's cores and a file's rows are shared out."""
+
+import pytest
+
+from lmkit.cluster.answering import part_size
+from lmkit.cluster.starting import Groups
+from lmkit.errors import LmkitError
+
+
+@pytest.mark.parametrize(
+    ("cores", "given", "wanted"),
+    [
+        ((2,), {}, Groups(1, 2)),
+        ((16, 8, 2), {}, Groups(6, 4)),  # the smallest node has no room for four threads
+        ((8, 8), {"threads": 1}, Groups(16, 1)),
+        ((8, 8), {"threads": 8}, Groups(2, 8)),
+        ((8, 8), {"workers": 4}, Groups(4, 4)),
+        ((8, 8), {"workers": 16}, Groups(16, 1)),
+        ((2, 2), {"workers": 1}, Groups(1, 2)),  # threads of one worker are on one node
+        ((4,), {"workers": 9}, Groups(9, 1)),
+        ((8,), {"workers": 2, "threads": 3}, Groups(2, 3)),
+    ],
+)
+def test_what_is_not_said_leaves_no_core_idle(cores, given, wanted):
+    assert Groups.of(cores, **given) == wanted
+
+
+def test_more_threads_than_any_node_has_are_refused():
+    with pytest.raises(LmkitError, match="the largest node of the cluster has 4 cores"):
+        Groups.of((4, 2), threads=5)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64, 1000, 10**6])
+@pytest.mark.parametrize("workers", [1, 3, 64])
+def test_parts_are_whole_batches_so_that_rows_are_answered_in_the_same_ones(rows, workers):
+    size = part_size(rows, workers, batch_size=8)
+
+    assert size % 8 == 0
+    assert 8 <= size <= 32
