@@ -37,6 +37,7 @@ class Exchange:
     begun: float
     arrived: list[tuple[float, bytes]] = attrs.field(factory=list)
     cut: bool = False
+    leaves: bool = False  # hangs up as soon as something has come
     failure: str | None = None
 
     @property
@@ -70,10 +71,14 @@ class _Line(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
         transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
         self.exchange.arrived.append((time.perf_counter(), data))
+        if self.exchange.leaves:
+            self.exchange.cut = True
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None:
@@ -90,6 +95,7 @@ async def exchanges(
     seconds: float,
     ramp_s: float = 0.0,
     most: int | None = None,
+    leaves: int = 0,
 ) -> list[Exchange]:
     """Let clients ask for so many seconds; return every request that was sent.
 
@@ -100,6 +106,7 @@ async def exchanges(
         seconds: when all leave.
         ramp_s: the clients join spread over so many seconds.
         most: end sooner, behind so many requests.
+        leaves: every so-many-th request is given up as soon as its answer begins; none is if 0.
     """
     parts = urllib.parse.urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
@@ -113,6 +120,7 @@ async def exchanges(
             request, max_tokens = next(turn)
             exchange = Exchange(max_tokens=max_tokens, begun=time.perf_counter())
             done.append(exchange)
+            exchange.leaves = leaves > 0 and len(done) % leaves == 0
             try:
                 transport, line = await loop.create_connection(
                     lambda: _Line(exchange, request),  # noqa: B023 (called at once)
@@ -295,6 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--ramp", type=float, default=1.0, help="seconds in which they join")
     parser.add_argument("--most", type=int, help="end behind so many requests")
+    parser.add_argument("--leaves", type=int, default=0, help="every so-many-th hangs up early")
     parser.add_argument("--tokenizer", required=True, help="the model's tokenizer.json")
     parser.add_argument("--bodies", type=Path, required=True, help="JSON: what is asked, in turn")
     options = parser.parse_args(arguments)
@@ -309,6 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seconds=options.seconds,
             ramp_s=options.ramp,
             most=options.most,
+            leaves=options.leaves,
         )
     )
     end = time.perf_counter()

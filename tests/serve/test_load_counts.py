@@ -1,6 +1,7 @@
 """What the load run's client counts (tests/benchmarks/load_client.py), against servers that are made up."""
 
 import asyncio
+import contextlib
 import json
 import math
 import sys
@@ -127,6 +128,25 @@ def test_every_client_asks_again_when_it_has_its_answer_and_all_leave_in_time():
     assert not found["errors"]
     assert found["tokens"] >= found["ended"] * 4
     assert end - begun < 2.0
+
+
+def test_a_client_that_leaves_hangs_up_as_soon_as_something_has_come():
+    async def serve(reader, writer):
+        writer.write(CHUNKED + chunked(event("a")))
+        with contextlib.suppress(ConnectionError):
+            await reader.read(-1)  # until it hangs up
+        writer.close()
+
+    async def load():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        url = f"http://{host}:{port}"
+        async with server:
+            return await exchanges(url, [BODY], clients=1, seconds=5.0, most=3, leaves=1)
+
+    done = asyncio.run(load())
+
+    assert [read(one).outcome for one in done] == ["cut", "cut", "cut"]
 
 
 def test_a_server_that_is_not_there_is_an_error_not_a_crash():
