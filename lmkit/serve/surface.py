@@ -60,7 +60,7 @@ class Surface:
             Problem: more tokens were asked for than one answer may have, or a token that is none.
         """
         model = served.model
-        if not isinstance(model, Generator) or not served.task.writes:
+        if not isinstance(model, Generator) or not served.writes:
             return dict(options)
         for name in ("forced_bos_token_id", "forced_eos_token_id"):
             if options.get(name, 0) >= model.session.vocab_size:

@@ -69,6 +69,7 @@ def _problem(
     places: dict[str, list[ErrorDetails]] = {}
     for error in errors:
         places.setdefault(_place(error["loc"], given, missing=_is_missing(error)), []).append(error)
+    places = {place: of for place, of in places.items() if not _goes_deeper(place, places)}
     told = [_told(model, place, of, what) for place, of in list(places.items())[:_MOST_TOLD]]
     if len(places) > _MOST_TOLD:
         told.append(f"and {len(places) - _MOST_TOLD} more")
@@ -86,6 +87,14 @@ def _unsupported(model: type[BaseModel], place: str) -> str:
     field = model.model_fields.get(re.split(r"[.\[]", place)[0])
     says = (field.description or "") if field is not None else ""
     return says if says.startswith("Not supported") else ""
+
+
+def _goes_deeper(place: str, places: Iterable[str]) -> bool:
+    """Say whether another mistake is inside of this one's place.
+
+    Of a union each member is told why it does not fit; the one that fits best goes the furthest.
+    """
+    return any(place and other.startswith((f"{place}.", f"{place}[")) for other in places)
 
 
 def _is_missing(error: ErrorDetails) -> bool:
