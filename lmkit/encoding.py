@@ -375,7 +375,8 @@ def _prompt_ids(task: Task, record: Record, tokenizer: Tokenizer, most: int | No
     try:
         segments = task.formatter.prompt(record, tokenizer.dialect)
         if most is not None:
-            _check_opening(segments, tokenizer, most, where_of(record, 0))
+            follows, where = task.family.shifts, where_of(record, 0)
+            _check_opening(segments, tokenizer, most, answer_follows=follows, where=where)
         return task.collator.prompt(segments, tokenizer, delimited=task.formatter.delimited)
     except RecordError as error:
         raise _placed(error, where_of(record, 0)) from error
@@ -387,7 +388,12 @@ _OPENING = 8
 
 
 def _check_opening(
-    segments: Sequence[Segment], tokenizer: Tokenizer, most: int, where: str
+    segments: Sequence[Segment],
+    tokenizer: Tokenizer,
+    most: int,
+    *,
+    answer_follows: bool,
+    where: str,
 ) -> None:
     """Refuse a text whose opening is too long already, before a million characters are encoded.
 
@@ -405,7 +411,9 @@ def _check_opening(
             break
     n_tokens = len(joined(stretches(opening, tokenizer)))
     if n_tokens > most + most // 4 + 16:
-        raise PromptTooLong(n_tokens, most, at_least=True, where=where)
+        raise PromptTooLong(
+            n_tokens, most, answer_follows=answer_follows, at_least=True, where=where
+        )
 
 
 def fitting_prompt(
@@ -430,7 +438,10 @@ def fitting_prompt(
         record = Row(record, f"record {index}")
     if isinstance(task.collator, Stream):
         return _prompt_ids(task, record, tokenizer)
-    ids = _prompt_ids(task, record, tokenizer, most if task.family.shifts else None)
+    cuts = (
+        task.family is Family.SEQ2SEQ
+    )  # where the task says so, down to what it reads of a source
+    ids = _prompt_ids(task, record, tokenizer, None if cuts else most)
     needed = len(ids) + task.family.shifts  # a causal model's answer stands in the same context
     if most is not None and needed > most:
         where = where_of(record, index)

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+
+PATIENCE = 20_000  # milliseconds; a machine may have other work
 
 
 @pytest.fixture(scope="session")
@@ -33,8 +36,22 @@ def opened(browser: Any, file: Path, **settings: Any) -> Iterator[Any]:
         file: an HTML file.
         settings: of the window, as playwright's `new_context` takes them.
     """
+    with watched(browser, file.as_uri(), **settings) as (tab, complaints):
+        yield tab
+    assert complaints == []
+
+
+@contextmanager
+def watched(browser: Any, url: str, **settings: Any) -> Iterator[tuple[Any, list[str]]]:
+    """A page in a window of its own, and what it complains of or asks of others.
+
+    Args:
+        browser: the fixture above.
+        url: where the page is. On a server, it may ask that server; from a file, nobody.
+        settings: of the window, as playwright's `new_context` takes them.
+    """
     context = browser.new_context(**settings)
-    context.set_default_timeout(5000)
+    context.set_default_timeout(PATIENCE)
     tab = context.new_page()
     complaints: list[str] = []
     tab.on("console", lambda message: complaints.append(message.text))
@@ -44,14 +61,20 @@ def opened(browser: Any, file: Path, **settings: Any) -> Iterator[Any]:
         "request",
         lambda request: (
             None
-            if request.url.split("#")[0] == file.as_uri() or request.url.startswith("data:")
+            if _is_own(request.url.split("#")[0], url)
             else complaints.append(f"request: {request.url}")
         ),
     )
-    tab.goto(file.as_uri())
-    yield tab
+    tab.goto(url)
+    yield tab, complaints
     context.close()
-    assert complaints == []
+
+
+def _is_own(asked: str, url: str) -> bool:
+    if asked.startswith("data:"):
+        return True
+    page = url.split("#")[0]
+    return asked == page if url.startswith("file:") else urlsplit(asked)[:2] == urlsplit(page)[:2]
 
 
 def sideways(tab: Any) -> int:

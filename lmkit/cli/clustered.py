@@ -7,11 +7,15 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lmkit.cli.printing import print_json, progress_bar
+
+if TYPE_CHECKING:
+    from lmkit.batching import Limits
+    from lmkit.serve.settings import Settings
 
 
 def answer_on_cluster(
@@ -71,3 +75,67 @@ def answer_on_cluster(
         print_json([json.loads(line) for line in lines])
     elif output:
         print_written(output, done.records, done.already_there, as_json=as_json)
+
+
+def serve_on_cluster(
+    bundles: Sequence[tuple[str | None, str]],
+    settings: Settings,
+    limits: Limits,
+    show: Callable[[str, Sequence[tuple[str, str]], Settings], object],
+    *,
+    where: tuple[str, int, str | None],
+    replicas: tuple[int | None, int | None, int | None],
+    precision: str | None,
+    verify: bool,
+    drain: float,
+    log_format: Literal["text", "json"],
+) -> None:
+    """Serve until a signal; see `lmkit.cluster.serving`.
+
+    Args:
+        bundles: names, where typed, and folders.
+        settings: who may ask, and how much.
+        limits: what each bundle's engine may hold in each replica.
+        show: says where the server is, when it is.
+        where: host, port, and a cluster's address if said.
+        replicas: how many, up to how many, and how many cores each has, where said.
+        precision: which of the bundles' precisions.
+        verify: whether checksums and golden answers are checked first.
+        drain: seconds that running answers have at the end.
+        log_format: how the replicas' logs are written.
+    """
+    from lmkit.cluster.starting import imported_ray
+
+    imported_ray()  # so that what is missing is told by the extra's name
+    from lmkit.cluster.replica import Plan
+    from lmkit.cluster.serving import Fleet, serve_on_cluster
+
+    host, port, address = where
+    fewest, most, threads = replicas
+    plan = Plan(
+        bundles=[(name, os.path.abspath(path)) for name, path in bundles],
+        settings=settings,
+        limits=limits,
+        precision=precision,
+        threads=threads or 0,
+        verify=verify,
+        log_format=log_format,
+    )
+    fleet = Fleet(
+        plan=plan,
+        host=host,
+        port=port,
+        replicas=fewest,
+        most_replicas=most,
+        address=address,
+        drain=drain,
+    )
+    out = sys.stdout
+
+    def ready(url: str, names: Sequence[tuple[str, str]]) -> None:
+        with contextlib.redirect_stdout(out):
+            show(url, names, settings)
+            out.flush()
+
+    with contextlib.redirect_stdout(sys.stderr):
+        serve_on_cluster(fleet, on_ready=ready)

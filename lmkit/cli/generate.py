@@ -125,7 +125,7 @@ def _true_or_false(context: click.Context, option: click.Parameter, given: Any) 
     help="Check the bundle's checksums and golden answers before anything is answered, or its sizes "
     "and golden prompts' ids only; if not said, with --input the former and with --set the latter.",
 )
-@engine_options
+@engine_options(workers=True)
 @sampling_options
 @json_option
 def generate(

@@ -34,34 +34,43 @@ precision_option = click.option(
 LOCAL, RAY = ENGINES = ("local", "ray")
 
 
-def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say on which machines the work is done."""
-    command = click.option(
-        "--address",
-        metavar="HOST:PORT",
-        help="With --engine ray: a cluster that is running, or 'auto' for this machine's; $RAY_ADDRESS "
-        "if not given, and without either one is started here and stopped at the end.",
-    )(command)
-    command = click.option(
-        "--workers",
-        type=click.IntRange(min=1),
-        help="With --engine ray: how many processes have the model open, each with --threads cores; "
-        "as many as there is room for if not given.",
-    )(command)
-    return click.option(
-        "--engine",
-        type=click.Choice(ENGINES),
-        default=LOCAL,
-        show_default=True,
-        help="Work in this process, or on a ray cluster's machines.",
-    )(command)
+def engine_options(*, workers: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return what adds the options that say on which machines the work is done.
+
+    Args:
+        workers: whether how many processes there are is said with `--workers`.
+    """
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = click.option(
+            "--address",
+            metavar="HOST:PORT",
+            help="With --engine ray: a cluster that is running, or 'auto' for this machine's; "
+            "$RAY_ADDRESS if not given, and without either one is started here and stopped at the end.",
+        )(command)
+        if workers:
+            command = click.option(
+                "--workers",
+                type=click.IntRange(min=1),
+                help="With --engine ray: how many processes have the model open, each with --threads "
+                "cores; as many as there is room for if not given.",
+            )(command)
+        return click.option(
+            "--engine",
+            type=click.Choice(ENGINES),
+            default=LOCAL,
+            show_default=True,
+            help="Work in this process, or on a ray cluster's machines.",
+        )(command)
+
+    return add
 
 
 def check_engine(engine: str, **only_ray: object) -> None:
     """Refuse options that mean nothing to this process's own engine."""
     for name, given in only_ray.items():
         if given is not None and engine != RAY:
-            raise click.UsageError(f"--{name} goes with --engine ray")
+            raise click.UsageError(f"--{name.replace('_', '-')} goes with --engine ray")
 
 
 def cache_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmkit.cli.options import precision_option
+from lmkit.cli.options import RAY, check_engine, engine_options, precision_option
 from lmkit.cli.printing import json_option
 
 if TYPE_CHECKING:
-    from lmkit.serve.models import Models
     from lmkit.serve.settings import Settings
 
 KEY_VARIABLE = "LMKIT_API_KEY"
@@ -148,6 +147,19 @@ def size(context: click.Context | None, option: click.Parameter | None, given: s
 @click.option(
     "--playground/--no-playground", default=True, show_default=True, help="A page to try it, at /."
 )
+@engine_options(workers=False)
+@click.option(
+    "--replicas",
+    type=click.IntRange(min=1),
+    help="With --engine ray: how many processes have the bundles open, each with --threads cores; as "
+    "many as there is room for if not given.",
+)
+@click.option(
+    "--max-replicas",
+    type=click.IntRange(min=1),
+    help="With --engine ray: up to how many there are while more is asked than --replicas (1 if not "
+    "given) can write at once.",
+)
 @json_option
 def serve(
     bundles: Sequence[str],
@@ -169,6 +181,10 @@ def serve(
     drain: float,
     verify: bool,
     playground: bool,
+    engine: str,
+    address: str | None,
+    replicas: int | None,
+    max_replicas: int | None,
     as_json: bool,
 ) -> None:
     """Serve one or more BUNDLEs over HTTP, without torch.
@@ -183,6 +199,7 @@ def serve(
 
     With --json it prints one line when it is ready.
     """
+    check_engine(engine, address=address, replicas=replicas, max_replicas=max_replicas)
     settings = _settings(
         host,
         keys=_keys(api_key, api_key_file),
@@ -195,6 +212,25 @@ def serve(
     )
     _check_extra()
     from lmkit.batching import Limits
+
+    limits = Limits(max_rows=max_rows, max_waiting=max_waiting, kv_bytes=kv_memory)
+    show = _show_json if as_json else _show
+    if engine == RAY:
+        from lmkit.cli.clustered import serve_on_cluster
+
+        serve_on_cluster(
+            named(bundles),
+            settings,
+            limits,
+            show,
+            where=(host, port, address),
+            replicas=(replicas, max_replicas, threads),
+            precision=precision,
+            verify=verify,
+            drain=drain,
+            log_format=log_format,
+        )
+        return
     from lmkit.serve.app import make_app
     from lmkit.serve.gate import Gate
     from lmkit.serve.guarding import guarded
@@ -207,25 +243,21 @@ def serve(
     bound = listen(host, port)
     try:
         models = Models.open(
-            named(bundles),
-            limits=Limits(max_rows=max_rows, max_waiting=max_waiting, kv_bytes=kv_memory),
-            precision=precision,
-            threads=threads,
-            verify=verify,
+            named(bundles), limits=limits, precision=precision, threads=threads, verify=verify
         )
     except BaseException:
         bound.close()
         raise
     gate = Gate()
     app = guarded(make_app(models, settings=settings), settings, gate=gate)
-    show = _show_json if as_json else _show
+    names = [(one.name, str(one.model.path)) for one in models]
     try:
         run(
             app,
             bound,
             gate=gate,
             drain=drain,
-            on_ready=lambda: show(url_of(bound), models, settings),
+            on_ready=lambda: show(url_of(bound), names, settings),
             on_stop=models.close,
         )
     finally:
@@ -283,25 +315,25 @@ def _settings(host: str, *, keys: tuple[str, ...], **given: Any) -> Settings:
     return Settings(api_keys=keys, hosts=(*LOOPBACK_HOSTS, host.lower()), **given)
 
 
-def _show(url: str, models: Models, settings: Settings) -> None:
+def _show(url: str, names: Sequence[tuple[str, str]], settings: Settings) -> None:
     """Say where the server is and what it has, for people."""
     keyed = "wanted, as 'Authorization: Bearer KEY'" if settings.api_keys else "none"
     click.echo(f"serving at {url}  (Ctrl-C stops)")
-    for one in models:
-        click.echo(f"  model       {one.name}  ({one.model.path})")
+    for name, path in names:
+        click.echo(f"  model       {name}  ({path})")
     if settings.playground:
         click.echo(f"  playground  {url}/")
     click.echo(f"  OpenAI      base_url {url}/v1")
     click.echo(f"  key         {keyed}")
 
 
-def _show_json(url: str, models: Models, settings: Settings) -> None:
+def _show_json(url: str, names: Sequence[tuple[str, str]], settings: Settings) -> None:
     """Say it in one line, for programs."""
     import json
 
     facts = {
         "url": url,
-        "models": [one.name for one in models],
+        "models": [name for name, _ in names],
         "playground": f"{url}/" if settings.playground else None,
         "api_key": bool(settings.api_keys),
     }

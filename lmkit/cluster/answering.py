@@ -129,6 +129,8 @@ def _check(job: Job) -> None:
 
 def _answered(job: Job, todo: Sequence[Span]) -> Iterator[tuple[int, list[str]]]:
     """Yield the parts that a cluster has answered, as they come."""
+    # Ray Data makes its actors so that ray's core warns about each run of it, on standard error.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     cores = max(available_cores(), (job.workers or 1) * (job.threads or 1))
     with joined(job.address, cores=cores) as cluster:
         groups = Groups.of(cluster.cores, workers=job.workers, threads=job.threads)

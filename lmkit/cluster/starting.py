@@ -37,14 +37,13 @@ class Joined:
 
 
 def imported_ray() -> Any:
-    """Return the package, quiet and without telemetry unless the environment says otherwise.
+    """Return the package, without telemetry unless the environment says otherwise.
 
     Raises:
         MissingExtra: it is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray Data makes its actors so that ray's core warns about each run of it, on standard error.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # a request's line in a log is like another's
     # What ray will do in a later version by itself: leave a device's visibility alone.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -69,7 +68,7 @@ def joined(address: str | None, *, cores: int, **options: Any) -> Iterator[Joine
     """
     ray = imported_ray()
     address = address or os.environ.get(ADDRESS) or "local"
-    options |= {"log_to_driver": False, "logging_level": logging.ERROR}
+    options = {"log_to_driver": False, "logging_level": logging.ERROR, **options}
     if address == "local":
         options |= {
             "num_cpus": cores,
@@ -92,6 +91,15 @@ def joined(address: str | None, *, cores: int, **options: Any) -> Iterator[Joine
         yield Joined(ray, tuple(found), ray.util.get_node_ip_address())
     finally:
         ray.shutdown()
+
+
+def beside(ray: Any, kind: type) -> Any:
+    """Start an actor on this process's own node, which is not lost unless all is; return its handle."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(scheduling_strategy=here, **options)(kind).remote()
 
 
 def _knock(address: str) -> None:

@@ -17,6 +17,7 @@ import attrs
 from lmkit.answering import Answerer
 from lmkit.answering.lines import answered, dump
 from lmkit.cluster.spans import Span, cut
+from lmkit.cluster.starting import beside
 from lmkit.errors import LmkitError, ModelError
 from lmkit.records import Row, iterate
 
@@ -127,12 +128,7 @@ def attempts(ray: Any) -> Callable[[int], int]:
 
     It is on this process's own node, which is not lost unless all is.
     """
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    counting = ray.remote(
-        num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1
-    )(Attempts).remote()
+    counting = beside(ray, Attempts)
 
     def begin(first: int) -> int:
         import ray

@@ -20,7 +20,7 @@ def only_json(app: App) -> App:
     """Return an application that passes on bodies of JSON and no others."""
 
     async def check(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in READING or _is_json(scope):
+        if scope["type"] != "http" or not _has_body(scope) or _is_json(scope):
             await app(scope, receive, send)
             return
         await refuse(
@@ -67,6 +67,11 @@ def only_own_pages(app: App, *, hosts: Sequence[str], origins: Sequence[str]) ->
         )
 
     return check
+
+
+def _has_body(scope: Scope) -> bool:
+    length = header(scope, b"content-length")
+    return header(scope, b"transfer-encoding") is not None or length not in (None, b"0")
 
 
 def _is_json(scope: Scope) -> bool:

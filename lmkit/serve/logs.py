@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
 import traceback
 import uuid
@@ -100,6 +101,13 @@ def told(error: BaseException, *, with_message: bool) -> str:
 def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log what went wrong outside of any request; asyncio's own words show an error's message."""
     log.error("%s", context.get("message", "an error"), exc_info=context.get("exception"))
+
+
+def on_thread_error(args: threading.ExceptHookArgs) -> None:
+    """Log what ended a thread; Python's own words show an error's message."""
+    if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+        name = args.thread.name if args.thread else "a thread"
+        log.error("%s ended", name, exc_info=args.exc_value)
 
 
 class Logged:

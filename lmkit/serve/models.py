@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any
 import attrs
 
 from lmkit.batching import Engine, Limits, Turn, open_engine
-from lmkit.errors import DuplicateName, UnknownName
+from lmkit.errors import DuplicateName, LmkitError, UnknownName
 from lmkit.runtime.generator import Generator
 from lmkit.runtime.masked import MaskFiller
 from lmkit.saving.manifest import Manifest
 from lmkit.serve.news import News
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
+
+_NAME = re.compile(r"[\w.:-]+")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -28,11 +31,17 @@ class Served:
         name: what it is called; unique.
         engine: what answers.
         aliases: other names for it.
+        writes: whether its answers are written freely, so that options steer them.
     """
 
     name: str
     engine: Engine = attrs.field(repr=False)
     aliases: tuple[str, ...] = ()
+    writes: bool = attrs.field(init=False)  # the task would look through a protocol each time
+
+    @writes.default
+    def _writes(self) -> bool:
+        return self.engine.task.writes
 
     @property
     def model(self) -> Generator | MaskFiller:
@@ -73,6 +82,7 @@ class Models:
         news: what their engines tell of each step.
     Raises:
         DuplicateName: two of them have one name.
+        LmkitError: a name cannot stand in an address.
 
     Attributes:
         news: as given.
@@ -82,6 +92,11 @@ class Models:
         self.news = news
         self._served: dict[str, Served] = {}
         for one in served:
+            if not _NAME.fullmatch(one.name):
+                raise LmkitError(
+                    f"the name '{one.name}' cannot stand in an address; expected letters, digits, "
+                    f"'-', '_', '.' and ':', as in 'NAME={one.model.path}'"
+                )
             if one.name in self._served:
                 raise DuplicateName(
                     f"two bundles are to be served as '{one.name}'; give one another name, as in "

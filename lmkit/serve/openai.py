@@ -33,7 +33,7 @@ async def chat_completions(request: Request, surface: Surface) -> Response:
     if body.top_logprobs is not None and not body.logprobs:
         raise Problem(
             "top_logprobs is set and logprobs is not; set logprobs to true",
-            code="invalid_field",
+            code="conflict",
             param="top_logprobs",
         )
     n_logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -78,7 +78,7 @@ async def _answer(
     if body.stream_options is not None and not body.stream:
         raise Problem(
             "stream_options is set and stream is not; set stream to true",
-            code="invalid_field",
+            code="conflict",
             param="stream_options",
         )
     count = body.n or 1
@@ -126,7 +126,7 @@ def _options(surface: Surface, served: Served, body: CommonRequest) -> dict[str,
     asked = body.limit
     if len(set(asked.values())) > 1:
         told = " and ".join(f"{name} is {value}" for name, value in asked.items())
-        raise Problem(f"{told}; set one of them", code="invalid_field", param=next(iter(asked)))
+        raise Problem(f"{told}; set one of them", code="conflict", param=next(iter(asked)))
     if asked:
         options["max_new_tokens"] = next(iter(asked.values()))
     return surface.limited(served, options, next(iter(asked), "max_tokens"))

@@ -1,7 +1,7 @@
 """OpenAI's requests and answers, as far as a bundle can serve them.
 
-What a bundle cannot do is in the models too, as a field that must be null: a client that sends it is
-told so, and OpenAPI says it beforehand.
+What a bundle cannot do is in the models too, as a field that must be null and whose description begins
+with "Not supported": a client that sends it is told so, and OpenAPI says it beforehand.
 """
 
 from __future__ import annotations
@@ -11,7 +11,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from lmkit.chat.messages import ROLES
-from lmkit.serve.schemas import MOST_STOPS, Body, Content, Options, Stop, TokenId, Usage
+from lmkit.serve.schemas import (
+    MOST_STOPS,
+    WHOLE,
+    Body,
+    Content,
+    Options,
+    Positive,
+    Stop,
+    TokenId,
+    Usage,
+)
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 assert set(Role.__args__) == set(ROLES)  # type: ignore[attr-defined]
@@ -79,9 +89,9 @@ class CommonRequest(Options):
 
     model: str
     """The name of a model, as `GET /v1/models` lists them."""
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES), WHOLE] | None = None
     """How many answers each prompt gets."""
-    max_tokens: Annotated[int, Field(ge=1, le=(1 << 31) - 1)] | None = None
+    max_tokens: Positive | None = None
     """The most tokens of an answer; another name for `max_new_tokens`."""
     stop: Annotated[list[Stop], Field(max_length=MOST_STOPS)] | Stop | None = None
     """Texts that end the answer and are not part of it."""
@@ -124,18 +134,18 @@ class ChatRequest(CommonRequest):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     """The conversation. A task that reads no messages gets the last user's text in its one column."""
-    max_completion_tokens: Annotated[int, Field(ge=1, le=(1 << 31) - 1)] | None = None
+    max_completion_tokens: Positive | None = None
     """The most tokens of an answer; OpenAI's newer name for it."""
     logprobs: bool | None = None
     """Tell each token's log-probability."""
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     """How many of the likeliest tokens are told for each place; only with `logprobs`."""
     response_format: TextFormat | None = None
-    """Only text."""
+    """Not supported, but for text."""
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    """Not supported: `POST /v1/tasks/{name}` takes a chat template's `tools` as a column."""
+    """Not supported: `POST /v1/tasks/{name}` takes those of a chat template as a column."""
     tool_choice: Literal["none", "auto"] | None = None
-    """Without tools there is nothing to choose."""
+    """Not supported: there are no tools to choose."""
     parallel_tool_calls: bool | None = None
     """Read and left out."""
     functions: None = None
@@ -145,7 +155,7 @@ class ChatRequest(CommonRequest):
     audio: None = None
     """Not supported."""
     modalities: list[Literal["text"]] | None = None
-    """Only text."""
+    """Not supported, but for text."""
     prediction: None = None
     """Not supported."""
     web_search_options: None = None
@@ -155,11 +165,11 @@ class ChatRequest(CommonRequest):
     verbosity: None = None
     """Not supported."""
     store: Literal[False] | None = None
-    """Nothing is stored."""
+    """Not supported: nothing is stored."""
     metadata: dict[str, Any] | None = None
     """Read and left out."""
     service_tier: Literal["auto", "default"] | None = None
-    """There is one."""
+    """Not supported: there is one."""
     safety_identifier: str | None = None
     """Read and left out."""
     prompt_cache_key: str | None = None
@@ -179,11 +189,11 @@ class CompletionRequest(CommonRequest):
         ]
     )
     """Texts fill the task's one prompt column; token ids are given to the model as they are."""
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     """Tell each token's log-probability, and those of so many of the likeliest."""
     echo: bool | None = None
     """Put the prompt before its answer; not with `logprobs`."""
-    best_of: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=MOST_CHOICES), WHOLE] | None = None
     """Not supported, unless it equals `n`."""
     suffix: None = None
     """Not supported."""

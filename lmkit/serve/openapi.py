@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from lmkit import __version__
+from lmkit.serve.auth import OPEN_PATHS
 from lmkit.serve.routes import Operation
 from lmkit.serve.schemas import ErrorAnswer
 from lmkit.serve.settings import Settings
@@ -66,10 +67,9 @@ def document(
     }
     if settings.api_keys:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        for methods in paths.values():
-            for described in methods.values():
-                if described["tags"] != ["server"]:
-                    described["security"] = [{"key": []}]
+        for path, methods in paths.items():
+            for described in methods.values() if path not in OPEN_PATHS else ():
+                described["security"] = [{"key": []}]
     return found
 
 
@@ -82,6 +82,7 @@ def _models(
         bodies += [endpoint.record]
         answers += [endpoint.answer]
     bodies += [WritingOptions, Streams]
+    answers += [one.streams for one in operations if one.streams]
     answers += [Prompt, ErrorAnswer]
     found: list[tuple[type[BaseModel], JsonSchemaMode]] = []
     found += [(model, "validation") for model in dict.fromkeys(bodies)]
@@ -129,7 +130,9 @@ def _operation(
     if answer is not None:
         content = {operation.media_type: {"schema": schemas[answer, "serialization"]}}
     if operation.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        kinds = (operation.streams, ErrorAnswer)
+        events = _events([schemas[kind, "serialization"] for kind in kinds])
+        content["text/event-stream"] = {"schema": events}
     described: dict[str, Any] = {
         "operationId": name,
         "summary": operation.summary,
@@ -161,6 +164,16 @@ def _operation(
             }
         described["responses"][str(status)] = response
     return described
+
+
+def _events(kinds: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what each event of a stream is; the last one's data is `[DONE]`."""
+    contents = [
+        {"type": "string", "contentMediaType": "application/json", "contentSchema": kind}
+        for kind in kinds
+    ]
+    data = {"anyOf": [{"const": "[DONE]"}, *contents]}
+    return {"type": "object", "properties": {"data": data}, "required": ["data"]}
 
 
 def _parameters(query: type[BaseModel]) -> list[dict[str, Any]]:

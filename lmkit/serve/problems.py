@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic_core import to_json
 from starlette.responses import Response
+from starlette.types import Scope
 
 from lmkit.errors import (
     Busy,
@@ -21,6 +23,8 @@ from lmkit.errors import (
     UnknownName,
     UnknownOption,
 )
+
+log = logging.getLogger("lmkit.serve")
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
@@ -128,3 +132,9 @@ def problem_of(error: Exception) -> Problem:
         code="internal_error",
         kind=SERVER,
     )
+
+
+def log_failure(scope: Scope, error: Exception) -> None:
+    """Write into the log at what the server failed, and where; whether it shows words is the log's."""
+    facts = {"id": request_id} if (request_id := scope.get("state", {}).get("request_id")) else {}
+    log.error("a request failed", exc_info=error, extra={"facts": facts})

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
-import traceback
 from collections.abc import Awaitable, Callable
 
 import attrs
@@ -18,6 +16,7 @@ from lmkit.serve import openai, probes, tasks
 from lmkit.serve.asking import HungUp
 from lmkit.serve.metrics import HUNG_UP, ROUTE
 from lmkit.serve.openai_schemas import (
+    ChatChunk,
     ChatCompletion,
     ChatRequest,
     Completion,
@@ -25,11 +24,9 @@ from lmkit.serve.openai_schemas import (
     ModelCard,
     ModelList,
 )
-from lmkit.serve.problems import problem_of
+from lmkit.serve.problems import log_failure, problem_of
 from lmkit.serve.surface import Surface
-from lmkit.serve.task_schemas import TaskList
-
-log = logging.getLogger("lmkit.serve")
+from lmkit.serve.task_schemas import TaskEvent, TaskList
 
 Handler = Callable[[Request, Surface], Awaitable[Response]]
 
@@ -46,7 +43,7 @@ class Operation:
         body: what the body must be, or None for no body.
         answer: what is answered, or None for what is no JSON.
         media_type: of the answer.
-        streams: whether it may answer in events.
+        streams: what an event holds, where it can answer in events.
         is_task: whether the body and the answer are each task's own.
     """
 
@@ -57,7 +54,7 @@ class Operation:
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
     media_type: str = "application/json"
-    streams: bool = False
+    streams: type[BaseModel] | None = None
     is_task: bool = False
 
     @property
@@ -78,7 +75,7 @@ OPERATIONS = (
         tag="openai",
         body=ChatRequest,
         answer=ChatCompletion,
-        streams=True,
+        streams=ChatChunk,
     ),
     Operation(
         method="POST",
@@ -87,7 +84,7 @@ OPERATIONS = (
         tag="openai",
         body=CompletionRequest,
         answer=Completion,
-        streams=True,
+        streams=Completion,
     ),
     Operation(
         method="GET",
@@ -111,7 +108,7 @@ OPERATIONS = (
         path="/v1/tasks/{name}",
         handler=tasks.answer,
         tag="tasks",
-        streams=True,
+        streams=TaskEvent,
         is_task=True,
     ),
     Operation(
@@ -154,25 +151,5 @@ async def _handle(operation: Operation, surface: Surface, request: Request) -> R
     except Exception as error:
         problem = problem_of(error)
         if problem.status == 500:
-            log_failure(request, error, says=surface.settings.log_prompts)
+            log_failure(request.scope, error)
         return problem.response
-
-
-def log_failure(request: Request, error: Exception, *, says: bool) -> None:
-    """Write into the log where the server failed.
-
-    Args:
-        request: what it failed at.
-        error: the failure.
-        says: whether the error's own words may be written, which may quote what was asked.
-    """
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    words = f": {error}" if says else ""
-    log.error(
-        "%s %s failed with %s%s\n%s",
-        request.method,
-        request.scope.get(ROUTE, request.url.path),
-        type(error).__name__,
-        words,
-        frames,
-    )

@@ -15,20 +15,25 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, cast
 
+import attrs
 import uvicorn
 
 from lmkit.errors import LmkitError
 from lmkit.serve.connections import Connection, Patience, sweep
 from lmkit.serve.gate import Gate
+from lmkit.serve.logs import on_loop_error, on_thread_error
 from lmkit.serve.refusing import App
 
 log = logging.getLogger("lmkit.serve")
 
 BACKLOG = 1024
+# Files that the process has open besides connections: models, libraries, pipes.
+OWN_FILES = 64
 KEEP_ALIVE_SECONDS = 30
 # After the drain: how long those whose answers were broken off have to be told so.
 PARTING_SECONDS = 1
@@ -98,7 +103,7 @@ def serve(
     """
     config = uvicorn.Config(
         app=cast(Any, app),
-        http=cast(Any, functools.partial(Connection, patience=patience)),
+        http=cast(Any, functools.partial(Connection, patience=affordable(patience))),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -108,6 +113,7 @@ def serve(
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=PARTING_SECONDS,
     )
+    threading.excepthook = on_thread_error
     server = _Server(config, gate=gate, drain=drain, on_ready=on_ready, on_stop=on_stop)
     try:
         server.run(sockets=[bound])
@@ -116,6 +122,21 @@ def serve(
     finally:
         bound.close()
     return 0
+
+
+def affordable(patience: Patience) -> Patience:
+    """Return a patience with no more connections than this process may have files open.
+
+    A server that has no file left for the next connection cannot even turn it away.
+    """
+    try:
+        import resource
+    except ImportError:  # not on this system, which has no such bound
+        return patience
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return patience
+    return attrs.evolve(patience, connections=max(1, min(patience.connections, files - OWN_FILES)))
 
 
 class _Server(uvicorn.Server):
@@ -141,6 +162,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, and say so."""
         self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(on_loop_error)
         await super().startup(sockets=sockets)
         self.work.append(asyncio.create_task(sweep(self.server_state.connections)))
         if self.gate.open:  # else a signal came first

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 # Numbers are bounded so that none of them can fail deep inside, where numpy counts in 64 bits.
 _MOST = (1 << 31) - 1
-Count = Annotated[int, Field(ge=0, le=_MOST)]
-TokenId = Annotated[int, Field(ge=0, le=_MOST)]
+
+
+def _whole(given: Any) -> Any:
+    """Return a whole number that came with a decimal point as what it is; JSON knows one kind."""
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+# It stands last in an annotation: what comes before it are the whole number's own bounds.
+WHOLE = BeforeValidator(_whole)
+Positive = Annotated[int, Field(ge=1, le=_MOST), WHOLE]
+Count = Annotated[int, Field(ge=0, le=_MOST), WHOLE]
+TokenId = Annotated[int, Field(ge=0, le=_MOST), WHOLE]
 MOST_BEAMS = 16
 MOST_STOPS = 16
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
@@ -40,7 +50,7 @@ class Content(BaseModel):
 class Options(Body):
     """The fields of `Generation`; what is left out, or null, is as the task has it."""
 
-    max_new_tokens: Annotated[int, Field(ge=1, le=_MOST)] | None = None
+    max_new_tokens: Positive | None = None
     """The most tokens of an answer."""
     min_new_tokens: Count | None = None
     """How many tokens come before an end token is allowed."""
@@ -64,7 +74,7 @@ class Options(Body):
     """The id that comes last where an answer reaches its full length."""
     suppress_tokens: Annotated[list[TokenId], Field(max_length=1024)] | None = None
     """Ids that an answer never has."""
-    num_beams: Annotated[int, Field(ge=1, le=MOST_BEAMS)] | None = None
+    num_beams: Annotated[int, Field(ge=1, le=MOST_BEAMS), WHOLE] | None = None
     """How many texts a beam search follows at once; more than 1 wants a temperature of 0."""
     length_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
     """Above 0 favours long texts, below 0 short ones; for beams only."""
@@ -72,7 +82,7 @@ class Options(Body):
     """When a beam search ends: true, with the first whole texts; "never", when none can be better."""
     prompt_lookup_num_tokens: Count | None = None
     """The most tokens that are guessed and then checked at once; 0 is off. The text stays the same."""
-    seed: Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
+    seed: Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1), WHOLE] | None = None
     """Makes draws repeatable."""
     stop: Annotated[list[Stop], Field(max_length=MOST_STOPS)] | Stop | None = None
     """Texts that end the answer and are not part of it."""

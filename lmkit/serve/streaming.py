@@ -12,9 +12,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from lmkit.serve.asking import HungUp
 from lmkit.serve.news import Bell
-from lmkit.serve.problems import problem_of
+from lmkit.serve.problems import log_failure, problem_of
 
-ERROR = "lmkit.error"  # where a scope keeps what went wrong after the head of an answer was sent
 DONE = b"data: [DONE]\n\n"
 
 
@@ -64,8 +63,10 @@ class EventStream(Response):
                 except HungUp:
                     return
                 except Exception as error:
-                    scope[ERROR] = error
-                    told = event(problem_of(error).body)
+                    problem = problem_of(error)
+                    if problem.status == 500:
+                        log_failure(scope, error)
+                    told = event(problem.body)
                     await send({"type": "http.response.body", "body": told, "more_body": True})
                 await send({"type": "http.response.body", "body": DONE, "more_body": False})
         finally:

@@ -12,6 +12,7 @@ from starlette.types import Receive
 from lmkit.batching import Request as Asked
 from lmkit.batching import Update
 from lmkit.errors import UnknownName
+from lmkit.runtime.generator import Generator
 from lmkit.serve.asking import Desk, Finished, Note, answers, updates
 from lmkit.serve.metrics import Metrics
 from lmkit.serve.models import Models, Served
@@ -53,13 +54,23 @@ class Surface:
             raise Problem(str(error), status=404, code="model_not_found", param="model") from None
 
     def limited(self, served: Served, options: Mapping[str, Any], param: str) -> dict[str, Any]:
-        """Return options that keep to the server's bound on tokens.
+        """Return options that keep to the server's bound on tokens and to the model's vocabulary.
 
         Raises:
-            Problem: more tokens were asked for than one answer may have.
+            Problem: more tokens were asked for than one answer may have, or a token that is none.
         """
+        model = served.model
+        if not isinstance(model, Generator) or not served.writes:
+            return dict(options)
+        for name in ("forced_bos_token_id", "forced_eos_token_id"):
+            if options.get(name, 0) >= model.session.vocab_size:
+                raise Problem(
+                    f"{name} is {options[name]}; expected an id below {model.session.vocab_size}",
+                    code="invalid_option",
+                    param=name,
+                )
         most = self.settings.max_tokens
-        if most is None or not served.task.writes:
+        if most is None:
             return dict(options)
         asked = options.get("max_new_tokens")
         if asked is not None and asked > most:

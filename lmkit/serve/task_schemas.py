@@ -73,6 +73,12 @@ class TaskAnswer(Content):
     """In the last event of a stream."""
 
 
+class TaskEvent(Content):
+    """An event of a stream: a piece of the text. The last but one is the whole answer."""
+
+    text: str
+
+
 class PromptToken(Content):
     """A token of a prompt."""
 

@@ -69,13 +69,32 @@ def _problem(
     places: dict[str, list[ErrorDetails]] = {}
     for error in errors:
         places.setdefault(_place(error["loc"], given, missing=_is_missing(error)), []).append(error)
+    places = {place: of for place, of in places.items() if not _goes_deeper(place, places)}
     told = [_told(model, place, of, what) for place, of in list(places.items())[:_MOST_TOLD]]
     if len(places) > _MOST_TOLD:
         told.append(f"and {len(places) - _MOST_TOLD} more")
     first = next(iter(places))
-    unknown = places[first][0]["type"] == "extra_forbidden"
-    code = "unknown_field" if unknown else "invalid_field"
+    code = "invalid_field"
+    if places[first][0]["type"] == "extra_forbidden":
+        code = "unknown_field"
+    elif _unsupported(model, first):
+        code = "unsupported"
     return Problem("; ".join(told), code=code, param=first or None)
+
+
+def _unsupported(model: type[BaseModel], place: str) -> str:
+    """Return why a field cannot be served, in its description's words; "" where it can."""
+    field = model.model_fields.get(re.split(r"[.\[]", place)[0])
+    says = (field.description or "") if field is not None else ""
+    return says if says.startswith("Not supported") else ""
+
+
+def _goes_deeper(place: str, places: Iterable[str]) -> bool:
+    """Say whether another mistake is inside of this one's place.
+
+    Of a union each member is told why it does not fit; the one that fits best goes the furthest.
+    """
+    return any(place and other.startswith((f"{place}.", f"{place}[")) for other in places)
 
 
 def _is_missing(error: ErrorDetails) -> bool:
@@ -109,6 +128,8 @@ def _told(model: type[BaseModel], place: str, errors: Sequence[ErrorDetails], wh
         return f"there is no {what} '{place}'{hint}"
     if kind == "missing":
         return f"'{place}' is missing"
+    if says := _unsupported(model, place):
+        return f"'{place}' is {says[0].lower()}{says[1:].rstrip('.')}"
     said = dict.fromkeys(error["msg"].replace("Input should be", "should be") for error in errors)
     words = ", or ".join(said).replace(", or should be", ", or")
     return f"'{place}' {words}" if place else f"the body {words}"

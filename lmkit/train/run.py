@@ -224,6 +224,10 @@ def train(
     caches = getattr(loaded.model.config, "use_cache", True)  # a pair's config does not say
     with no_empty_folder(folder):
         trainer = _trainer(what, loaded.model, ready, folder, options, lessons)
+        if sample and trainer.is_fsdp_enabled:
+            raise LmkitError(
+                "sample cannot be used with fsdp: no process has a whole model that could answer"
+            )
     if sample and ranks.is_first():
         trainer.add_callback(_sampler(loaded.model, ready, folder, lessons, sample, seed))
     about |= {"settings": settings(trainer.args, options), "machine": machine(trainer.args.device)}

@@ -5,13 +5,14 @@ This module and `progress` import transformers at once, so `run` imports them wh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from accelerate import FullyShardedDataParallelPlugin
 from accelerate.data_loader import SeedableRandomSampler
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, str_to_bool
 from torch.utils.data import RandomSampler, SequentialSampler
 from transformers import Trainer
 
@@ -67,11 +68,15 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
         """
         super().create_accelerator_and_postprocess()
         state = self.accelerator.state
-        if self.args.fsdp and state.distributed_type == DistributedType.MULTI_CPU:
+        asked = self.args.fsdp or str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
+        if asked and state.distributed_type == DistributedType.MULTI_CPU:
             state.distributed_type = self.args.distributed_state.distributed_type = (
                 DistributedType.FSDP
             )
-            state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+            options = self.args.fsdp_plugin_args or {}  # else accelerate's own say
+            if options.get("cpu_offload"):
+                raise ValueError("cpu_offload is for training on another device than the CPU")
+            state.fsdp_plugin = FullyShardedDataParallelPlugin(**options)
             self.is_fsdp_enabled = True
 
     def compute_loss(

@@ -11,7 +11,7 @@ from .snippets import DOCS, Reader, programs
 
 FOLDER = DOCS / "howto"
 LOOKING = ("debug-labels", "test-a-task", "start-a-plugin")  # the pages that need no torch
-MAKING = ("compose", "export", "deploy", "fine-tune", "write-a-loss")
+MAKING = ("compose", "export", "deploy", "fine-tune", "train-on-many", "write-a-loss")
 SHAPE = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],

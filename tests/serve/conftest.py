@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ from runtime.toymasked import write_masked_bundle
 
 import lmkit as lk
 from lmkit.serve.app import make_app
+from lmkit.serve.connections import Connection, Patience
 from lmkit.serve.models import Models
 from lmkit.serve.settings import Settings
 
@@ -35,6 +37,7 @@ JUDGE = lk.Task(
     decoder=lk.LabelDecoder(labels=("예", "아니요")),
 )
 TALK = {"messages": [{"role": "user", "content": "안녕"}]}
+ASKED_PAIR = {"prompt": "안녕", "other": "네"}
 PAIR = lk.Task(
     name="pair",
     formatter=lk.context("{prompt} {other}") + lk.target(" {answer}"),
@@ -52,6 +55,7 @@ def bundles(tmp_path_factory) -> dict[str, Path]:
         "toy": write_bundle(folder / "toy", says="네, 안녕하세요 👋"),
         "noise": write_bundle(folder / "noise"),
         "chat": write_bundle(folder / "chat", task=CHAT, record=TALK),
+        "pair": write_bundle(folder / "pair", task=PAIR, record=ASKED_PAIR),
         "judge": write_bundle(folder / "judge", task=JUDGE),
         "mlm": write_masked_bundle(folder / "mlm"),
     }
@@ -75,7 +79,8 @@ def url(models) -> Iterator[str]:
 def running(app: object) -> Iterator[str]:
     """Run an application on a free port of loopback, in a thread."""
     bound = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, http="httptools", ws="none", lifespan="off")  # type: ignore[arg-type]
+    protocol = functools.partial(Connection, patience=Patience())
+    config = uvicorn.Config(app, log_config=None, http=protocol, ws="none", lifespan="off")  # type: ignore[arg-type]
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()

@@ -50,8 +50,8 @@ function marked({ sequence, token_str }) {
 
 /** Facts of a run, as pairs of a number and a word; `brief` leaves out what a turn of many repeats. */
 export function facts({ usage, clock, timing, finish_reason: reason, stopped }, kind, { brief = false } = {}) {
-  const list = h("dl", { class: "facts" });
-  const add = (word, value, title) => list.append(h("div", { title }, h("dd", {}, value), h("dt", { word })));
+  const list = h("ul", { class: "facts", role: "list" });
+  const add = (word, value) => list.append(h("li", {}, h("b", {}, value), h("span", { word })));
   if (kind === "text") {
     const tokens = usage?.completion_tokens;
     const writing = clock.whole - clock.first;
@@ -67,7 +67,7 @@ export function facts({ usage, clock, timing, finish_reason: reason, stopped }, 
   const end = stopped ? "stopped" : reason;
   if (end && kind === "text") {
     const word = `end-${end}`;
-    list.append(isWord(word) ? h("div", { class: `end ${end}`, word }) : h("div", { class: "end", word: "end-other", values: { reason: end } }));
+    list.append(isWord(word) ? h("li", { class: `end ${end}`, word }) : h("li", { class: "end", word: "end-other", values: { reason: end } }));
   }
   return list;
 }

@@ -11,9 +11,8 @@ export async function* events(body) {
   try {
     for (;;) {
       const { value, done } = await reader.read();
-      if (done) return;
-      rest += value;
-      const held = rest.endsWith("\r") ? "\r" : ""; // its line feed may be on the way
+      rest += value ?? "";
+      const held = !done && rest.endsWith("\r") ? "\r" : ""; // its line feed may be on the way
       const lines = rest.slice(0, rest.length - held.length).split(/\r\n|\n|\r/);
       rest = lines.pop() + held;
       for (const line of lines) {
@@ -23,6 +22,7 @@ export async function* events(body) {
           data = [];
         }
       }
+      if (done) return;
     }
   } finally {
     reader.cancel().catch(() => {});

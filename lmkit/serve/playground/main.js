@@ -32,11 +32,14 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") views.get(chosen()?.name)?.stop();
 });
 addEventListener("hashchange", look);
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address is the task's
+  main.focus();
+});
 
 function spoken() {
   at("language").lang = language() === "ko" ? "en" : "ko";
   reword(at("language"), "language");
-  at("language").setAttribute("data-word-aria-label", "language-label");
 }
 
 /** The task that the address names, or the first. */
@@ -54,7 +57,8 @@ function look() {
   for (const link of at("tasks").querySelectorAll("a")) {
     if (link.dataset.task === task.name) {
       link.setAttribute("aria-current", "page");
-      link.scrollIntoView({ block: "nearest", inline: "nearest" });
+      const list = link.closest("ul"); // on a phone, a row that is moved under the finger
+      list.scrollLeft = link.offsetLeft - list.offsetLeft - (list.clientWidth - link.offsetWidth) / 2;
     } else link.removeAttribute("aria-current");
   }
   if (!views.has(task.name)) {

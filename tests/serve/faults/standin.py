@@ -5,7 +5,9 @@ Run as a script with one JSON argument: settings, patience and drain. It prints 
 
 import asyncio
 import json
+import resource
 import sys
+import threading
 
 from lmkit.serve.connections import Patience
 from lmkit.serve.gate import Gate
@@ -46,12 +48,23 @@ async def routes(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": TEXT})
         while (await _peek(receive)) != "http.disconnect":
             await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+    elif scope["path"] == "/thread":
+        thread = threading.Thread(target=int, args=(body.decode(),))
+        thread.start()
+        thread.join()
+        asyncio.get_running_loop().create_task(_fail(body.decode()))
+        await asyncio.sleep(0)
+        await answer(send, b"")
     elif scope["path"] == "/hang":
         await receive()
     elif scope["path"] == "/fail":
         raise RuntimeError(f"cannot answer {body.decode()}")
     else:
         await answer(send, scope["path"].encode())
+
+
+async def _fail(text):
+    raise RuntimeError(f"cannot do {text}")
 
 
 async def _peek(receive):
@@ -64,6 +77,8 @@ async def _peek(receive):
 
 def main():
     asked = json.loads(sys.argv[1])
+    if "files" in asked:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (asked["files"], asked["files"]))
     settings = Settings(**asked.get("settings", {}))
     set_up("json", log_prompts=settings.log_prompts)
     gate = Gate()

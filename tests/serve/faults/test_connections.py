@@ -1,5 +1,6 @@
 """Clients that are slow, gone, greedy or no HTTP clients at all: each is sent away, and others are served."""
 
+import contextlib
 import socket
 import struct
 import threading
@@ -189,27 +190,29 @@ def test_requests_on_one_connection_are_answered_in_their_order(server):
 
 class TestCrowd:
     def test_of_idle_connections_makes_room_for_who_asks(self):
-        with Served.standin(patience={"connections": 10, "head_seconds": 60}) as server:
-            lines = [server.line(b"GET / HT") for _ in range(50)]
-            for line in lines:
-                line.__enter__()
-            try:
+        patience = {"connections": 10, "head_seconds": 60}
+        with Served.standin(patience=patience) as server, contextlib.ExitStack() as lines:
+            for _ in range(50):
+                lines.enter_context(server.line(b"GET / HT"))
+            for number in range(20):
+                assert server.post("/echo", number).json() == number
+
+    def test_of_more_than_the_system_has_files_for_makes_room_too(self):
+        with Served.standin(files=100, patience={"head_seconds": 60}) as server:
+            with contextlib.ExitStack() as lines:
+                for _ in range(200):
+                    lines.enter_context(server.line(b"GET / HT"))
                 for number in range(20):
                     assert server.post("/echo", number).json() == number
-            finally:
-                for line in lines:
-                    line.__exit__(None, None, None)
+
+            assert not any("out of system resource" in line for line in server.log)
 
     def test_of_busy_connections_is_told_to_come_again(self):
         with Served.standin(patience={"connections": 3}) as server:
-            lines = [server.line(request("/hang")) for _ in range(3)]
-            for line in lines:
-                line.__enter__()
-            time.sleep(0.2)
-
-            done = server.get("/")
-            for line in lines:
-                line.__exit__(None, None, None)
+            with contextlib.ExitStack() as lines:
+                for _ in range(3):
+                    lines.enter_context(server.line(request("/hang")))
+                done = until(lambda: (seen := server.get("/")).status_code == 503 and seen)
 
             assert done.status_code == 503
             assert done.headers["retry-after"] == "1"
@@ -250,3 +253,19 @@ def dribble(raw):
             time.sleep(0.05)
     except OSError:
         pass
+
+
+def test_what_goes_wrong_outside_of_a_request_is_logged_without_its_words():
+    with Served.standin() as server:
+        server.post("/thread", "나의 비밀")
+        until(lambda: len(failures(server)) == 2)
+
+    failed = failures(server)
+    assert failed[0]["error"].endswith("ValueError")
+    assert failed[1]["error"].endswith("RuntimeError")
+    assert "비밀" not in "".join(server.log)
+
+
+def failures(server):
+    """Return the log's lines that tell of an error."""
+    return [line for line in server.lines() if "error" in line]
