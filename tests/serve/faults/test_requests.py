@@ -234,3 +234,23 @@ def test_what_was_asked_and_answered_is_in_the_log_where_that_is_wanted(serving)
 
     assert json.loads(line["request"])["prompt"] == SECRET
     assert json.loads(line["answer"]) == answer.json()
+
+
+def test_a_bug_of_the_servers_own_is_told_to_nobody_but_its_place_to_the_log(serving):
+    server = serving(step_s=0, FAILS=SECRET)
+    for path in ("/v1/completions", "/v1/tasks/toy"):
+        asked = {"prompt": SECRET} if "tasks" in path else {**ASK, "prompt": SECRET}
+        answer = server.post(path, asked)
+        line = server.logged(path)
+
+        assert_told(answer, 500)
+        assert answer.json()["error"]["code"] == "internal_error"
+        assert SECRET not in answer.text
+        assert line["status"] == 500
+        assert line["id"] == answer.headers["x-request-id"]
+        assert server.post("/v1/completions", ASK).status_code == 200
+    log = "\n".join(server.log)
+
+    assert "RuntimeError" in log
+    assert "in prepare_badly" in log
+    assert "xyzzy" not in log
