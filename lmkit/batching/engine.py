@@ -7,6 +7,7 @@ lane take a step, and tell of it. Without work it sleeps.
 
 from __future__ import annotations
 
+import atexit
 import copy
 import heapq
 import logging
@@ -85,6 +86,8 @@ class Engine:
         name = f"lmkit-engine-{self.task.name}"
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
+        # A thread that is inside onnxruntime when the interpreter ends would take it down with it.
+        atexit.register(self.close)
 
     def __repr__(self) -> str:
         return f"Engine({str(self.model.path)!r}, {self.task!r})"
@@ -228,6 +231,7 @@ class Engine:
             self._wakes.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+            atexit.unregister(self.close)
 
     def _wake(self) -> None:
         with self._wakes:
@@ -374,9 +378,9 @@ def _lanes(model: Generator | MaskFiller, book: Book, limits: Limits) -> dict[Ki
         return {Kind.FILL: calls.Calls(calls.fills(model), book)}
     if isinstance(model.task.decoder, Chooser):
         return {Kind.CHOICE: calls.Calls(calls.choices(model), book)}
-    found: dict[Kind, Lane] = {Kind.BEAMS: Cohorts(model, book)}
+    found: dict[Kind, Lane] = {Kind.BEAMS: Cohorts(model, book, limits)}
     if isinstance(model.manifest.graph, Graph) and model.writer is model.session:
         found[Kind.SLOT] = Slots(model, book, limits)
     else:
-        found[Kind.TOGETHER] = Cohorts(model, book)
+        found[Kind.TOGETHER] = Cohorts(model, book, limits)
     return found

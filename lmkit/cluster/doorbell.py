@@ -6,28 +6,34 @@ import asyncio
 
 
 class Doorbell:
-    """An actor of which there is one; replicas wait at it for the end."""
+    """An actor of which there is one; replicas wait at it for the end.
+
+    Only those who have heard it count: a replica that was lost before waits for nobody.
+    """
 
     def __init__(self) -> None:
         self._rung = asyncio.Event()
         self._drain = 0.0
-        self._waiting: set[str] = set()
+        self._emptying: set[str] = set()
 
     async def ring(self, drain: float) -> None:
         """Let nothing more in, and give what is inside so many seconds."""
         self._drain = drain
         self._rung.set()
 
-    async def wait(self, replica: str) -> float:
+    async def wait(self) -> float:
         """Return when the bell rings: for how many seconds what is inside may go on."""
-        self._waiting.add(replica)
         await self._rung.wait()
         return self._drain
 
-    async def left(self, replica: str) -> None:
-        """Hear that nobody is inside a replica, or that it ends for another reason."""
-        self._waiting.discard(replica)
+    async def heard(self, replica: str) -> None:
+        """Hear that a replica lets nothing more in."""
+        self._emptying.add(replica)
 
-    async def inside(self) -> int:
-        """Return how many replicas have not said so."""
-        return len(self._waiting)
+    async def left(self, replica: str) -> None:
+        """Hear that nobody is inside a replica any more."""
+        self._emptying.discard(replica)
+
+    async def emptying(self) -> int:
+        """Return in how many replicas somebody is still inside."""
+        return len(self._emptying)

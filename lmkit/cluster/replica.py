@@ -89,7 +89,6 @@ class Replica:
 
     def close(self) -> None:
         """Close the engines: Ray Serve takes this replica away, and has waited for its requests."""
-        self._doorbell.left.remote(self._name)
         self._models.close()
 
     __del__ = close
@@ -97,12 +96,13 @@ class Replica:
     def _stop_when_told(self) -> None:
         import ray
 
-        drain = ray.get(self._doorbell.wait.remote(self._name))
+        drain = ray.get(self._doorbell.wait.remote())
         self._gate.close()
+        ray.get(self._doorbell.heard.remote(self._name))
         self._wait_until_empty(drain)
         self._models.close()
         self._wait_until_empty(PARTING_SECONDS)
-        self._doorbell.left.remote(self._name)
+        ray.get(self._doorbell.left.remote(self._name))
 
     def _wait_until_empty(self, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -26,6 +26,9 @@ from lmkit.serve.settings import is_loopback
 NAME = "lmkit"  # of the application among Ray Serve's
 # Beyond those who write and wait: who asks for no text, and who is to be told that there is no room.
 OTHER_REQUESTS = 64
+# In which every replica has heard the doorbell. One that has not is drained by Ray Serve, which answers
+# what is new meanwhile with its own 404.
+HEARD_SECONDS = 1.0
 
 
 @attrs.frozen(kw_only=True)
@@ -190,6 +193,7 @@ def _most_requests(plan: Plan) -> int:
 def _drain(ray: Any, doorbell: Any, seconds: float) -> None:
     """Let nothing more in, and wait until all who are inside have left, or their time is over."""
     ray.get(doorbell.ring.remote(seconds))
-    end = time.monotonic() + seconds + 2 * PARTING_SECONDS
-    while ray.get(doorbell.inside.remote()) and time.monotonic() < end:
-        time.sleep(0.1)
+    time.sleep(HEARD_SECONDS)
+    end = time.monotonic() + seconds + PARTING_SECONDS
+    while ray.get(doorbell.emptying.remote()) and time.monotonic() < end:
+        time.sleep(0.05)

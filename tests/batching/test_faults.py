@@ -2,6 +2,8 @@
 
 import logging
 import random
+import subprocess
+import sys
 import threading
 from concurrent.futures import CancelledError
 
@@ -150,6 +152,25 @@ def test_closing_fails_what_would_take_longer_than_it_is_given(alone):
         with pytest.raises(Busy):
             ticket.wait(0)
     engine.close()
+
+
+LEAVING = """
+import sys
+import lmkit as lk
+from lmkit.batching import Engine
+
+engine = Engine(lk.load(sys.argv[1], threads=2, verify=False))
+request = engine.prepare({"prompt": "x"}, options={"max_new_tokens": 50, "min_new_tokens": 50})
+tickets = [engine.submit(request) for _ in range(100)]
+"""
+
+
+def test_a_process_that_ends_in_the_midst_of_it_ends_well(bundle):
+    ended = subprocess.run(
+        [sys.executable, "-c", LEAVING, str(bundle)], capture_output=True, text=True, check=False
+    )
+
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_engines_of_one_process_take_turns(bundle):

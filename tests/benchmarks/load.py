@@ -33,6 +33,7 @@ from lmkit.benching.machine import machine
 from lmkit.runtime.cores import available_cores
 
 CLIENT = Path(__file__).with_name("load_client.py")
+SOAK_PARTS = 12  # of a soak, behind each of which the memory is read
 MOST_CHARACTERS = 1200  # of a conversation
 
 
@@ -47,9 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--servers", help="which, with commas; all by default")
     parser.add_argument("--chats", type=Path, nargs="+", default=[], help="JSONL with messages")
     parser.add_argument("--clients", default="1,4,16,64")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of a run, the ramp included")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a run, the ramp included")
+    parser.add_argument("--ramp", type=float, default=2.0, help="seconds in which clients join")
+    parser.add_argument(
+        "--seed", type=int, help="of what is asked; every round its own if not given"
+    )
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--requests", type=int, default=3600, help="of a soak")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--docs", type=Path, default=Path("docs"))
@@ -67,6 +72,11 @@ def start_all(options: argparse.Namespace) -> int:
     running = _running(options)
     for name in _named(options, SERVERS):
         if name in running:
+            continue
+        if (process := SERVERS[name].process) is not None:
+            if process in running:
+                running[name] = attrs.evolve(running[process], name=name)
+                _keep(options, running)
             continue
         begun = time.perf_counter()
         try:
@@ -94,8 +104,11 @@ def run(options: argparse.Namespace) -> int:
     running = _running(options)
     for n_clients in map(int, options.clients.split(",")):
         for _ in range(options.rounds):
+            seed = (
+                options.seed or time.time_ns()
+            )  # no round asks again what a server may still know
             for name in _named(options, running):
-                found = measure(running[name], options, n_clients=n_clients)
+                found = measure(running[name], options, n_clients=n_clients, seed=seed)
                 print(" | ".join(row([found])), flush=True)
                 with (_results(options) / "runs.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps(found) + "\n")
@@ -103,19 +116,31 @@ def run(options: argparse.Namespace) -> int:
 
 
 def measure(
-    running: Running, options: argparse.Namespace, *, n_clients: int, most: int | None = None
+    running: Running,
+    options: argparse.Namespace,
+    *,
+    n_clients: int,
+    seed: int,
+    more: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Put a server under load from another process; return the figures and what they are of."""
-    seed = time.time_ns()  # no run asks what another has asked: nobody lives off an earlier answer
+    """Put a server under load from another process; return the figures and what they are of.
+
+    Args:
+        running: the server.
+        options: those of the command.
+        n_clients: how many ask at a time.
+        seed: of what they ask.
+        more: arguments of the client.
+    """
     asked = bodies(options.chats, seed=seed, max_tokens=options.max_tokens)
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
         json.dump([body(running.name, one) for one in asked], file)
         file.flush()
         words = ["--url", running.url, "--clients", str(n_clients), "--bodies", file.name]
-        words += ["--seconds", str(options.seconds)]
-        words += ["--most", str(most)] if most is not None else []
+        words += ["--seconds", str(options.seconds), "--tokenizer", running.tokenizer]
+        words += ["--ramp", str(options.ramp)]
         done = subprocess.run(
-            [sys.executable, str(CLIENT), *words], check=True, capture_output=True, text=True
+            [sys.executable, str(CLIENT), *words, *more], check=True, capture_output=True, text=True
         )
     return {
         "server": running.name,
@@ -163,12 +188,17 @@ def _question(messages: Sequence[Mapping[str, str]]) -> Iterator[dict[str, str]]
 
 
 def soak(options: argparse.Namespace) -> int:
-    """Ask an hour's worth of short requests as fast as they are answered; print the memory."""
+    """Ask an hour's worth of short requests as fast as they are answered; print the memory.
+
+    Every tenth client hangs up as soon as its answer begins.
+    """
     (name,) = _named(options, _running(options))
     running = _running(options)[name]
     left = options.requests
     while left > 0:
-        found = measure(running, options, n_clients=int(options.clients.split(",")[0]), most=left)
+        more = ["--most", str(min(left, options.requests // SOAK_PARTS)), "--leaves", "10"]
+        n_clients, seed = int(options.clients.split(",")[0]), time.time_ns()
+        found = measure(running, options, n_clients=n_clients, seed=seed, more=more)
         left -= found["requests"]
         memory = f"{found['rss_bytes'] / 1e6:.0f} MB"
         print(f"{options.requests - left} requests, {memory}, errors {found['errors']}", flush=True)

@@ -19,11 +19,12 @@ import sys
 import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
+import tokenizers
 
 CALMING_S = 0.2  # a client waits so long behind an error, so that errors are no flood
 
@@ -36,6 +37,7 @@ class Exchange:
     begun: float
     arrived: list[tuple[float, bytes]] = attrs.field(factory=list)
     cut: bool = False
+    leaves: bool = False  # hangs up as soon as something has come
     failure: str | None = None
 
     @property
@@ -50,13 +52,13 @@ class Answered:
 
     begun: float
     outcome: str  # "ended", "cut", or what went wrong
-    pieces: tuple[float, ...] = ()
+    pieces: tuple[tuple[float, str], ...] = ()
     tokens: int | None = None  # of an answer that has ended
 
     @property
     def first_s(self) -> float | None:
         """Return the seconds until the first piece."""
-        return self.pieces[0] - self.begun if self.pieces else None
+        return self.pieces[0][0] - self.begun if self.pieces else None
 
 
 class _Line(asyncio.Protocol):
@@ -69,10 +71,14 @@ class _Line(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
         transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
         self.exchange.arrived.append((time.perf_counter(), data))
+        if self.exchange.leaves:
+            self.exchange.cut = True
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None:
@@ -89,6 +95,7 @@ async def exchanges(
     seconds: float,
     ramp_s: float = 0.0,
     most: int | None = None,
+    leaves: int = 0,
 ) -> list[Exchange]:
     """Let clients ask for so many seconds; return every request that was sent.
 
@@ -99,6 +106,7 @@ async def exchanges(
         seconds: when all leave.
         ramp_s: the clients join spread over so many seconds.
         most: end sooner, behind so many requests.
+        leaves: every so-many-th request is given up as soon as its answer begins; none is if 0.
     """
     parts = urllib.parse.urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
@@ -112,6 +120,7 @@ async def exchanges(
             request, max_tokens = next(turn)
             exchange = Exchange(max_tokens=max_tokens, begun=time.perf_counter())
             done.append(exchange)
+            exchange.leaves = leaves > 0 and len(done) % leaves == 0
             try:
                 transport, line = await loop.create_connection(
                     lambda: _Line(exchange, request),  # noqa: B023 (called at once)
@@ -169,8 +178,8 @@ def read(exchange: Exchange) -> Answered:
         if event.get("usage"):
             usage = event["usage"]["completion_tokens"]
         for choice in event.get("choices", ()):
-            if choice.get("delta", {}).get("content"):
-                pieces.append(when)
+            if text := choice.get("delta", {}).get("content"):
+                pieces.append((when, text))
             reason = choice.get("finish_reason") or reason
     if reason is None:
         outcome = "cut" if exchange.cut else "ended too soon"
@@ -247,28 +256,30 @@ def quantile(seen: Sequence[float], unseen: Sequence[float], share: float) -> tu
     return left[-1][0], False
 
 
-def summary(answers: Sequence[Answered], *, begin: float, end: float) -> dict[str, Any]:
+def summary(
+    answers: Sequence[Answered], *, count: Callable[[str], int], begin: float, end: float
+) -> dict[str, Any]:
     """Return the figures of a run.
 
-    A token counts where its piece of text came in `[begin, end)`. An answer that has ended has as many
-    tokens as its server says, spread evenly over its pieces; one that was cut has for each piece what
-    the pieces of those that ended have on average (a character may take several tokens).
+    A token counts where its piece of text came in `[begin, end)`. A piece has the tokens that the
+    model's tokenizer makes of it (a Korean character may take several); those of an answer that has
+    ended are scaled so that their sum is what its server says.
 
     Args:
         answers: all of the run's.
+        count: text -> how many tokens it is, for the same model of every server.
         begin: when counting begins, behind the ramp; `time.perf_counter()` as all times are.
         end: when it ends.
     """
     ended = [answer for answer in answers if answer.outcome == "ended"]
-    all_pieces = sum(len(answer.pieces) for answer in ended)
-    usual = sum(answer.tokens or 0 for answer in ended) / all_pieces if all_pieces else 1.0
     tokens, gaps = 0.0, []
     for answer in answers:
-        each = usual
-        if answer.tokens is not None and answer.pieces:
-            each = answer.tokens / len(answer.pieces)
-        tokens += each * sum(begin <= when < end for when in answer.pieces)
-        gaps += [later - sooner for sooner, later in itertools.pairwise(answer.pieces)]
+        counts = [count(text) for _, text in answer.pieces]
+        scale = answer.tokens / sum(counts) if answer.tokens is not None and sum(counts) else 1.0
+        whens = [when for when, _ in answer.pieces]
+        inside = (n for when, n in zip(whens, counts, strict=True) if begin <= when < end)
+        tokens += scale * sum(inside)
+        gaps += [later - sooner for sooner, later in itertools.pairwise(whens)]
     first = [answer.first_s for answer in answers if answer.first_s is not None]
     waited = [end - one.begun for one in answers if one.outcome == "cut" and not one.pieces]
     wrong = Counter(one.outcome for one in answers if one.outcome not in ("ended", "cut"))
@@ -292,6 +303,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--ramp", type=float, default=1.0, help="seconds in which they join")
     parser.add_argument("--most", type=int, help="end behind so many requests")
+    parser.add_argument("--leaves", type=int, default=0, help="every so-many-th hangs up early")
+    parser.add_argument("--tokenizer", required=True, help="the model's tokenizer.json")
     parser.add_argument("--bodies", type=Path, required=True, help="JSON: what is asked, in turn")
     options = parser.parse_args(arguments)
     bodies = json.loads(options.bodies.read_text("utf-8"))
@@ -305,11 +318,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seconds=options.seconds,
             ramp_s=options.ramp,
             most=options.most,
+            leaves=options.leaves,
         )
     )
     end = time.perf_counter()
     cpu_s = time.process_time() - cpu_s
-    figures = summary([read(one) for one in done], begin=begun + options.ramp, end=end)
+    tokenizer = tokenizers.Tokenizer.from_file(options.tokenizer)
+    figures = summary(
+        [read(one) for one in done],
+        count=lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids),
+        begin=begun + options.ramp,
+        end=end,
+    )
     figures["client_cpu"] = cpu_s / (end - begun)
     figures["client_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     json.dump(figures, sys.stdout)

@@ -31,6 +31,7 @@ class Server:
         packages: distributions whose versions are told, in the environment of the command.
         body: fields of a request that only this server needs.
         note: what the settings are for, and what it cannot do.
+        process: whose process this is, where one is asked in several ways.
     """
 
     title: str
@@ -39,17 +40,18 @@ class Server:
     environment: Mapping[str, str] = attrs.field(factory=dict)
     body: Mapping[str, Any] = attrs.field(factory=dict)
     note: str = ""
+    process: str | None = None
 
 
 USAGE = {"stream_options": {"include_usage": True}}
 OURS = ["{python}", "-m", "lmkit", "serve", "{bundle}", "--port", "{port}"]
-OURS += ["--threads", "{threads}"]
+OURS += ["--threads", "{threads}", "--no-verify"]
 LLAMA = ["{folder}/llamacpp/bin/python", "-m", "llama_cpp.server", "--model", "{gguf}"]
 LLAMA += ["--port", "{port}", "--n_threads", "{threads}", "--n_threads_batch", "{threads}"]
 LLAMA += ["--interrupt_requests", "false", "--logits_all", "false", "--verbose", "false"]
 TRANSFORMERS = ["{folder}/serving/bin/python", "-m", "transformers.cli.transformers", "serve"]
-TRANSFORMERS += ["{model}", "--port", "{port}", "--device", "cpu", "--dtype", "float32"]
-PAGES = ["--continuous-batching", "--cb-num-blocks", "256", "--cb-block-size", "32"]
+TRANSFORMERS += ["{model}", "--port", "{port}", "--device", "cpu", "--dtype", "bfloat16"]
+PAGES = ["--continuous-batching", "--cb-num-blocks", "1024", "--cb-block-size", "32"]
 PAGES += ["--cb-max-batch-tokens", "512"]
 TORCH = {"OMP_NUM_THREADS": "{threads}", "PYTHONPATH": ""}
 SERVERS: dict[str, Server] = {
@@ -62,40 +64,54 @@ SERVERS: dict[str, Server] = {
         )
         for precision in ("int4", "int8", "fp32")
     },
+    **{
+        f"{precision}-plain": Server(
+            title=f"lmkit {precision}, no drafts",
+            command=[*OURS, "--precision", precision],
+            packages=("onnxruntime", "uvicorn"),
+            body={"model": "chat", **USAGE, "prompt_lookup_num_tokens": 0},
+            note="What one client alone gets without guessing: `prompt_lookup_num_tokens` is 0.",
+            process=precision,
+        )
+        for precision in ("int4", "int8", "fp32")
+    },
     "llama.cpp": Server(
         title="llama-cpp-python Q4_1",
         command=LLAMA,
         packages=("llama-cpp-python",),
+        body={"repeat_penalty": 1.0},
         note="Takes one request at a time, the others queue (`interrupt_requests false`; its default "
         "breaks a running stream off as soon as another request comes). Logits of the last position "
-        "only. It reports no usage in a stream, so its tokens are counted by pieces.",
+        "only, and no penalty on repetition, which it has by default and the others do not. It reports "
+        "no usage in a stream, so its tokens are counted by pieces.",
     ),
     "transformers": Server(
         title="transformers serve",
         command=TRANSFORMERS,
         packages=("transformers", "torch"),
         environment=TORCH,
-        note="Takes one request at a time, the others queue.",
+        note="Takes one request at a time, the others queue. In bfloat16, which is faster here than float32.",
     ),
     "transformers-cb": Server(
         title="transformers serve, continuous batching",
         command=[*TRANSFORMERS, *PAGES],
         packages=("transformers", "torch"),
         environment=TORCH,
-        note="256 pages of 32 tokens for keys and values, at most 512 tokens in a step: by default it "
-        "takes most of the machine's memory for its pages, and its first answer half a minute.",
+        note="1024 pages of 32 tokens for keys and values, at most 512 tokens in a step: by default it "
+        "takes most of the machine's memory for its pages, and half a minute for its first answer.",
     ),
 }
 
 
 @attrs.frozen(kw_only=True)
 class Running:
-    """A server that was started: its process group's leader, and where it listens."""
+    """A server that was started: its process group's leader, where it listens, what it is of."""
 
     name: str
     pid: int
     url: str
     versions: str
+    tokenizer: str
 
 
 def start(name: str, given: Mapping[str, str], logs: Path) -> Running:
@@ -128,6 +144,7 @@ def start(name: str, given: Mapping[str, str], logs: Path) -> Running:
         name=name,
         pid=process.pid,
         url=f"http://127.0.0.1:{port}",
+        tokenizer=str(Path(given["model"]) / "tokenizer.json"),
         versions=_versions(server.command[0].format_map(words), server.packages),
     )
     try:

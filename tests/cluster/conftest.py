@@ -18,7 +18,7 @@ ENVIRON = {
     "NO_COLOR": "1",
     "PYTHONIOENCODING": "utf-8",
 }
-DEADLINE = 90.0  # seconds that no step of a test takes, unless it hangs
+DEADLINE = 120.0  # seconds that no step of a test takes, unless it hangs
 
 
 class TwoNodes:
@@ -43,14 +43,12 @@ class TwoNodes:
         """End a node with all its processes, as a machine that is switched off."""
         self.cluster.remove_node(self.nodes.pop(index), allow_graceful=False)
 
-    def workers(self):
+    def workers(self, name="MapWorker"):
         """Return the processes that answer, by the index of the node that they are on."""
         found = {}
         for index, node in enumerate(self.nodes):
             (raylet,) = node.all_processes["raylet"]
-            found[index] = [
-                pid for pid in descendants(raylet.process.pid) if "MapWorker" in title(pid)
-            ]
+            found[index] = [pid for pid in descendants(raylet.process.pid) if name in title(pid)]
         return found
 
 
@@ -100,13 +98,13 @@ def two_nodes():
 class Command:
     """`lmkit` in a process of its own."""
 
-    def __init__(self, *args):
+    def __init__(self, *args, environ=ENVIRON):
         self.process = subprocess.Popen(
             [sys.executable, "-m", "lmkit", *map(str, args)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
-            env=ENVIRON,
+            env=environ,
         )
 
     def end(self):

@@ -1,6 +1,7 @@
 """What the load run's client counts (tests/benchmarks/load_client.py), against servers that are made up."""
 
 import asyncio
+import contextlib
 import json
 import math
 import sys
@@ -39,7 +40,7 @@ def test_a_piece_of_text_has_the_time_at_which_its_event_was_whole():
 
     answer = read(exchange((1.0, CHUNKED + first[:9]), (2.0, first[9:] + second), (3.0, last)))
 
-    assert answer == Answered(begun=0.0, outcome="ended", pieces=(2.0, 2.0), tokens=3)
+    assert answer == Answered(begun=0.0, outcome="ended", pieces=((2.0, "a"), (2.0, "b")), tokens=3)
     assert answer.first_s == 2.0
 
 
@@ -68,15 +69,15 @@ def test_what_is_no_whole_answer_is_told_apart(arrived, more, outcome):
 
 def test_tokens_count_where_their_pieces_came_and_errors_count_as_such():
     answers = [
-        Answered(begun=0.0, outcome="ended", pieces=(1.0, 2.0, 3.0), tokens=6),
-        Answered(begun=0.5, outcome="cut", pieces=(2.5,)),
+        Answered(begun=0.0, outcome="ended", pieces=((1.0, "a"), (2.0, "b"), (3.0, "c")), tokens=6),
+        Answered(begun=0.5, outcome="cut", pieces=((2.5, "가나"),)),
         Answered(begun=1.5, outcome="cut"),
         Answered(begun=1.5, outcome="status 429"),
     ]
 
-    found = summary(answers, begin=1.5, end=3.5)
+    found = summary(answers, count=len, begin=1.5, end=3.5)
 
-    assert found["tokens"] == 2 + 2 + 2  # each piece of those that ended stands for two
+    assert found["tokens"] == 2 + 2 + 2  # two pieces of the first, of which each stands for two
     assert found["tokens_per_s"] == 3.0
     assert found["first_s"] == {"p50": (2.0, True), "p99": (2.0, False)}
     assert found["gap_s"]["p99"] == (1.0, True)
@@ -98,14 +99,17 @@ def test_every_client_asks_again_when_it_has_its_answer_and_all_leave_in_time():
     async def serve(reader, writer):
         nonlocal asking, most
         asking, most = asking + 1, max(most, asking + 1)
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
-        asked.append(json.loads(await reader.readexactly(length)))
-        writer.write(CHUNKED + chunked(event("a")))
-        await asyncio.sleep(0.02)
-        writer.write(chunked(event("b", reason="length") + b"data: [DONE]\n\n") + b"0\r\n\r\n")
-        asking -= 1
-        writer.close()
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+            asked.append(json.loads(await reader.readexactly(length)))
+            writer.write(CHUNKED + chunked(event("a")))
+            await asyncio.sleep(0.02)
+            last = event("b", reason="length") + b"data: [DONE]\n\n"
+            writer.write(chunked(last) + b"0\r\n\r\n")
+        finally:
+            asking -= 1
+            writer.close()
 
     async def load():
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -116,7 +120,7 @@ def test_every_client_asks_again_when_it_has_its_answer_and_all_leave_in_time():
             return done, begun, time.perf_counter()
 
     done, begun, end = asyncio.run(load())
-    found = summary([read(one) for one in done], begin=begun, end=end)
+    found = summary([read(one) for one in done], count=len, begin=begun, end=end)
 
     assert most == 3
     assert len(asked) == len(done) > 3
@@ -124,6 +128,25 @@ def test_every_client_asks_again_when_it_has_its_answer_and_all_leave_in_time():
     assert not found["errors"]
     assert found["tokens"] >= found["ended"] * 4
     assert end - begun < 2.0
+
+
+def test_a_client_that_leaves_hangs_up_as_soon_as_something_has_come():
+    async def serve(reader, writer):
+        writer.write(CHUNKED + chunked(event("a")))
+        with contextlib.suppress(ConnectionError):
+            await reader.read(-1)  # until it hangs up
+        writer.close()
+
+    async def load():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        url = f"http://{host}:{port}"
+        async with server:
+            return await exchanges(url, [BODY], clients=1, seconds=5.0, most=3, leaves=1)
+
+    done = asyncio.run(load())
+
+    assert [read(one).outcome for one in done] == ["cut", "cut", "cut"]
 
 
 def test_a_server_that_is_not_there_is_an_error_not_a_crash():
