@@ -9,6 +9,7 @@ from lmkit.serve import limits
 from lmkit.serve.limits import Bodies, bounded
 
 from .asking import says_path
+from .loops import run
 
 
 def client(app):
@@ -41,7 +42,7 @@ class TestBodies:
                 after = await asks.post("/", content=b"x" * 10)
             return bodies.held, refused, [*answers, after]
 
-        held, refused, answers = asyncio.run(ask())
+        held, refused, answers = run(ask())
 
         assert refused.status_code == 429
         assert refused.headers["retry-after"] == "1"
@@ -55,7 +56,7 @@ class TestBodies:
                 pieces = (bytes([65 + place]) for place in range(n_bytes))
                 return await asks.post("/", content=_each(pieces))
 
-        assert asyncio.run(ask()).content == b"/ " + b"ABCDEFGHIJ"[:n_bytes]
+        assert run(ask()).content == b"/ " + b"ABCDEFGHIJ"[:n_bytes]
 
 
 class TestTime:
@@ -68,7 +69,7 @@ class TestTime:
             async with client(bounded(app, 0.05)) as asks:
                 return await asks.post("/", content=b"")
 
-        return asyncio.run(ask())
+        return run(ask())
 
     def test_that_is_over_before_the_first_word_is_told(self):
         async def hangs(scope, receive, send):
