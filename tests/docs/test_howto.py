@@ -15,7 +15,8 @@ from lmkit.testing import toy_tokenizer
 from .snippets import DOCS, Reader, programs
 
 FOLDER = DOCS / "howto"
-LOOKING = ("debug-labels", "test-a-task", "start-a-plugin")  # the pages that need no torch
+# The pages that need no torch.
+LOOKING = ("debug-labels", "playground", "test-a-task", "start-a-plugin")
 MAKING = ("compose", "export", "deploy", "serve", "fine-tune", "train-on-many", "write-a-loss")
 SHAPE = {
     "model_type": "llama",
