@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from lmkit.batching.lanes import Book, Line, line_of
+from lmkit.batching.limits import Limits
 from lmkit.batching.tickets import Ticket
 from lmkit.runtime.beams import searching
 from lmkit.runtime.generator import Generator
@@ -87,12 +88,18 @@ class Cohort:
 
 
 class Cohorts:
-    """The lane of text whose rows begin together; see `Lane`."""
+    """The lane of text whose rows begin together; see `Lane`.
 
-    def __init__(self, model: Generator, book: Book, *, most: int = MOST_COHORTS) -> None:
+    Args:
+        model: what answers.
+        book: where it is told.
+        limits: how much it takes on.
+    """
+
+    def __init__(self, model: Generator, book: Book, limits: Limits) -> None:
         self._model = model
         self._book = book
-        self._most = most
+        self._most_rows = limits.max_rows
         self._next: list[Line] = []
         self._alone: list[Line] = []  # each of them is a cohort of its own
         self._running: list[Cohort] = []
@@ -127,8 +134,10 @@ class Cohorts:
 
     def offer(self, ticket: Ticket, kv_bytes: int) -> bool:
         """Take a request into the next cohort, if there may be one; see `Lane`."""
-        if len(self._running) + len(self._alone) >= self._most:
+        if len(self._running) + len(self._alone) >= MOST_COHORTS:
             return False
+        if self._running and not self._next and 2 * self.n_rows > self._most_rows:
+            return False  # a cohort of few is hardly faster than one of many
         line = line_of(ticket, self._book, self._model)
         if self._next and _n_beams(self._next[0]) != _n_beams(line):
             return False
@@ -146,7 +155,7 @@ class Cohorts:
             counts.prompt_tokens += sum(len(line.prompt) for line in self._next)
             self._running.append(Cohort(self._next, self._model, self._book))
             self._next = []
-        if self._alone and len(self._running) < self._most:
+        if self._alone and len(self._running) < MOST_COHORTS:
             self._running.append(Cohort([self._alone.pop(0)], self._model, self._book))
         for cohort in self._running:
             self._alone += cohort.advance()

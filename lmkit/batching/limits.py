@@ -6,7 +6,10 @@ import attrs
 
 from lmkit.errors import TaskError
 
-PREFILL_CHUNK = 128
+# With 4 who write, and one who comes with 600 tokens (SmolLM2-135M in int4, two cores), the longest
+# pauses between tokens (p99) and the time to the newcomer's first token, both in ms, by tokens read
+# between two steps: 32 191 / 2117, 64 70 / 594, 128 117 / 514, 256 228 / 552.
+PREFILL_CHUNK = 64
 
 
 @attrs.frozen(kw_only=True)

@@ -91,6 +91,7 @@ class Reader:
     Attributes:
         folder: where they work.
         environ: the environment of their shell.
+        instead: what is to be read for some words of a page, such as a port that is taken.
         inside: whether blocks of nothing but `lmkit` are run in this process, where torch has been
             imported already.
     """
@@ -98,12 +99,13 @@ class Reader:
     folder: Path
     environ: dict[str, str] = attrs.field(factory=dict)
     inside: bool = False
+    instead: dict[str, str] = attrs.field(factory=dict)
 
     def follow(self, page: Path) -> None:
         """Do all that a page says, and see that what it shows is what comes."""
         space: dict[str, Any] = {"__name__": "__main__"}
         printed = None
-        for block in blocks_of(page):
+        for block in map(self._meant, blocks_of(page)):
             name = page.relative_to(DOCS) if page.is_relative_to(DOCS) else page.name
             place = f"{name}:{block.line}"
             if block.file:
@@ -113,6 +115,12 @@ class Reader:
             elif block.shows:
                 assert printed is not None, f"{place}: nothing was run whose output this could be"
                 check_shown(block.text, printed, place)
+
+    def _meant(self, block: Block) -> Block:
+        text = block.text
+        for word, other in self.instead.items():
+            text = text.replace(word, other)
+        return attrs.evolve(block, text=text)
 
     def _write(self, block: Block) -> None:
         file = self.folder / block.file

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 transformers = pytest.importorskip("transformers")
 
+from deploy.other_tokens import with_other_tokens  # noqa: E402
 from exported import CHATS, CONTEXT_LENGTH, GPT2, LLAMA, ROWS, train_tiny  # noqa: E402
 
 import lmkit as lk  # noqa: E402
@@ -224,6 +226,25 @@ class TestOtherReaders:
 
             assert written == list(ask(row, max_new_tokens=12).token_ids)
         assert read_manifest(tiny_bundle).genai == {"loads": True, "version": genai.__version__}
+
+    def test_the_example_for_genai_writes_the_golden_tokens_and_sees_others(
+        self, tiny_bundle, tmp_path
+    ):
+        pytest.importorskip("onnxruntime_genai")
+        script = Path(__file__).parents[2] / "examples" / "deploy" / "genai.py"
+
+        same, other = (
+            subprocess.run(
+                [sys.executable, script, folder], capture_output=True, encoding="utf-8", check=False
+            )
+            for folder in (tiny_bundle, with_other_tokens(tiny_bundle, tmp_path / "other"))
+        )
+
+        assert (same.returncode, same.stderr) == (0, "")
+        assert "golden prompts answered with lmkit's tokens" in same.stdout
+        assert "OTHER" not in same.stdout
+        assert other.returncode == 1
+        assert "OTHER" in other.stdout
 
     def test_genais_own_tokenizer_agrees(self, tiny_bundle):
         genai = pytest.importorskip("onnxruntime_genai")

@@ -107,7 +107,7 @@ export function chatView(task, done) {
       if (!turn.content) turns.pop();
       draw();
       keepingTheEnd(() => log.append(trouble(error, () => (turns.at(-1)?.role === "assistant" ? again(turns.length - 1) : answer()))));
-      if (error.param) options.mark(error.param);
+      if (error.param) options.mark(error.param, error.message);
     } finally {
       button.end();
       inspect.changed();

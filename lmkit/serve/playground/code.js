@@ -67,7 +67,10 @@ function openai(task, record, query) {
   const apiKey = needsKey() ? 'os.environ["LMKIT_API_KEY"]' : '"none"';
   return `${needsKey() ? "import os\n\n" : ""}from openai import OpenAI
 
-client = OpenAI(base_url=${JSON.stringify(address("v1").href)}, api_key=${apiKey})
+client = OpenAI(
+    base_url=${JSON.stringify(address("v1").href)},
+    api_key=${apiKey},
+)
 stream = client.chat.completions.create(
 ${lines.join("\n")}
 )

@@ -53,7 +53,8 @@ export function optionsOf(task, onchange) {
     if (hint) input.setAttribute("aria-describedby", hintId);
     return h("div", { class: name === "stop" ? "field wide" : "field" },
       h("label", { for: id, word, title: name }), input,
-      hint && h("small", { id: hintId, class: "muted", word: hint }));
+      hint && h("small", { id: hintId, class: "muted", word: hint }),
+      h("small", { class: "field-error", hidden: true }));
   }
 
   function query() {
@@ -78,6 +79,7 @@ export function optionsOf(task, onchange) {
   function changed() {
     for (const [name, input] of fields) {
       input.toggleAttribute("data-changed", query().some(([its]) => its === name));
+      unmark(input);
     }
     const pairs = query();
     reword(said, pairs.length ? "options-changed" : "options-as", { n: number(new Set(pairs.map(([name]) => name)).size) });
@@ -85,14 +87,22 @@ export function optionsOf(task, onchange) {
     onchange();
   }
 
-  /** Show which field an error names, where it is one of these. */
-  function mark(name) {
-    for (const [its, input] of fields) input.toggleAttribute("aria-invalid", its === name);
-    if (!fields.has(name)) return false;
+  function unmark(input) {
+    input.removeAttribute("aria-invalid");
+    input.parentElement.lastElementChild.hidden = true;
+  }
+
+  /** Show an error at the field that it names, where it is one of these. */
+  function mark(name, message) {
+    const input = fields.get(name);
+    if (!input) return;
     element.open = true;
     if (more && rest.includes(name)) more.open = true;
-    fields.get(name).focus();
-    return true;
+    input.setAttribute("aria-invalid", "true");
+    const note = input.parentElement.lastElementChild;
+    note.textContent = message;
+    note.hidden = false;
+    input.focus();
   }
 
   document.addEventListener("spoken", () => fields.forEach((input, name) => hinted(input, name, defaults[name])));

@@ -64,7 +64,7 @@ export function typedView(task, done) {
     } catch (error) {
       const kept = error.text ? [h("div", { class: "said" }, error.text)] : [];
       body.replaceChildren(...kept, trouble(error, start));
-      if (error.param && !form.mark(error.param, error.message)) options?.mark(error.param);
+      if (error.param && !form.mark(error.param, error.message)) options?.mark(error.param, error.message);
     } finally {
       body.removeAttribute("aria-busy");
       button.end();

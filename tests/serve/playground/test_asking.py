@@ -178,10 +178,12 @@ def test_a_refused_option_is_shown_where_it_stands(visit):
     with visit("toy", expects=("400",)) as tab:
         option(tab, "Temperature", "-1")
         tab.get_by_role("button", name="Run").click()
-        said = tab.get_by_role("alert").filter(has_text="temperature")
-        said.wait_for()
+        tab.get_by_role("alert").filter(has_text="temperature").wait_for()
 
-        assert tab.get_by_label("Temperature", exact=True).get_attribute("aria-invalid") is not None
+        field = tab.locator(".field", has=tab.get_by_label("Temperature", exact=True))
+        expect(field.locator(".field-error")).to_contain_text("0")
+        expect(field.locator("input")).to_be_focused()
+        expect(field.locator("input")).to_have_attribute("aria-invalid", "true")
 
 
 def test_a_refused_prompt_says_why_and_can_be_tried_again(visit):
