@@ -188,7 +188,10 @@ class Engine:
         with self._wakes:
             if self._closes_at is not None or not self._thread.is_alive():
                 raise Busy("the engine is closing, and takes no more requests")
-            if len(self._waiting) >= self.limits.max_waiting and not self._is_free():
+            free = max(
+                0, self.limits.max_rows - self._rows
+            )  # who waits for those is not in a queue
+            if len(self._waiting) >= self.limits.max_waiting + free:
                 raise Busy(
                     f"{len(self._waiting)} requests are waiting already, which is the most; "
                     "try again later",
@@ -199,10 +202,6 @@ class Engine:
                 heapq.heappush(self._deadlines, ticket.deadline)
             self._wakes.notify()
         return ticket
-
-    def _is_free(self) -> bool:
-        """Say whether a queue of no length could hold one that is let in at once."""
-        return self.limits.max_waiting == 0 and not self._waiting and self._rows == 0
 
     def _estimate(self) -> float:
         """Return in how many seconds a place in the queue is likely to be free."""
@@ -241,10 +240,16 @@ class Engine:
     def _work(self) -> None:
         """What the engine's thread does."""
         while self._has_work():
-            with self._turn:
-                self._step()
+            try:
+                with self._turn:
+                    self._step()
+            except (
+                Exception
+            ) as error:  # nobody's own, and not one lane's: it must not end the thread
+                _log.exception("the engine failed")
+                self._end_all(error)
             self._tell()
-        self._end_all()
+        self._end_all(Busy("the engine was closed before the answer was whole"))
         self._tell()
 
     def _has_work(self) -> bool:
@@ -278,7 +283,6 @@ class Engine:
                     lane.advance(len(self._waiting))
                 except Exception as error:  # nobody's own: whoever was in it cannot go on
                     for ticket in tuple(lane.tickets):
-                        # One of its own: each is raised in a thread of its own, which marks it.
                         self._book.failed(ticket, copy.copy(error))
                     lane.clear()
         self._rows = sum(lane.n_rows for lane in self._lanes.values())
@@ -337,14 +341,13 @@ class Engine:
             except Exception:  # the caller's: it must not stop the others' answers
                 _log.exception("on_news failed")
 
-    def _end_all(self) -> None:
+    def _end_all(self, error: Exception) -> None:
         with self._wakes:
             waiting, self._waiting = tuple(self._waiting), deque()
         running = [ticket for lane in self._lanes.values() for ticket in lane.tickets]
         for ticket in (*waiting, *running):
             if not self._ends(ticket, time.perf_counter()):
-                error = Busy("the engine was closed before the answer was whole")
-                self._book.failed(ticket, error)
+                self._book.failed(ticket, copy.copy(error))
         for lane in self._lanes.values():
             lane.clear()
         self._rows = self._kv_bytes = 0

@@ -89,7 +89,12 @@ class Book:
             self.seconds += (took - self.seconds) / min(self.counts.finished, 16)
 
     def failed(self, ticket: Ticket, error: Exception) -> None:
-        """Say why there is no answer."""
+        """Say why there is no answer.
+
+        Args:
+            ticket: whose.
+            error: no other ticket's: where it is raised, it takes note of that place.
+        """
         ticket.end(error=error)
         self.counts.failed += 1
         self.news[ticket] = None

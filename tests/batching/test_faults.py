@@ -29,8 +29,8 @@ def test_a_sampler_that_has_no_choice_fails_alone(engine, alone):
     good = submit(engine, *RECORDS)
 
     with pytest.raises(TaskError):
-        bad.wait(10)
-    assert [ticket.wait(10) for ticket in good] == [alone(record) for record in RECORDS]
+        bad.wait(60)
+    assert [ticket.wait(60) for ticket in good] == [alone(record) for record in RECORDS]
     assert engine.stats().failed == 1
 
 
@@ -48,7 +48,7 @@ def test_logits_that_are_no_numbers_fail_alone(engine, alone, monkeypatch):
     outcomes = []
     for ticket in tickets:
         try:
-            outcomes.append(ticket.wait(10))
+            outcomes.append(ticket.wait(60))
         except ModelError as error:
             outcomes.append(type(error))
     monkeypatch.undo()
@@ -71,8 +71,8 @@ def test_a_prompt_that_cannot_be_read_fails_alone(engine, alone, monkeypatch):
     monkeypatch.setattr(CausalState, "take_known", lambda *_: 0)
     tickets = submit(engine, *RECORDS)
     with pytest.raises(ModelError, match="cannot"):
-        tickets[1].wait(10)
-    rest = [ticket.wait(10) for place, ticket in enumerate(tickets) if place != 1]
+        tickets[1].wait(60)
+    rest = [ticket.wait(60) for place, ticket in enumerate(tickets) if place != 1]
     monkeypatch.undo()
 
     assert rest == [alone(record) for place, record in enumerate(RECORDS) if place != 1]
@@ -104,7 +104,7 @@ def test_a_step_that_fails_together_is_taken_by_each_alone(engine, alone, monkey
 
 def _error(ticket):
     try:
-        ticket.wait(10)
+        ticket.wait(60)
     except LmkitError as error:
         return error
     return None
@@ -116,10 +116,33 @@ def test_a_partial_text_can_be_taken_when_the_time_is_over(alone):
         request = engine.prepare(RECORD, options=LONG, timeout=0.2)
         ticket = engine.submit(request)
         with pytest.raises(DeadlineExceeded, match=r"0\.2 s"):
-            ticket.wait(10)
+            ticket.wait(60)
 
     assert 0 < len(ticket.take().token_ids) < 30
     assert ticket.answer is None
+
+
+def test_an_engine_that_fails_as_a_whole_goes_on_with_the_next(engine, alone, monkeypatch, caplog):
+    def broken(self):
+        raise OSError("all is lost")
+
+    monkeypatch.setattr(Engine, "_let_in", broken)
+    tickets = submit(engine, *RECORDS)
+    for ticket in tickets:
+        with pytest.raises(OSError, match="all is lost"):
+            ticket.wait(60)
+    monkeypatch.undo()
+
+    assert submit(engine, RECORD)[0].wait(60) == alone(RECORD)
+    assert "the engine failed" in caplog.text
+    assert len({id(ticket.error) for ticket in tickets}) == len(tickets)
+
+
+def test_as_many_as_there_are_rows_need_no_queue(alone):
+    with Engine(alone, limits=Limits(max_rows=4, max_waiting=0)) as engine:
+        answers = [ticket.wait(60) for ticket in submit(engine, *RECORDS)]
+
+    assert answers == [alone(record) for record in RECORDS]
 
 
 def test_a_listener_that_fails_stops_nobody(alone, caplog):
@@ -127,7 +150,7 @@ def test_a_listener_that_fails_stops_nobody(alone, caplog):
         raise RuntimeError("deaf")
 
     with caplog.at_level(logging.ERROR), Engine(alone, on_news=listener) as engine:
-        assert submit(engine, RECORD)[0].wait(10) == alone(RECORD)
+        assert submit(engine, RECORD)[0].wait(60) == alone(RECORD)
     assert "on_news" in caplog.text
 
 
@@ -136,7 +159,7 @@ def test_news_come_once_a_step_with_all_that_have_some(alone):
     with Engine(alone, on_news=seen.append) as engine:
         tickets = submit(engine, *RECORDS)
         for ticket in tickets:
-            ticket.wait(10)
+            ticket.wait(60)
 
     assert set().union(*map(set, seen)) == set(tickets)
     assert len(seen) <= engine.stats().steps + 2 * len(tickets)
@@ -178,7 +201,7 @@ def test_engines_of_one_process_take_turns(bundle):
     models = [lk.load(bundle, threads=1, verify=False) for _ in range(3)]
     engines = [Engine(model, turn=turn) for model in models]
     tickets = [ticket for engine in engines for ticket in submit(engine, *RECORDS * 3, **LONG)]
-    answers = [ticket.wait(20) for ticket in tickets]
+    answers = [ticket.wait(60) for ticket in tickets]
     ends = [max(t.finished_at for t in tickets[start : start + 12]) for start in (0, 12, 24)]
     for engine in engines:
         engine.close()
@@ -219,7 +242,7 @@ def test_whoever_comes_goes_or_fails_the_others_answers_are_those_alone(bundle, 
                     ticket.take()
                 ticket.cancel()
             try:
-                answer = ticket.wait(30)
+                answer = ticket.wait(60)
             except (CancelledError, DeadlineExceeded, TaskError) as error:
                 if mood in ("calm", "draws"):
                     wrong.append(error)
