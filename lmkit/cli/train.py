@@ -131,7 +131,8 @@ def train(
 
     TASK is a registered name, path/to/file.py:attribute (a task, or a mixture of several), or a
     task.json. The run is a folder that
-    transformers can load, with task.json and metrics.jsonl in it.
+    transformers can load, with task.json and metrics.jsonl in it. Started by torchrun or accelerate
+    launch ('torchrun --nproc-per-node 2 -m lmkit train ...'), several processes train one model.
     """
     from lmkit.errors import MissingExtra
     from lmkit.mixing import Mixture

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import attrs
+from starlette.applications import Starlette
 
 from lmkit.batching import Limits
 from lmkit.serve.app import make_app
@@ -44,18 +45,23 @@ class Plan:
     log_format: Literal["text", "json"]
 
 
-class Door:
-    """What Ray Serve calls for each request: the application of this process's replica.
+class Door(Starlette):
+    """What Ray Serve calls for each request: it hands it on to this process's replica.
 
-    It is sent to the replicas before any of them has a model, so it holds nothing itself.
+    It is sent to the replicas before any of them has a model, so it holds nothing itself. It is
+    Starlette's for Ray Serve before 2.50 or so, which looks for routes in it to name its metrics.
     """
 
-    app: App | None = None
+    inner: App | None = None  # of the process, so of the class
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request on."""
-        assert Door.app is not None
-        await Door.app(scope, receive, send)
+        assert Door.inner is not None
+        await Door.inner(scope, receive, send)
 
 
 class Replica:
@@ -78,7 +84,7 @@ class Replica:
         self._gate = Gate()
         self._doorbell = doorbell
         self._name = uuid.uuid4().hex
-        Door.app = guarded(
+        Door.inner = guarded(
             make_app(self._models, settings=plan.settings), plan.settings, gate=self._gate
         )
         threading.Thread(target=self._stop_when_told, name="doorbell", daemon=True).start()

@@ -23,6 +23,8 @@ from lmkit.runtime.cores import available_cores
 from lmkit.serve.running import PARTING_SECONDS, listen, url_of
 from lmkit.serve.settings import is_loopback
 
+log = logging.getLogger("lmkit.serve")
+
 NAME = "lmkit"  # of the application among Ray Serve's
 # Beyond those who write and wait: who asks for no text, and who is to be told that there is no room.
 OTHER_REQUESTS = 64
@@ -77,36 +79,45 @@ def serve_on_cluster(
         groups = Groups.of(
             cluster.cores, workers=fleet.replicas, threads=fleet.plan.threads or None
         )
+        if (room := groups.room(cluster.cores)) < groups.workers:
+            log.warning(
+                "there is room for %d of %d replicas with %d threads each; the server is ready when "
+                "nodes have joined the cluster for the others",
+                *(room, groups.workers, groups.threads),
+            )
         with _deployed(fleet, groups, port) as (handle, doorbell):
             names = handle.names.remote().result()
-            if not stop.told:
-                on_ready(url, names)
+            stop.ready()
+            on_ready(url, names)
             stop.wait()
             _drain(cluster.ray, doorbell, fleet.drain)
 
 
 class Stop:
-    """Waits for SIGTERM or SIGINT; a second one ends the process at once."""
+    """Hears SIGTERM and SIGINT; a second one ends the process at once.
+
+    While replicas start the first one interrupts that; from `ready` on it ends `wait`.
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._told = threading.Event()
+        self._ready = False
         self._before: dict[int, Any] = {}
-
-    @property
-    def told(self) -> bool:
-        """Whether there was one."""
-        return self._event.is_set()
-
-    def wait(self) -> None:
-        """Return when there was one."""
-        while not self._event.wait(0.5):  # a bare wait would keep the handler from running
-            pass
 
     def listen(self) -> None:
         """Hear the signals from now on."""
         for number in (signal.SIGTERM, signal.SIGINT):
             before = signal.signal(number, self._hear)
             self._before.setdefault(number, before)
+
+    def ready(self) -> None:
+        """Interrupt nothing from now on."""
+        self._ready = True
+
+    def wait(self) -> None:
+        """Return when there was a signal."""
+        while not self._told.wait(0.5):  # a bare wait would keep the handler from running
+            pass
 
     def __enter__(self) -> Stop:
         self.listen()
@@ -117,10 +128,12 @@ class Stop:
             signal.signal(number, handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.told:
+        if self._told.is_set():
             os.write(2, b"stopped at once\n")
             os._exit(128 + number)
-        self._event.set()
+        self._told.set()
+        if not self._ready:
+            raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -165,8 +165,12 @@ class Groups:
                 f"--threads {threads}: the largest node of the cluster has {most} cores, and a "
                 "worker's threads are on one node"
             )
-        room = sum(count // threads for count in cores)
-        return cls(workers=room if workers is None else workers, threads=threads)
+        groups = cls(workers=workers or 0, threads=threads)
+        return groups if workers else cls(workers=groups.room(cores), threads=threads)
+
+    def room(self, cores: tuple[int, ...]) -> int:
+        """Return for how many workers there is room on nodes of so many cores."""
+        return sum(count // self.threads for count in cores)
 
 
 # A step of a few rows reads the weights, and four threads nearly fill a memory's width.

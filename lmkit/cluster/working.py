@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import itertools
 import pickle
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -120,6 +121,8 @@ class Worker:
                 self._model = self._work.open_model()
             return list(self._work.lines(self._model, rows))
         except LmkitError as error:
+            if self._model is None:  # it opened where the run was started, so it is this node's
+                error.args = (f"{error} (on the node {socket.gethostname()})",)
             return error
 
 

@@ -21,6 +21,7 @@ Made = TypeVar("Made")
 Given = TypeVar("Given")
 
 TIMEOUT_S = 1800  # transformers' default for `ddp_timeout`
+STORE_TIMEOUT_S = 10  # for the launcher's store, which is on the first machine and may be gone
 
 
 def world_size() -> int:
@@ -158,10 +159,13 @@ def may_speak() -> bool:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         store = torch().distributed.TCPStore(
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            timeout=timedelta(seconds=STORE_TIMEOUT_S),
         )
         return bool(store.add(f"lmkit/ended/{attempt}", 1) == 1)
-    except (RuntimeError, LmkitError, KeyError, ValueError):  # the launcher is gone: nobody speaks
+    except (RuntimeError, LmkitError, KeyError, ValueError):  # the launcher is gone
         return True
 
 

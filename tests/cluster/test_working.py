@@ -3,6 +3,8 @@
 import functools
 import json
 import pickle
+import re
+import socket
 
 import pytest
 from runtime.toybundle import write_bundle
@@ -83,8 +85,10 @@ def test_a_worker_opens_the_model_once_and_not_before_there_is_work(source, bund
     assert opened == [1]
 
 
-def test_a_model_that_is_not_there_is_told_as_it_is_in_one_process(tmp_path, source):
-    with pytest.raises(BundleError, match="there is no bundle"):
+def test_a_model_that_is_not_there_is_told_with_the_node_that_lacks_it(tmp_path, source):
+    here = re.escape(socket.gethostname())
+
+    with pytest.raises(BundleError, match=rf"there is no bundle .*\(on the node {here}\)"):
         answered(worker(tmp_path / "nowhere"), parts(source, Span(0, 1)))
 
 
