@@ -158,7 +158,7 @@ def test_a_server_that_is_not_there_is_an_error_not_a_crash():
     assert [read(one).outcome for one in done] == ["ConnectionRefusedError"]
 
 
-def run(server, clients, tokens_per_s, first=(0.2, True)):
+def measured(server, clients, tokens_per_s, first=(0.2, True)):
     return {
         "server": server,
         "clients": clients,
@@ -176,11 +176,15 @@ def run(server, clients, tokens_per_s, first=(0.2, True)):
 
 def test_the_rates_stand_beside_the_best_of_the_others():
     groups = {
-        (1, "int4"): [run("int4", 1, 100.0), run("int4", 1, 140.0), run("int4", 1, 120.0)],
-        (16, "int4"): [run("int4", 16, 240.0)],
-        (1, "llama.cpp"): [run("llama.cpp", 1, 150.0)],
-        (16, "llama.cpp"): [run("llama.cpp", 16, 60.0)],
-        (16, "transformers"): [run("transformers", 16, 80.0)],
+        (1, "int4"): [
+            measured("int4", 1, 100.0),
+            measured("int4", 1, 140.0),
+            measured("int4", 1, 120.0),
+        ],
+        (16, "int4"): [measured("int4", 16, 240.0)],
+        (1, "llama.cpp"): [measured("llama.cpp", 1, 150.0)],
+        (16, "llama.cpp"): [measured("llama.cpp", 16, 60.0)],
+        (16, "transformers"): [measured("transformers", 16, 80.0)],
     }
 
     one, sixteen = load_document.rates(groups).splitlines()[2:]
@@ -193,6 +197,8 @@ def test_the_rates_stand_beside_the_best_of_the_others():
 
 
 def test_a_quantile_that_was_not_seen_is_told_as_such():
-    cells = load_document.row([run("int4", 1, 100.0, first=(8.0, False)), run("int4", 1, 110.0)])
+    cells = load_document.row(
+        [measured("int4", 1, 100.0, first=(8.0, False)), measured("int4", 1, 110.0)]
+    )
 
     assert cells[3:6] == ("105 (100-110)", "100 ms", "> 8.0 s")
