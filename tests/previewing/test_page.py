@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 import pytest
 from browser import opened, sideways
+from colours import colours_of, contrast
 
 from lmkit.previewing import Finding, Histogram, Lengths, Preview, Shown, Token, Totals
 from lmkit.previewing.page import page
@@ -291,25 +292,7 @@ def test_every_word_that_the_page_uses_is_known():
     assert used <= set(embedded(text)["words"]["en"])
 
 
-COLOURS = {
-    name: (light, dark)
-    for name, light, dark in re.findall(
-        r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\);",
-        (FOLDER / "page.css").read_text(encoding="utf-8"),
-    )
-}
-
-
-def contrast(one, other):
-    """Source: WCAG 2.2, "contrast ratio" and "relative luminance"."""
-
-    def luminance(colour):
-        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
+COLOURS = colours_of(FOLDER / "page.css")
 
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])

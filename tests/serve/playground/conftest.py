@@ -10,7 +10,6 @@ from typing import Any
 import attrs
 import pytest
 from browser import PATIENCE, watched
-from playwright.sync_api import expect
 from runtime.toybundle import TASK, write_bundle
 
 import lmkit as lk
@@ -19,7 +18,6 @@ from lmkit.serve.models import Models
 from serve.conftest import running
 
 SAYS = "네, 안녕하세요 👋"
-expect.set_options(timeout=PATIENCE)
 Visit = Callable[..., AbstractContextManager[Any]]
 
 
@@ -47,6 +45,8 @@ def visit(browser, url) -> Visit:
     The page must ask nobody but its server, and must not complain; `expects` are words of complaints
     that are to come, such as the status of an answer that is an error.
     """
+
+    pytest.importorskip("playwright.sync_api").expect.set_options(timeout=PATIENCE)
 
     @contextmanager
     def visit(

@@ -8,12 +8,13 @@ import sys
 import time
 
 import pytest
-from playwright.sync_api import expect
 
 import lmkit as lk
 from lmkit.serve.app import make_app
 from serve.conftest import running
 from serve.playground.conftest import SAYS, Slowly
+
+expect = pytest.importorskip("playwright.sync_api").expect
 
 RECORD = {"prompt": "안녕하세요?"}
 HARD = {"prompt": 'it\'s "2"?\n\\n $HOME `네`'}

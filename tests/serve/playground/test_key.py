@@ -1,13 +1,14 @@
 """A server with a key: the page asks for it, keeps it in its tab, and writes it nowhere."""
 
 import pytest
-from playwright.sync_api import expect
 
 from lmkit.serve.app import make_app
 from lmkit.serve.guarding import guarded
 from lmkit.serve.settings import Settings
 from serve.conftest import running
 from serve.playground.conftest import SAYS
+
+expect = pytest.importorskip("playwright.sync_api").expect
 
 KEY = "sesame-7"
 

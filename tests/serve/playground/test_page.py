@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 from browser import sideways
-from playwright.sync_api import expect
+from colours import colours_of, contrast
 
 from lmkit.serve import playground
 
+expect = pytest.importorskip("playwright.sync_api").expect
+
 FOLDER = Path(playground.__file__).parent
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+COLOURS = colours_of(FOLDER / "page.css")
 TASKS = ["toy", "chat", "judge", "mlm"]
 
 
@@ -199,3 +202,28 @@ def test_an_answer_is_read_aloud_when_it_is_whole(visit):
         tab.get_by_role("button", name="Run").click()
         tab.locator(".facts").wait_for()
         expect(body).not_to_have_attribute("aria-busy", "true")
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    ("ink", "grounds"),
+    [
+        ("ink", ["ground", "card", "sunk", "soft", "track", "own", "frame", "mark"]),
+        ("muted", ["ground", "card", "sunk", "soft", "track", "own", "frame"]),
+        ("accent", ["ground", "card", "soft"]),
+        ("on-accent", ["accent", "accent-strong"]),
+        ("control", ["control-soft"]),
+        ("bad", ["card", "ground", "bad-soft"]),
+        ("wait", ["card"]),
+    ],
+)
+def test_text_stands_out_from_its_ground(scheme, ink, grounds):
+    for ground in grounds:
+        assert contrast(COLOURS[ink][scheme], COLOURS[ground][scheme]) >= 4.5, ground
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize("line", ["edge", "accent", "control", "good", "wait", "bad"])
+def test_lines_that_mean_something_stand_out(scheme, line):
+    for ground in ("ground", "card"):
+        assert contrast(COLOURS[line][scheme], COLOURS[ground][scheme]) >= 3, ground
