@@ -19,6 +19,7 @@ from lmkit.serve.news import News
 from lmkit.serve.settings import Settings
 
 from .conftest import running
+from .loops import run
 
 LONG = {"max_new_tokens": 40, "min_new_tokens": 40}
 STEP_S = 0.02
@@ -114,7 +115,7 @@ def test_what_a_slow_reader_has_not_read_comes_in_one_piece(models):
         return pieces
 
     with Engine(model, turn=SlowTurn(), on_news=news) as engine:
-        pieces = asyncio.run(read())
+        pieces = run(read())
 
     assert sum(len(update.token_ids) for update in pieces) == 40
     assert len(pieces) < 20
@@ -133,7 +134,7 @@ def test_who_waits_for_a_whole_answer_is_woken_once(models):
             pass
 
     with Engine(model, turn=SlowTurn(), on_news=news) as engine:
-        asyncio.run(wait())
+        run(wait())
 
     assert len(rung) == 1
 
