@@ -13,6 +13,8 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from load_client import Answered, Exchange, exchanges, quantile, read, summary
 
+from .loops import run
+
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 BODY = {"messages": [{"role": "user", "content": "안녕"}], "max_tokens": 4, "stream": True}
@@ -119,7 +121,7 @@ def test_every_client_asks_again_when_it_has_its_answer_and_all_leave_in_time():
             done = await exchanges(f"http://{host}:{port}", [BODY], clients=3, seconds=0.3)
             return done, begun, time.perf_counter()
 
-    done, begun, end = asyncio.run(load())
+    done, begun, end = run(load())
     found = summary([read(one) for one in done], count=len, begin=begun, end=end)
 
     assert most == 3
@@ -144,12 +146,12 @@ def test_a_client_that_leaves_hangs_up_as_soon_as_something_has_come():
         async with server:
             return await exchanges(url, [BODY], clients=1, seconds=5.0, most=3, leaves=1)
 
-    done = asyncio.run(load())
+    done = run(load())
 
     assert [read(one).outcome for one in done] == ["cut", "cut", "cut"]
 
 
 def test_a_server_that_is_not_there_is_an_error_not_a_crash():
-    done = asyncio.run(exchanges("http://127.0.0.1:9", [BODY], clients=1, seconds=0.1))
+    done = run(exchanges("http://127.0.0.1:9", [BODY], clients=1, seconds=0.1))
 
     assert [read(one).outcome for one in done] == ["ConnectionRefusedError"]
