@@ -53,6 +53,11 @@ def test_the_runtime_needs_nothing_of_training(module):
     assert not dragged_in(f"import lmkit.runtime.{module}") & (TRAINING | {"onnx", "onnxscript"})
 
 
+@pytest.mark.parametrize("module", ["batching", "cli.serve", "serve.app", "serve.running"])
+def test_what_serves_needs_nothing_of_training(module):
+    assert not dragged_in(f"import lmkit.{module}") & (TRAINING | {"onnx", "onnxscript"})
+
+
 @pytest.mark.parametrize("name", ["train", "export", "evaluate", "load", "preview"])
 def test_what_does_the_work_is_there_without_its_extra(name):
     """It says what to install when it is called; documentation and type checkers only look at it."""

@@ -5,7 +5,7 @@
     python examples/deploy/image_size.py /tmp/image bundles/chat [BASE_FOLDER]
 
 These are the Dockerfile's own steps. Sizes are bytes as they lie in the folders, in megabytes of 10^6;
-what a registry sends is compressed, and about half of it.
+what a registry sends is compressed.
 """
 
 import sys

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -43,6 +45,12 @@ def make_app(models: Models, *, settings: Settings | None = None) -> Starlette:
         endpoints=endpoints,
         document=functools.cache(lambda: document(OPERATIONS, endpoints, settings)),
     )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        surface.desk.close()
+
     app = Starlette(
         routes=[
             *(operation.route(surface) for operation in OPERATIONS),
@@ -50,6 +58,7 @@ def make_app(models: Models, *, settings: Settings | None = None) -> Starlette:
         ],
         middleware=[Middleware(Counted, metrics=metrics)],
         exception_handlers={HTTPException: _told},
+        lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     app.state.surface = surface

@@ -22,9 +22,9 @@ TEXT, MESSAGES, TOOLS, ANY = "text", "messages", "tools", "any"
 LABEL, FILL = "label", "fill"
 
 _TYPES: dict[str, Any] = {
-    TEXT: str | int | float | list[str],
-    MESSAGES: Annotated[list[Message], Field(min_length=1)],
-    TOOLS: list[dict[str, Any]],
+    TEXT: str | int | float | Annotated[list[str], Field(fail_fast=True)],
+    MESSAGES: Annotated[list[Message], Field(min_length=1, fail_fast=True)],
+    TOOLS: Annotated[list[dict[str, Any]], Field(fail_fast=True)],
     ANY: Any,
 }
 _SAYS = {

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
@@ -90,8 +90,8 @@ async def _answer(
             param="n",
         )
     options = _options(surface, served, body)
-    seed = options.get("seed")
     more: dict[str, Any] = {
+        "options": options,
         "n_logprobs": n_logprobs,
         "logit_bias": body.bias,
         "presence_penalty": body.presence_penalty or 0.0,
@@ -100,11 +100,8 @@ async def _answer(
     }
 
     def make() -> list[Asked]:
-        made = []
-        for prepare, place in itertools.product(prepares, range(count)):
-            own = options if seed is None else {**options, "seed": (seed + place) % (1 << 64)}
-            made.append(prepare(options=own, **more))
-        return made
+        made = (prepare(**more) for prepare in prepares)  # one for all answers to a prompt
+        return [choice for asked in made for choice in _choices(asked, count)]
 
     prepared = await surface.desk.prepare(make)
     streams = bool(body.stream)
@@ -112,8 +109,18 @@ async def _answer(
     if streams:
         usage = bool(body.stream_options and body.stream_options.include_usage)
         coming = surface.updates(served, bell)
-        return EventStream(writer.events(bell.tickets, coming, usage=usage), bell)
+        events = writer.events(bell.tickets, coming, usage=usage)
+        return EventStream(events, bell, surface.problem)
     return json_response(writer.whole(await surface.answers(served, bell), count))
+
+
+def _choices(asked: Asked, count: int) -> list[Asked]:
+    """Return a request as often as its prompt is to be answered, each with a seed of its own."""
+    generation = asked.generation
+    if generation is None or generation.seed is None:
+        return [asked] * count
+    seeds = [(generation.seed + place) % (1 << 64) for place in range(count)]
+    return [attrs.evolve(asked, generation=generation.override(seed=seed)) for seed in seeds]
 
 
 def _options(surface: Surface, served: Served, body: CommonRequest) -> dict[str, Any]:

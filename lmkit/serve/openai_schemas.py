@@ -2,6 +2,9 @@
 
 What a bundle cannot do is in the models too, as a field that must be null and whose description begins
 with "Not supported": a client that sends it is told so, and OpenAPI says it beforehand.
+
+A list that is sent is read up to its first mistake (`fail_fast`): a small body may hold hundreds of
+thousands, and to tell them all would keep everybody waiting.
 """
 
 from __future__ import annotations
@@ -42,11 +45,11 @@ class Message(Body):
     """One turn of a conversation. An answer of this server can be sent back as it came."""
 
     role: Role
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
     name: str | None = None
     reasoning_content: str | None = None
     """What an answer was thought over with, for templates that read it."""
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
     """For templates that read them; this server's answers have none."""
     tool_call_id: str | None = None
     refusal: str | None = None
@@ -93,7 +96,7 @@ class CommonRequest(Options):
     """How many answers each prompt gets."""
     max_tokens: Positive | None = None
     """The most tokens of an answer; another name for `max_new_tokens`."""
-    stop: Annotated[list[Stop], Field(max_length=MOST_STOPS)] | Stop | None = None
+    stop: Annotated[list[Stop], Field(max_length=MOST_STOPS, fail_fast=True)] | Stop | None = None
     """Texts that end the answer and are not part of it."""
     stream: bool | None = None
     """Send the answer in pieces, as server-sent events."""
@@ -132,7 +135,7 @@ class CommonRequest(Options):
 class ChatRequest(CommonRequest):
     """The body of `POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     """The conversation. A task that reads no messages gets the last user's text in its one column."""
     max_completion_tokens: Positive | None = None
     """The most tokens of an answer; OpenAI's newer name for it."""
@@ -154,7 +157,7 @@ class ChatRequest(CommonRequest):
     """Not supported."""
     audio: None = None
     """Not supported."""
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
     """Not supported, but for text."""
     prediction: None = None
     """Not supported."""
@@ -181,11 +184,11 @@ class CompletionRequest(CommonRequest):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
-        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
+        | Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
         | Annotated[
-            list[Annotated[list[TokenId], Field(min_length=1)]],
-            Field(min_length=1, max_length=MOST_PROMPTS),
+            list[Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]],
+            Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True),
         ]
     )
     """Texts fill the task's one prompt column; token ids are given to the model as they are."""

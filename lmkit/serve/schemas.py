@@ -72,7 +72,7 @@ class Options(Body):
     """The id that a seq2seq answer begins with."""
     forced_eos_token_id: TokenId | None = None
     """The id that comes last where an answer reaches its full length."""
-    suppress_tokens: Annotated[list[TokenId], Field(max_length=1024)] | None = None
+    suppress_tokens: Annotated[list[TokenId], Field(max_length=1024, fail_fast=True)] | None = None
     """Ids that an answer never has."""
     num_beams: Annotated[int, Field(ge=1, le=MOST_BEAMS), WHOLE] | None = None
     """How many texts a beam search follows at once; more than 1 wants a temperature of 0."""
@@ -84,7 +84,7 @@ class Options(Body):
     """The most tokens that are guessed and then checked at once; 0 is off. The text stays the same."""
     seed: Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1), WHOLE] | None = None
     """Makes draws repeatable."""
-    stop: Annotated[list[Stop], Field(max_length=MOST_STOPS)] | Stop | None = None
+    stop: Annotated[list[Stop], Field(max_length=MOST_STOPS, fail_fast=True)] | Stop | None = None
     """Texts that end the answer and are not part of it."""
 
     def overrides(self) -> dict[str, Any]:

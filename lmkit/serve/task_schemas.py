@@ -31,7 +31,7 @@ class Streams(Body):
 class WritingOptions(Options, Streams):
     """What can be asked of a task that writes: the fields of `Generation`."""
 
-    stop: Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    stop: Annotated[list[Stop], Field(max_length=MOST_STOPS, fail_fast=True)] | None = None
     """Texts that end the answer and are not part of it."""
 
 

@@ -16,6 +16,11 @@ from lmkit.serve.schemas import LISTS, TEXTS
 Model = TypeVar("Model", bound=BaseModel)
 
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?")
+_MOST_LOOKED_AT = 100
+_SIZES = (
+    "too_long",
+    "too_short",
+)  # of a list whose items fit, so of the union's member that was meant
 _MOST_TOLD = 5  # mistakes of one request that its answer names
 
 
@@ -67,9 +72,14 @@ def _problem(
 ) -> Problem:
     """Return what is told of some mistakes; those of one place are told in one sentence."""
     places: dict[str, list[ErrorDetails]] = {}
-    for error in errors:
+    for error in errors[:_MOST_LOOKED_AT]:
         places.setdefault(_place(error["loc"], given, missing=_is_missing(error)), []).append(error)
-    places = {place: of for place, of in places.items() if not _goes_deeper(place, places)}
+    sized = [place for place, of in places.items() if any(e["type"] in _SIZES for e in of)]
+    places = {
+        place: of
+        for place, of in places.items()
+        if place in sized or not (_goes_deeper(place, places) or _is_inside(place, sized))
+    }
     told = [_told(model, place, of, what) for place, of in list(places.items())[:_MOST_TOLD]]
     if len(places) > _MOST_TOLD:
         told.append(f"and {len(places) - _MOST_TOLD} more")
@@ -94,7 +104,11 @@ def _goes_deeper(place: str, places: Iterable[str]) -> bool:
 
     Of a union each member is told why it does not fit; the one that fits best goes the furthest.
     """
-    return any(place and other.startswith((f"{place}.", f"{place}[")) for other in places)
+    return any(place and _is_inside(other, [place]) for other in places)
+
+
+def _is_inside(place: str, others: Iterable[str]) -> bool:
+    return any(place.startswith((f"{other}.", f"{other}[")) for other in others)
 
 
 def _is_missing(error: ErrorDetails) -> bool:

@@ -1,11 +1,11 @@
 """An application behind what stands before it, asked in this process."""
 
-import asyncio
-
 import httpx
 
 from lmkit.serve.guarding import guarded
 from lmkit.serve.settings import Settings
+
+from .loops import run
 
 
 async def says_path(scope, receive, send):
@@ -23,4 +23,4 @@ def ask(method, path, *, app=says_path, base_url="http://127.0.0.1:8000", settin
         async with httpx.AsyncClient(transport=transport, base_url=base_url) as client:
             return await client.request(method, path, **named)
 
-    return asyncio.run(ask())
+    return run(ask())

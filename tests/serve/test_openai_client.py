@@ -7,6 +7,8 @@ import numpy as np
 import openai
 import pytest
 
+from .loops import run
+
 PROMPT = "안녕하세요?"
 ASKED = [{"role": "user", "content": PROMPT}]
 SAID = "네, 안녕하세요 👋"  # what the bundle `toy` answers to that
@@ -320,4 +322,4 @@ def test_many_at_once_are_each_answered_as_alone(url, alone):
         return "".join([chunk.choices[0].text async for chunk in stream])
 
     expected = [answer.text for answer in alone.batch([{"prompt": text} for text in prompts])]
-    assert asyncio.run(ask_all()) == expected
+    assert run(ask_all()) == expected

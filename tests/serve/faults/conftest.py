@@ -27,9 +27,9 @@ def serving(bundle):
     """Return a function that starts `lmkit serve` with flags, each step taking a while."""
     servers = []
 
-    def serving(*flags, step_s=0.05):
+    def serving(*flags, step_s=0.05, **environ):
         base = (SLOWLY, "serve", bundle, "--port", 0, "--json", "--log-format", "json")
-        servers.append(Served(*base, *flags, STEP_S=str(step_s)))
+        servers.append(Served(*base, *flags, STEP_S=str(step_s), **environ))
         return servers[-1]
 
     yield serving

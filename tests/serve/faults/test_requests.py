@@ -193,8 +193,30 @@ class TestHugePrompts:
     def test_of_ids_are_refused(self, server):
         assert_told(server.post("/v1/completions", {**ASK, "prompt": [5] * 1_000_000}))
 
-    def test_of_many_parts_are_refused(self, server):
-        assert_told(server.post("/v1/completions", {**ASK, "prompt": ["a"] * 100_000}))
+    @pytest.mark.parametrize("item", ["a", {}, [], [5], ["a"], None, 1.5])
+    def test_of_a_hundred_thousand_parts_are_refused_by_the_first_mistake(self, server, item):
+        answer = server.post("/v1/completions", {**ASK, "prompt": [item] * 100_000})
+
+        assert_told(answer)
+        assert "'prompt" in answer.json()["error"]["message"]
+
+    def test_of_more_texts_than_are_taken_say_how_many_are(self, server):
+        answer = server.post("/v1/completions", {**ASK, "prompt": ["a"] * 65})
+
+        assert_told(answer)
+        assert "at most 64 items" in answer.json()["error"]["message"]
+        assert answer.json()["error"]["param"] == "prompt"
+
+    @pytest.mark.parametrize("message", [{}, "a", {"role": "user", "content": [{}] * 10}])
+    def test_of_as_many_wrong_messages_are_refused_by_the_first(self, server, message):
+        messages = [message] * 100_000
+        answer = server.post("/v1/chat/completions", {"model": "toy", "messages": messages})
+
+        assert_told(answer)
+        assert "'messages[0]" in answer.json()["error"]["message"]
+
+    def test_of_as_many_unknown_fields_are_refused_by_the_first(self, server):
+        assert_told(server.post("/v1/completions", {**ASK} | {f"f{n}": n for n in range(100_000)}))
 
 
 def test_a_control_token_in_a_prompt_is_text(server):
@@ -234,3 +256,23 @@ def test_what_was_asked_and_answered_is_in_the_log_where_that_is_wanted(serving)
 
     assert json.loads(line["request"])["prompt"] == SECRET
     assert json.loads(line["answer"]) == answer.json()
+
+
+def test_a_bug_of_the_servers_own_is_told_to_nobody_but_its_place_to_the_log(serving):
+    server = serving(step_s=0, FAILS=SECRET)
+    for path in ("/v1/completions", "/v1/tasks/toy"):
+        asked = {"prompt": SECRET} if "tasks" in path else {**ASK, "prompt": SECRET}
+        answer = server.post(path, asked)
+        line = server.logged(path)
+
+        assert_told(answer, 500)
+        assert answer.json()["error"]["code"] == "internal_error"
+        assert SECRET not in answer.text
+        assert line["status"] == 500
+        assert line["id"] == answer.headers["x-request-id"]
+        assert server.post("/v1/completions", ASK).status_code == 200
+    log = "\n".join(server.log)
+
+    assert "RuntimeError" in log
+    assert "in prepare_badly" in log
+    assert "xyzzy" not in log
