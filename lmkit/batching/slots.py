@@ -146,6 +146,10 @@ class Slots:
             if len(self._reading) < self.n_rows:  # somebody writes
                 left = min(left, self._limits.prefill_chunk)
             line = self._reading[0]
+            # A pass over few tokens takes nearly as long as one over a quarter of what is read.
+            least = min(len(line.prompt) - line.n_read, self._limits.prefill_chunk // 4)
+            if left < least:
+                return
             try:
                 left -= self._read_part(state, line, left)
             except Exception as error:

@@ -86,10 +86,12 @@ class Models:
 
     Attributes:
         news: as given.
+        is_closing: whether they take no more requests.
     """
 
     def __init__(self, served: Iterable[Served], news: News) -> None:
         self.news = news
+        self.is_closing = False
         self._served: dict[str, Served] = {}
         for one in served:
             if not _NAME.fullmatch(one.name):
@@ -182,6 +184,7 @@ class Models:
 
     def close(self, *, drain: float = 0.0) -> None:
         """Close all engines, which finish what they are at for so many seconds."""
+        self.is_closing = True
         if not self._served:
             return
         with ThreadPoolExecutor(len(self._served)) as closing:

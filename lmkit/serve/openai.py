@@ -109,7 +109,8 @@ async def _answer(
     if streams:
         usage = bool(body.stream_options and body.stream_options.include_usage)
         coming = surface.updates(served, bell)
-        return EventStream(writer.events(bell.tickets, coming, usage=usage), bell)
+        events = writer.events(bell.tickets, coming, usage=usage)
+        return EventStream(events, bell, surface.problem)
     return json_response(writer.whole(await surface.answers(served, bell), count))
 
 

@@ -24,7 +24,7 @@ from lmkit.serve.openai_schemas import (
     ModelCard,
     ModelList,
 )
-from lmkit.serve.problems import log_failure, problem_of
+from lmkit.serve.problems import log_failure
 from lmkit.serve.surface import Surface
 from lmkit.serve.task_schemas import TaskEvent, TaskList
 
@@ -149,7 +149,7 @@ async def _handle(operation: Operation, surface: Surface, request: Request) -> R
     except (HungUp, ClientDisconnect):
         return Response(status_code=HUNG_UP)
     except Exception as error:
-        problem = problem_of(error)
+        problem = surface.problem(error)
         if problem.status == 500:
             log_failure(request.scope, error)
         return problem.response

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from lmkit.serve.asking import HungUp
 from lmkit.serve.news import Bell
-from lmkit.serve.problems import log_failure, problem_of
+from lmkit.serve.problems import Problem, log_failure, problem_of
 
 DONE = b"data: [DONE]\n\n"
 
@@ -21,7 +21,7 @@ def event(content: Any) -> bytes:
     r"""Return one event that holds some JSON.
 
     >>> event({"text": "네"}).decode()
-    'data: {"text":"네"}\\n\\n'
+    'data: {"text":"네"}\n\n'
     """
     return b"data: " + to_json(content, inf_nan_mode="null", fallback=str) + b"\n\n"
 
@@ -34,16 +34,23 @@ class EventStream(Response):
     Args:
         events: the events.
         bell: what they are made of; closed in any case, also where nothing was sent.
+        problem: returns what a client is told of an error.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], bell: Bell) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        bell: Bell,
+        problem: Callable[[Exception], Problem] = problem_of,
+    ) -> None:
         self.status_code = 200
         self.background = None
         self.body = b""
         self._events = events
         self._bell = bell
+        self._problem = problem
         self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
 
@@ -63,7 +70,7 @@ class EventStream(Response):
                 except HungUp:
                     return
                 except Exception as error:
-                    problem = problem_of(error)
+                    problem = self._problem(error)
                     if problem.status == 500:
                         log_failure(scope, error)
                     told = event(problem.body)

@@ -11,13 +11,13 @@ from starlette.types import Receive
 
 from lmkit.batching import Request as Asked
 from lmkit.batching import Update
-from lmkit.errors import UnknownName
+from lmkit.errors import Busy, UnknownName
 from lmkit.runtime.generator import Generator
 from lmkit.serve.asking import Desk, Finished, Note, answers, updates
 from lmkit.serve.metrics import Metrics
 from lmkit.serve.models import Models, Served
 from lmkit.serve.news import Bell
-from lmkit.serve.problems import Problem
+from lmkit.serve.problems import SERVER, Problem, problem_of
 from lmkit.serve.settings import Settings
 from lmkit.serve.task_schemas import Endpoint
 
@@ -95,6 +95,18 @@ class Surface:
     def updates(self, served: Served, bell: Bell) -> AsyncGenerator[tuple[int, Update], None]:
         """Return what comes of a bell's tickets, counted; see `lmkit.serve.asking.updates`."""
         return updates(bell, self._note(served))
+
+    def problem(self, error: Exception) -> Problem:
+        """Return what a client is told of an error; of a server that stops, that it does."""
+        if isinstance(error, Busy) and self.models.is_closing:
+            return Problem(
+                "the server is stopping; ask again, and another one may answer",
+                status=503,
+                code="stopping",
+                kind=SERVER,
+                headers={"retry-after": "5"},
+            )
+        return problem_of(error)
 
     def _note(self, served: Served) -> Note:
         return functools.partial(self.metrics.answered, served.name)

@@ -43,7 +43,7 @@ async def answer(request: Request, surface: Surface) -> Response:
     streams = bool(query.stream)
     bell = surface.submit(served, [prepared], request.receive, streams=streams)
     if streams:
-        return EventStream(_events(surface, served, bell), bell)
+        return EventStream(_events(surface, served, bell), bell, surface.problem)
     await surface.answers(served, bell)
     return json_response(_answered(served, bell.tickets[0]))
 

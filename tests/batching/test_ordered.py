@@ -1,16 +1,17 @@
 """A file's worth of records: in order, with no row idle while others wait."""
 
+import functools
+
 import pytest
 from runtime.toybundle import RECORDS
 from runtime.toypair import RECORDS as SOURCES
 from runtime.toypair import write_pair
 
 import lmkit as lk
+from lmkit.batching import Engine, Turn
 from lmkit.batching.ordered import in_order
 from lmkit.errors import RecordError
 from lmkit.runtime.causal_state import CausalState
-
-MANY = [{"prompt": "x" * (n * 7 % 40)} for n in range(30)]
 
 
 def joined(found):
@@ -48,6 +49,17 @@ def test_a_row_that_is_free_is_taken_at_once(alone, monkeypatch):
         return step(self, tokens)
 
     monkeypatch.setattr(CausalState, "step", counting)
+    turn, submit, submitted = Turn(), Engine.submit, []
+
+    def submitting(self, request):
+        submitted.append(submit(self, request))
+        if len(submitted) == len(records):
+            turn.__exit__(None, None, None)
+        return submitted[-1]
+
+    monkeypatch.setattr(Engine, "submit", submitting)
+    monkeypatch.setattr("lmkit.batching.ordered.Engine", functools.partial(Engine, turn=turn))
+    turn.__enter__()  # nothing is computed before all have come
     options = {"max_new_tokens": 60, "min_new_tokens": 60, "prompt_lookup_num_tokens": 0}
     by_refilling = joined(in_order(alone, records, options, batch_size=4))
     n_refilled = len(counts)

@@ -119,7 +119,7 @@ class TestMemory:
             most = max(most, engine.stats().kv_bytes_used)
             time.sleep(0.0002)
 
-        assert 0 < most <= room
+        assert 0 < max(most, engine.stats().kv_bytes_used) <= room
         assert [t.wait() for t in tickets] == [alone(r, max_new_tokens=20) for r in RECORDS * 6]
 
     def test_bounds_an_answer_that_could_never_be_held(self, alone):

@@ -5,6 +5,7 @@ import contextlib
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
@@ -40,12 +41,19 @@ class SlowTurn(Turn):
 @contextlib.contextmanager
 def serving(models, *, settings=None, turn=None, **limits):
     """Serve the toy of noise with limits of its own; yields its address and its engine."""
+    with opened(models, settings=settings, turn=turn, **limits) as (url, served):
+        yield url, served["noise"].engine
+
+
+@contextlib.contextmanager
+def opened(models, *, settings=None, turn=None, **limits):
+    """Serve it; yields its address and what is served."""
     news = News()
     model = models["noise"].model
     with Engine(model, limits=Limits(**limits), turn=turn, on_news=news) as engine:
         served = Models([Served(name="noise", engine=engine)], news)
         with running(make_app(served, settings=settings)) as url:
-            yield url, engine
+            yield url, served
 
 
 def eventually(holds, seconds=10.0):
@@ -169,6 +177,25 @@ def test_an_answer_out_of_time_is_told_and_not_asked_for_again_by_itself(models)
         assert caught.value.status_code == 504
         assert caught.value.code == "deadline_exceeded"
         assert engine.stats().failed == 1
+
+
+def test_what_is_broken_off_when_the_server_stops_says_so(models):
+    with (
+        opened(models, turn=SlowTurn(LONG_S)) as (url, served),
+        ThreadPoolExecutor(2) as asking,
+    ):
+        body = {"model": "noise", "prompt": "hi", **LONG}
+        whole, stream = (
+            asking.submit(httpx.post, f"{url}/v1/completions", json=body | more, timeout=60)
+            for more in ({}, {"stream": True})
+        )
+        assert eventually(lambda: served["noise"].engine.stats().rows == 2)
+
+        served.close()
+
+    assert whole.result().status_code == 503
+    assert whole.result().json()["error"]["code"] == "stopping"
+    assert '"code":"stopping"' in stream.result().text
 
 
 def test_what_fails_within_a_stream_is_told_in_an_event(models):
