@@ -80,7 +80,7 @@ def test_output_out_of_order_or_with_something_between_is_refused(shown, printed
 
 @pytest.mark.parametrize("folder", ["tutorial", "howto"])
 def test_every_page_has_something_to_do(folder):
-    others = ("index", "playground", "scale")  # what they do needs a browser, and several machines
+    others = ("index", "scale", "playground")  # these need several machines, and a browser
     pages = [page for page in (DOCS / folder).glob("*.md") if page.stem not in others]
 
     assert [page.name for page in pages if not any(block.runs for block in blocks_of(page))] == []
