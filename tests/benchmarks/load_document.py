@@ -210,7 +210,7 @@ RATES = "Total tokens a second, of all clients together."
 SCALED = """Our own rate at 16 clients over that at one. Whoever is alone is written drafts for: text that
 repeats itself is then guessed and checked, which costs less than writing it, so that what one client gets
 depends on the texts. Its rate without drafts stands beside it."""
-SOAKED = """Short requests as fast as they are answered; 3600 are an hour's worth at one a second. The server's
-resident memory after each part of them. Every tenth client hangs up as soon as its answer begins.
+SOAKED = """Short requests as fast as they are answered; 3600 are an hour's worth at one a second. The
+server's resident memory after each part of them. Every tenth client hangs up as soon as its answer begins.
 What it keeps of prompts, for those that begin alike, is bounded (128 MiB) and fills first; where it
 shrinks, the clients paused, and it gave memory back."""
