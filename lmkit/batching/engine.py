@@ -103,6 +103,11 @@ class Engine:
         """What it does."""
         return self.model.task
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes requests: it was not closed, and its thread is there to compute."""
+        return self._closes_at is None and self._thread.is_alive()
+
     def prepare(
         self,
         record: Record,
@@ -186,7 +191,7 @@ class Engine:
         """
         ticket = Ticket(request, self._wake)
         with self._wakes:
-            if self._closes_at is not None or not self._thread.is_alive():
+            if not self.is_open:
                 raise Busy("the engine is closing, and takes no more requests")
             free = max(
                 0, self.limits.max_rows - self._rows

@@ -20,7 +20,7 @@ from lmkit.chatting.talk import INTERRUPTED, Reply, Talk
 from lmkit.errors import LmkitError, PromptTooLong, UnknownOption
 from lmkit.files import write_atomically
 
-FULL = "begin anew with /clear, take a turn back with /undo, or leave out the oldest with /trim"
+FULL = "begin anew with /clear, take a turn back with /undo, or leave out the oldest with /trim (--trim)"
 
 
 @attrs.define(kw_only=True)
@@ -51,7 +51,7 @@ class Dialogue:
         """Read, and answer, until there is no more to read.
 
         Raises:
-            LmkitError: something went wrong, and `stays` is not set.
+            LmkitError: something went wrong, the context being full included, and `stays` is not set.
             KeyboardInterrupt: Ctrl-C; where `stays` is set, twice in a row while a message is awaited.
         """
         while True:
@@ -60,9 +60,10 @@ class Dialogue:
                 if text is None or not self._obey(text):
                     return
             except LmkitError as error:
+                told = self._told(error)
                 if not self.stays:
-                    raise
-                self.screen.error(_told(error))
+                    raise told from error.__cause__
+                self.screen.error(str(told))
             except KeyboardInterrupt:
                 if not self.stays or self._asks_to_leave:
                     raise
@@ -254,6 +255,18 @@ class Dialogue:
         waits = "; /retry answers the last one" if conversation.waits else ""
         self.screen.note(f"({turns} from {path}{waits})")
 
+    def _told(self, error: LmkitError) -> LmkitError:
+        """Return an error in the words of a conversation, which has no records to shorten."""
+        if not isinstance(error, PromptTooLong):
+            return error
+        alone = not self.talk.conversation.messages
+        whose = "the message alone" if alone else "with this message the conversation"
+        remedy = "say it shorter" if alone else FULL
+        return LmkitError(
+            f"{whose} has {error.prompt_tokens} tokens and the model's context holds "
+            f"{error.context_length}, the answer included, so it was not said; {remedy}"
+        )
+
     def _help(self, rest: str) -> None:
         self.screen.table(
             [(f"/{name} {follows}", told) for name, (follows, told) in COMMANDS.items()]
@@ -283,15 +296,6 @@ def _stopping(catches: bool) -> Iterator[Callable[[], bool]]:
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _told(error: LmkitError) -> str:
-    if isinstance(error, PromptTooLong):
-        return (
-            f"with this message the conversation has {error.prompt_tokens} tokens and the model's "
-            f"context holds {error.context_length}, so it was not said; {FULL}"
-        )
-    return str(error)
 
 
 def _path(rest: str, name: str) -> Path:

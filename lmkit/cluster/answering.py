@@ -23,7 +23,7 @@ from lmkit.records import BadRows, Row, good_rows, iterate, nothing_in
 from lmkit.runtime.cores import available_cores
 
 # A part is what is done again when a worker is lost, and what ends last keeps the others waiting.
-BATCHES_A_PART = 4
+BATCHES_A_PART = 8
 PARTS_A_WORKER = 4
 
 
@@ -178,7 +178,7 @@ def part_size(rows: int, workers: int, batch_size: int) -> int:
     """Return how many rows a part has: whole batches, and several parts for each worker.
 
     >>> part_size(1_000_000, workers=4, batch_size=8)
-    32
+    64
     >>> part_size(40, workers=2, batch_size=8)
     8
     """

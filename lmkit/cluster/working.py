@@ -17,6 +17,7 @@ import attrs
 
 from lmkit.answering import Answerer
 from lmkit.answering.lines import answered, dump
+from lmkit.batching.ordered import in_order
 from lmkit.cluster.spans import Span, cut
 from lmkit.cluster.starting import beside
 from lmkit.errors import LmkitError, ModelError
@@ -82,13 +83,11 @@ class Work:
     batch_size: int
 
     def lines(self, model: Answerer, rows: Sequence[Row]) -> Iterator[str]:
-        """Yield each row's line of the output."""
-        for start in range(0, len(rows), self.batch_size):
-            some = rows[start : start + self.batch_size]
-            answers = model.batch(some, batch_size=self.batch_size, **self.options)
-            yield from (
-                dump(answered(row, answer)) for row, answer in zip(some, answers, strict=True)
-            )
+        """Yield each row's line of the output, as one process alone would write it."""
+        rest = iter(rows)
+        for answers in in_order(model, rows, self.options, batch_size=self.batch_size):
+            for answer, row in zip(answers, rest, strict=False):
+                yield dump(answered(row, answer))
 
 
 class Worker:

@@ -8,7 +8,7 @@ from pydantic import ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lmkit.serve.problems import json_response
+from lmkit.serve.problems import SERVER, Problem, json_response
 from lmkit.serve.schemas import Content
 from lmkit.serve.surface import Surface
 
@@ -35,7 +35,15 @@ async def health(request: Request, surface: Surface) -> Response:
 
 
 async def ready(request: Request, surface: Surface) -> Response:
-    """Say that the models are there; a server that is stopping answers 503."""
+    """Say that the models are there; a server that is stopping, or has lost one, answers 503."""
+    lost = [one.name for one in surface.models if not one.engine.is_open]
+    if lost:
+        raise Problem(
+            f"nothing computes for {', '.join(lost)} any more; start the server again",
+            status=503,
+            code="not_ready",
+            kind=SERVER,
+        )
     return json_response({"status": "ok"})
 
 

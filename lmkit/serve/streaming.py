@@ -21,7 +21,7 @@ def event(content: Any) -> bytes:
     r"""Return one event that holds some JSON.
 
     >>> event({"text": "네"}).decode()
-    'data: {"text":"네"}\\n\\n'
+    'data: {"text":"네"}\n\n'
     """
     return b"data: " + to_json(content, inf_nan_mode="null", fallback=str) + b"\n\n"
 

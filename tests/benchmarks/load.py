@@ -150,6 +150,7 @@ def measure(
         **json.loads(done.stdout),
         "date": datetime.datetime.now().isoformat(timespec="seconds"),
         "seconds": options.seconds,
+        "ramp_s": options.ramp,
         "max_tokens": options.max_tokens,
         "machine": machine(),
         "threads": options.threads,

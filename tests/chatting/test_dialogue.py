@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lmkit.errors import LmkitError, PromptTooLong, UnknownName
+from lmkit.errors import LmkitError, UnknownName
 
 from .conftest import QA, Counter
 
@@ -197,8 +197,12 @@ class TestAFullContext:
         assert held.messages == [self.LONG, "1번째 답."]
 
     def test_is_an_error_in_a_pipe(self, hold):
-        with pytest.raises(PromptTooLong):
+        with pytest.raises(LmkitError, match=r"so it was not said.*--trim"):
             hold(self.LONG, self.LONG, model=Counter(context_length=160))
+
+    def test_of_one_message_has_nothing_to_leave_out(self, hold):
+        with pytest.raises(LmkitError, match=r"the message alone has .* say it shorter"):
+            hold(self.LONG * 3, model=Counter(context_length=160), trims=True)
 
     def test_loses_its_oldest_turns_when_asked(self, hold):
         lines = [f"{number}{self.LONG}" for number in range(4)]

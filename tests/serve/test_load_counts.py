@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import load_document
 from load_client import Answered, Exchange, exchanges, quantile, read, summary
 
 from .loops import run
@@ -155,3 +156,49 @@ def test_a_server_that_is_not_there_is_an_error_not_a_crash():
     done = run(exchanges("http://127.0.0.1:9", [BODY], clients=1, seconds=0.1))
 
     assert [read(one).outcome for one in done] == ["ConnectionRefusedError"]
+
+
+def measured(server, clients, tokens_per_s, first=(0.2, True)):
+    return {
+        "server": server,
+        "clients": clients,
+        "tokens_per_s": tokens_per_s,
+        "first_s": {"p50": (0.1, True), "p99": first},
+        "gap_s": {"p50": (0.01, True), "p99": (0.02, True)},
+        "ended": 3,
+        "requests": 4,
+        "tokens_each": 100.0,
+        "errors": {},
+        "rss_bytes": 500_000_000,
+        "client_cpu": 0.01,
+    }
+
+
+def test_the_rates_stand_beside_the_best_of_the_others():
+    groups = {
+        (1, "int4"): [
+            measured("int4", 1, 100.0),
+            measured("int4", 1, 140.0),
+            measured("int4", 1, 120.0),
+        ],
+        (16, "int4"): [measured("int4", 16, 240.0)],
+        (1, "llama.cpp"): [measured("llama.cpp", 1, 150.0)],
+        (16, "llama.cpp"): [measured("llama.cpp", 16, 60.0)],
+        (16, "transformers"): [measured("transformers", 16, 80.0)],
+    }
+
+    one, sixteen = load_document.rates(groups).splitlines()[2:]
+
+    assert one == "| 1 | 120 | 150 | - | 0.8x / - / - | no |"
+    assert sixteen == "| 16 | 240 | 60 | 80 | 3.0x / - / - | yes |"
+    assert load_document.scaling(groups).splitlines()[2:] == [
+        "| lmkit int4 | 120/s | 240/s | 2.00x | 2.5x | no |"
+    ]
+
+
+def test_a_quantile_that_was_not_seen_is_told_as_such():
+    cells = load_document.row(
+        [measured("int4", 1, 100.0, first=(8.0, False)), measured("int4", 1, 110.0)]
+    )
+
+    assert cells[3:6] == ("105 (100-110)", "100 ms", "> 8.0 s")
