@@ -100,6 +100,7 @@ def test_no_page_leaves_out_what_could_be_run():
         "it needs Docker, and tests/deploy runs its steps",
         "it needs a model from the hub",
         "it needs ray, and tests/cluster runs it",
+        "it serves until it is stopped",
         "it takes minutes, or needs a model",
         "the next block asks it",
         "tests/third_party/check_new.py runs it",
