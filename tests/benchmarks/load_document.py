@@ -203,13 +203,14 @@ chooses when an answer ends, so "tokens each" says how long answers were.
 
 Ratios hold between machines of a kind, the figures themselves do not; and a run is short, on a machine that
 others use at other times: what differs by less than a quarter may be chance. Answers of the servers differ in
-length and content, since precisions round differently. With 64 clients ours writes 32 answers at a time
+length and content, since precisions round differently. Where clients join within a short time, the rush of
+their first prompts is a part of what is counted. With 64 clients ours writes 32 answers at a time
 (`--max-rows`) and the others wait, which is most of their time to the first token."""
 RATES = "Total tokens a second, of all clients together."
 SCALED = """Our own rate at 16 clients over that at one. Whoever is alone is written drafts for: text that
 repeats itself is then guessed and checked, which costs less than writing it, so that what one client gets
 depends on the texts. Its rate without drafts stands beside it."""
-SOAKED = """Short requests as fast as they are answered, an hour's worth at one a second: the server's
-resident memory after each part of them. Every tenth client hangs up as soon as its answer begins.
+SOAKED = """Short requests as fast as they are answered; 3600 are an hour's worth at one a second. The
+server's resident memory after each part of them. Every tenth client hangs up as soon as its answer begins.
 What it keeps of prompts, for those that begin alike, is bounded (128 MiB) and fills first; where it
 shrinks, the clients paused, and it gave memory back."""
