@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ from lmkit.saving.manifest import Manifest
 from lmkit.serve.news import News
 from lmkit.task import Task
 from lmkit.tokenizing import Tokenizer
+
+log = logging.getLogger("lmkit.serve")
 
 _NAME = re.compile(r"[\w.:-]+")
 
@@ -137,6 +140,7 @@ class Models:
         engines: list[Engine] = []
         try:
             for path in paths:
+                log.info("opening %s", path)
                 engines.append(open_engine(path, on_news=news, **options))
             tasks = [engine.task.name for engine in engines]
             unnamed = [task for task, (name, _) in zip(tasks, named, strict=True) if name is None]

@@ -151,6 +151,7 @@ def test_people_are_told_the_same(bundle):
     assert lines[2].split() == ["OpenAI", "base_url", f"{url}/v1"]
     assert lines[3].split()[:2] == ["key", "wanted,"]
     assert rest == ""
+    assert f"INFO    opening {bundle}" in log
     assert KEY not in "".join([*lines, log])
     assert page.status_code == 404
     assert (refused.status_code, taken.status_code) == (401, 200)
