@@ -21,7 +21,7 @@ def chat_record(endpoint: Endpoint, messages: Sequence[Message]) -> Record:
 
     Raises:
         Problem: it has several columns, so that a conversation does not say what each is; or there is
-            no user's message.
+            no user's message, or nothing in the last one.
     """
     turns = [message.turn for message in messages]
     column = messages_column(endpoint.served.task.formatter)
@@ -32,6 +32,12 @@ def chat_record(endpoint: Endpoint, messages: Sequence[Message]) -> Record:
     if not asked:
         raise Problem(
             f"no message is the user's; model '{endpoint.served.name}' answers the last one of them",
+            code="invalid_record",
+            param="messages",
+        )
+    if asked[-1].get("content") is None:
+        raise Problem(
+            "the user's last message has no content; expected text",
             code="invalid_record",
             param="messages",
         )

@@ -303,6 +303,11 @@ def test_options_of_writing_are_refused_where_nothing_is_written(client):
         client.chat.completions.create(model="judge", messages=ASKED, temperature=1)
 
 
+def test_a_users_message_without_content_is_refused_not_read_as_empty(client):
+    with pytest.raises(openai.BadRequestError, match="last message has no content"):
+        client.chat.completions.create(model="toy", messages=[{"role": "user"}])
+
+
 def test_a_task_of_several_columns_names_its_own_endpoint(client):
     with pytest.raises(
         openai.BadRequestError, match="prompt, other; send them to POST /v1/tasks/pair"
