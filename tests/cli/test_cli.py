@@ -308,17 +308,17 @@ class TestResuming:
         assert output.read_bytes() == wanted
         assert (f"({kept} were there)" in done.err) == (kept > 0)
 
-    def test_a_kill_in_the_middle_costs_a_batch_at_most(self, tiny_bundle, lmkit, whole):
+    def test_a_kill_in_the_middle_costs_what_is_not_written_yet(self, tiny_bundle, lmkit, whole):
         source, output, wanted = whole
         script = (
             "import os, signal, sys\n"
-            "from lmkit.runtime.generator import Generator\n"
-            "batch, calls = Generator.batch, []\n"
-            "def dying(self, *args, **named):\n"
+            "from lmkit.answering import lines\n"
+            "dump, calls = lines.dump, []\n"
+            "def dying(line):\n"
             "    calls.append(1)\n"
-            "    if len(calls) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
-            "    return batch(self, *args, **named)\n"
-            "Generator.batch = dying\n"
+            "    if len(calls) == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "    return dump(line)\n"
+            "lines.dump = dying\n"
             "from lmkit.cli.main import main; main(sys.argv[1:])\n"
         )
         args = ["generate", tiny_bundle, "--input", source, "--output", output, "--batch-size", 2]

@@ -104,8 +104,8 @@ lk.train(task, model="gpt2", data="train.jsonl")
 # E: Missing named argument "data" for "evaluate"
 lk.evaluate("runs/qa")
 ask = lk.load("bundles/qa")
-# E: has no attribute "answer"
-ask.answer({"question": "?"})
+# E: has no attribute "reply"
+ask.reply({"question": "?"})
 # E: incompatible type "str"; expected "Mapping[str, Any]"
 ask("?")
 # E: Argument 1 to "mix" has incompatible type "list[Task | Mixture]"; expected "Mapping[Task | str, float]"
