@@ -14,6 +14,7 @@ class Doorbell:
     def __init__(self) -> None:
         self._rung = asyncio.Event()
         self._drain = 0.0
+        self._listening: set[str] = set()
         self._emptying: set[str] = set()
 
     async def ring(self, drain: float) -> None:
@@ -21,18 +22,24 @@ class Doorbell:
         self._drain = drain
         self._rung.set()
 
-    async def wait(self) -> float:
-        """Return when the bell rings: for how many seconds what is inside may go on."""
+    async def wait(self, replica: str) -> float:
+        """Return when the bell rings: for how many seconds what is inside a replica may go on."""
+        self._listening.add(replica)
         await self._rung.wait()
         return self._drain
 
     async def heard(self, replica: str) -> None:
         """Hear that a replica lets nothing more in."""
+        self._listening.discard(replica)
         self._emptying.add(replica)
 
     async def left(self, replica: str) -> None:
         """Hear that nobody is inside a replica any more."""
         self._emptying.discard(replica)
+
+    async def deaf(self) -> int:
+        """Return how many replicas have come to listen and not heard: late, or lost before."""
+        return len(self._listening)
 
     async def emptying(self) -> int:
         """Return in how many replicas somebody is still inside."""

@@ -102,7 +102,7 @@ class Replica:
     def _stop_when_told(self) -> None:
         import ray
 
-        drain = ray.get(self._doorbell.wait.remote())
+        drain = ray.get(self._doorbell.wait.remote(self._name))
         self._gate.close()
         ray.get(self._doorbell.heard.remote(self._name))
         self._wait_until_empty(drain)

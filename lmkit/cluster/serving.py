@@ -28,9 +28,11 @@ log = logging.getLogger("lmkit.serve")
 NAME = "lmkit"  # of the application among Ray Serve's
 # Beyond those who write and wait: who asks for no text, and who is to be told that there is no room.
 OTHER_REQUESTS = 64
-# In which every replica has heard the doorbell. One that has not is drained by Ray Serve, which answers
-# what is new meanwhile with its own 404.
-HEARD_SECONDS = 1.0
+# In which every replica has heard the doorbell, one that was lost excepted. One that has not is drained by
+# Ray Serve, which answers what is new meanwhile with its own 404.
+HEARD_SECONDS = 3.0
+# What a replica has written goes through Ray's proxy, which may be behind and has no way to say so.
+HANDED_ON_SECONDS = 2.0
 
 
 @attrs.frozen(kw_only=True)
@@ -206,7 +208,13 @@ def _most_requests(plan: Plan) -> int:
 def _drain(ray: Any, doorbell: Any, seconds: float) -> None:
     """Let nothing more in, and wait until all who are inside have left, or their time is over."""
     ray.get(doorbell.ring.remote(seconds))
-    time.sleep(HEARD_SECONDS)
-    end = time.monotonic() + seconds + PARTING_SECONDS
-    while ray.get(doorbell.emptying.remote()) and time.monotonic() < end:
+    _until_none(ray, doorbell.deaf, HEARD_SECONDS)
+    _until_none(ray, doorbell.emptying, seconds + PARTING_SECONDS)
+    time.sleep(HANDED_ON_SECONDS)
+
+
+def _until_none(ray: Any, count: Any, seconds: float) -> None:
+    """Wait until a method of the doorbell counts nobody, so many seconds at most."""
+    end = time.monotonic() + seconds
+    while ray.get(count.remote()) and time.monotonic() < end:
         time.sleep(0.05)

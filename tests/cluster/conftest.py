@@ -105,6 +105,8 @@ class Command:
             stderr=subprocess.PIPE,
             encoding="utf-8",
             env=environ,
+            # What a shell starts in the background ignores Ctrl-C, and so would what that starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def end(self):
