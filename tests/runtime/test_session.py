@@ -270,7 +270,8 @@ class TestTheBuffer:
 
         after = state._buffers["0.key"].numpy()
         assert np.abs(before[:, :, :n]).min(axis=-1).all()
-        assert np.array_equal(np.delete(after, n, axis=2), np.delete(before, n, axis=2))
+        untouched = np.delete(after, n, axis=2).view(np.int32)  # what is there may be no number
+        assert np.array_equal(untouched, np.delete(before, n, axis=2).view(np.int32))
         assert np.abs(after[:, :, n]).max() > 0
 
     @pytest.mark.parametrize("remains", [np.nan, 1e30])
