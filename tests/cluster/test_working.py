@@ -47,9 +47,8 @@ def worker(bundle, begin=lambda first: 1):
 
 
 def answered(worker, tables):
-    rows = [
-        {name: cells[0] for name, cells in worker(table).items()} for table in tables
-    ]  # as Ray Data hands them back
+    # As Ray Data hands them back.
+    rows = [{name: cells[0] for name, cells in worker(table).items()} for table in tables]
     return dict(first_of(rows))
 
 

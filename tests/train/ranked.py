@@ -33,10 +33,8 @@ QA = lk.get_task("qa")
 ALPACA = [{"instruction": f"{n}을 세어라", "output": "하나 둘 셋"} for n in range(5)]
 MIXTURE = lk.mix({"qa": 2, "alpaca": 1}, seed=3)
 FILMS = [{"text": text} for text in ("영화는 정말 좋았다!", "a good film, good films")] * 5
-PEOPLE = [
-    *ROWS,
-    {"prompt": "13은 무엇인가요?", "completion": "수입니다."},
-]  # 13: no number of batches
+# 13 rows, which no number of batches shares out.
+PEOPLE = [*ROWS, {"prompt": "13은 무엇인가요?", "completion": "수입니다."}]
 
 
 def cases():
