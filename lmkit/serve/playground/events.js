@@ -5,13 +5,15 @@
  * Source: the HTML standard, 9.2.6 "Interpreting an event stream".
  */
 export async function* events(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  // Not `body.pipeThrough(...)`: Chromium may collect such a pipe while it is being read.
+  const reader = body.getReader();
+  const decoder = new TextDecoder();
   let rest = "";
   let data = [];
   try {
     for (;;) {
       const { value, done } = await reader.read();
-      rest += value ?? "";
+      rest += decoder.decode(value, { stream: !done });
       const held = !done && rest.endsWith("\r") ? "\r" : ""; // its line feed may be on the way
       const lines = rest.slice(0, rest.length - held.length).split(/\r\n|\n|\r/);
       rest = lines.pop() + held;
