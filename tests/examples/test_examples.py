@@ -1,11 +1,9 @@
 """Every example runs as it is, offline, and fits on a screen or two."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
 FOLDER = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
@@ -31,21 +29,22 @@ def test_an_example_is_under_sixty_lines(script):
     assert len(script.read_text("utf-8").splitlines()) < 60
 
 
+@pytest.fixture(scope="module")
+def forks():
+    with Forks({"HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}) as forks:
+        yield forks
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
-def test_an_example_runs_and_shows_something(script, tmp_path):
-    done = subprocess.run(
-        [sys.executable, script],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        cwd=tmp_path,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"},
-        check=False,
-    )
+def test_an_example_runs_and_shows_something(script, forks, tmp_path):
+    folder = tmp_path / "work"
+    folder.mkdir()
 
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    code, printed, told = forks.run(script, folder=folder, output=tmp_path)
+
+    assert code == 0, told
+    assert printed.strip()
     for text in SHOWN.get(script.name, ()):
-        assert text in done.stdout
-    assert not list(tmp_path.iterdir())
+        assert text in printed
+    assert not list(folder.iterdir())
