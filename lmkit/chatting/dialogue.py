@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -236,7 +237,7 @@ class Dialogue:
 
     def _save(self, rest: str) -> None:
         path = _path(rest, "save")
-        if path.exists() and path.resolve() != self._ours:
+        if os.path.exists(path) and path.resolve() != self._ours:
             raise LmkitError(
                 f"'{path}' is there already and is not this chat's; choose another file"
             )
@@ -301,7 +302,7 @@ def _stopping(catches: bool) -> Iterator[Callable[[], bool]]:
 def _path(rest: str, name: str) -> Path:
     if not rest:
         raise LmkitError(f"/{name}: which file? Expected /{name} {COMMANDS[name][0]}")
-    return Path(rest).expanduser()
+    return Path(os.path.expanduser(rest))  # which leaves an unknown user's ~ as it is
 
 
 def _figures(reply: Reply) -> str:

@@ -161,6 +161,14 @@ class TestFiles:
             hold("a", f"/save {file}")
         assert file.read_text() == "mine"
 
+    @pytest.mark.parametrize("file", ["~no-such-user/f", "no-such-folder/f", "x" * 300])
+    def test_a_name_that_cannot_be_is_told(self, hold, file):
+        held = hold("a", f"/save {file}", f"/load {file}", "b", stays=True)
+
+        assert "cannot be written" in held.err
+        assert "is no file" in held.err
+        assert held.messages == ["a", "1번째 답.", "b", "2번째 답."]
+
     def test_one_of_several_conversations_is_chosen(self, hold, tmp_path):
         file = tmp_path / "chats.jsonl"
         rows = [{"messages": [{"role": "user", "content": text}]} for text in ("a", "b")]
