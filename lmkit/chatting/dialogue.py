@@ -24,6 +24,10 @@ from lmkit.files import write_atomically
 FULL = "begin anew with /clear, take a turn back with /undo, or leave out the oldest with /trim (--trim)"
 
 
+class NothingSaid(Exception):
+    """An answer was stopped before its first word, so that there is none to keep."""
+
+
 @attrs.define(kw_only=True)
 class Dialogue:
     """What is typed meets what answers.
@@ -65,6 +69,8 @@ class Dialogue:
                 if not self.stays:
                     raise told from error.__cause__
                 self.screen.error(str(told))
+            except NothingSaid:
+                self.screen.note("\n(stopped before the first word: the conversation is as it was)")
             except KeyboardInterrupt:
                 if not self.stays or self._asks_to_leave:
                     raise
@@ -102,7 +108,6 @@ class Dialogue:
             raise
 
     def _answer(self) -> None:
-        conversation = self.talk.conversation
         if left_out := self.talk.trim():
             turns = "turn is" if left_out == 1 else f"{left_out} turns are"
             self.screen.note(f"(the context is full: the oldest {turns} left out from now on)")
@@ -121,14 +126,13 @@ class Dialogue:
             if wrote:  # what is told next begins a line of its own
                 self.screen.line("")
             raise
+        if reply.answer.finish_reason == INTERRUPTED and not reply.answer.text.strip():
+            raise NothingSaid
         if self.pieces and self.talk.writes:
             self.screen.line("")
         else:
             self.show(reply)
         self._comment(reply)
-        if reply.answer.finish_reason == INTERRUPTED and not wrote:
-            conversation.undo()
-            self.screen.note("(stopped before the first word, so the message is taken back)")
 
     def _comment(self, reply: Reply) -> None:
         answer = reply.answer

@@ -1,6 +1,7 @@
 """What is typed is answered or obeyed, and a mistake leaves the conversation as it was."""
 
 import json
+import signal
 
 import pytest
 
@@ -134,6 +135,41 @@ def test_the_prompt_is_shown_as_the_model_was_given_it(hold):
 
 def test_the_prompt_of_a_task_that_is_no_chat_is_shown_too(hold):
     assert hold("a", "/prompt", model=Counter(QA)).err.startswith("Q: a\nA:\n(")
+
+
+class TestCtrlC:
+    class Interrupted(Counter):
+        """Of its third answer its reader has seen enough after some characters."""
+
+        characters = 0
+
+        def stream(self, record, **options):
+            answer = self(record, **options)
+            for place, character in enumerate(answer.text):
+                if len(self.asked) == 3 and place == self.characters:
+                    signal.raise_signal(signal.SIGINT)
+                yield character
+            return answer
+
+    @pytest.mark.parametrize("third", ["c", "/retry", "/edit c"])
+    @pytest.mark.parametrize("pieces", [True, False])
+    def test_before_the_first_word_leaves_all_as_it_was(self, hold, third, pieces):
+        held = hold("a", "b", third, model=self.Interrupted(), stays=True, pieces=pieces)
+
+        assert held.messages == ["a", "1번째 답.", "b", "2번째 답."]
+        assert held.out == "1번째 답.\n2번째 답.\n"
+        assert "stopped before the first word: the conversation is as it was" in held.err
+        assert "kept" not in held.err
+
+    @pytest.mark.parametrize("pieces", [True, False])
+    def test_behind_it_keeps_what_came(self, hold, pieces):
+        model = self.Interrupted()
+        model.characters = 3
+        held = hold("a", "b", "c", model=model, stays=True, pieces=pieces)
+
+        assert held.messages[-2:] == ["c", "3번째"]
+        assert held.out.endswith("3번째\n")
+        assert "stopped; what came is kept" in held.err
 
 
 class TestFiles:
