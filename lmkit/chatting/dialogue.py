@@ -40,6 +40,7 @@ class Dialogue:
         stats: whether to tell how fast each answer came.
         stays: whether a mistake is told and the conversation goes on, as somebody at a terminal
             wants; else it is raised.
+        ours: the file that the conversation came from or was saved in, which may be written anew.
     """
 
     talk: Talk
@@ -49,7 +50,7 @@ class Dialogue:
     pieces: bool = True
     stats: bool = False
     stays: bool = False
-    _ours: Path | None = None  # the file that the conversation is in, which may be written anew
+    ours: Path | None = None
     _asks_to_leave: bool = False
 
     def run(self) -> None:
@@ -241,21 +242,21 @@ class Dialogue:
 
     def _save(self, rest: str) -> None:
         path = _path(rest, "save")
-        if os.path.exists(path) and path.resolve() != self._ours:
+        if os.path.exists(path) and path.resolve() != self.ours:
             raise LmkitError(
                 f"'{path}' is there already and is not this chat's; choose another file"
             )
         if not self.talk.conversation.messages:
             raise LmkitError("there is nothing to save yet")
         write_atomically(path, self.talk.conversation.as_lines())
-        self._ours = path.resolve()
+        self.ours = path.resolve()
         self.screen.note(f"(saved in {path})")
 
     def _load(self, rest: str) -> None:
         path = _path(rest, "load")
         conversation = self.talk.conversation
         conversation.load(str(path))
-        self._ours = path.resolve() if path.is_file() else None
+        self.ours = own_file(path)
         turns = "1 turn" if conversation.n_turns == 1 else f"{conversation.n_turns} turns"
         waits = "; /retry answers the last one" if conversation.waits else ""
         self.screen.note(f"({turns} from {path}{waits})")
@@ -280,6 +281,11 @@ class Dialogue:
             "A line that ends in \\ goes on in the next one. Ctrl-C stops an answer and keeps what came. "
             "A message that begins with / is typed with two."
         )
+
+
+def own_file(path: Path) -> Path | None:
+    """Return the file that a conversation was loaded from; None if it is one of several in a file."""
+    return path.resolve() if path.is_file() else None
 
 
 @contextlib.contextmanager
