@@ -32,6 +32,9 @@ from lmkit.serve.refusing import App
 log = logging.getLogger("lmkit.serve")
 
 BACKLOG = 1024
+# Of those that knock at once so many are let in before room is made for them, within `OWN_FILES`.
+# asyncio has one number for this and for the backlog, and where files run out it complains that often.
+ACCEPTED_AT_ONCE = 8
 # Files that the process has open besides connections: models, libraries, pipes.
 OWN_FILES = 64
 KEEP_ALIVE_SECONDS = 30
@@ -109,7 +112,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=BACKLOG,
+        backlog=ACCEPTED_AT_ONCE,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=PARTING_SECONDS,
     )
@@ -164,6 +167,8 @@ class _Server(uvicorn.Server):
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(on_loop_error)
         await super().startup(sockets=sockets)
+        for bound in sockets or ():
+            bound.listen(BACKLOG)
         self.work.append(asyncio.create_task(sweep(self.server_state.connections)))
         if self.gate.open:  # else a signal came first
             self.on_ready()
