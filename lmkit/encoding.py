@@ -438,9 +438,8 @@ def fitting_prompt(
         record = Row(record, f"record {index}")
     if isinstance(task.collator, Stream):
         return _prompt_ids(task, record, tokenizer)
-    cuts = (
-        task.family is Family.SEQ2SEQ
-    )  # where the task says so, down to what it reads of a source
+    # Where the task says so, down to what it reads of a source.
+    cuts = task.family is Family.SEQ2SEQ
     ids = _prompt_ids(task, record, tokenizer, None if cuts else most)
     needed = len(ids) + task.family.shifts  # a causal model's answer stands in the same context
     if most is not None and needed > most:

@@ -84,9 +84,8 @@ def new_folder(path: Path, *, force: bool = False, marker: str | None = None) ->
     try:
         yield part
         os.chmod(part, 0o777 & ~_umask())
-        check_free(
-            path, force=force, marker=marker
-        )  # another process may have taken the place meanwhile
+        # Another process may have taken the place meanwhile.
+        check_free(path, force=force, marker=marker)
         _swap(part, path)
     except LmkitError:
         raise

@@ -56,9 +56,8 @@ def test_the_runtime_needs_nothing_of_training(module):
 @pytest.mark.parametrize("module", ["batching", "cli.serve", "serve.app", "serve.running"])
 def test_what_serves_needs_nothing_of_training(module):
     if module.startswith("serve."):
-        pytest.importorskip(
-            "uvicorn"
-        )  # a base install cannot serve, and needs to import none of it
+        # A base install cannot serve, and needs to import none of it.
+        pytest.importorskip("uvicorn")
     assert not dragged_in(f"import lmkit.{module}") & (TRAINING | {"onnx", "onnxscript"})
 
 

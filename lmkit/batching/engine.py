@@ -40,9 +40,8 @@ from lmkit.runtime.opening import load
 from lmkit.saving.manifest import Graph
 from lmkit.task import Task
 
-IDLE_S = (
-    10.0  # without work, until memory that is kept for the next request goes back to the system
-)
+# Without work, until memory that is kept for the next request goes back to the system.
+IDLE_S = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ class Engine:
 
     def prepare(
         self,
-        record: Record,
+        prompt: Record | Ids | Sequence[int],
         *,
         options: Mapping[str, Any] = {},
         n_logprobs: int | None = None,
@@ -119,10 +118,11 @@ class Engine:
         frequency_penalty: float = 0.0,
         timeout: float | None = None,
     ) -> Request:
-        """Make a request of a record; it may take milliseconds, and waits for nobody.
+        """Make a request of a prompt; it may take milliseconds, and waits for nobody.
 
         Args:
-            record: the task's prompt columns.
+            prompt: the task's prompt columns; or, of a causal task that writes, ready-made ids,
+                int64 [P], which are taken as they are.
             options: fields of `Generation`, such as `temperature`.
             n_logprobs: with how many of the likeliest tokens each token's score comes; None for no
                 scores.
@@ -139,41 +139,7 @@ class Engine:
         """
         return made(
             self.model,
-            record,
-            kv_bytes=self.limits.kv_bytes,
-            options=options,
-            n_logprobs=n_logprobs,
-            logit_bias=logit_bias,
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
-            timeout=timeout,
-        )
-
-    def prepare_ids(
-        self,
-        ids: Ids | Sequence[int],
-        *,
-        options: Mapping[str, Any] = {},
-        n_logprobs: int | None = None,
-        logit_bias: Mapping[int, float] = {},
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
-        timeout: float | None = None,
-    ) -> Request:
-        """Make a request of a ready-made prompt, for a causal task that writes; see `prepare`.
-
-        Args:
-            ids: int64 [P], taken as they are.
-            options: as for `prepare`, and so are the others.
-            n_logprobs: see there.
-            logit_bias: see there.
-            presence_penalty: see there.
-            frequency_penalty: see there.
-            timeout: see there.
-        """
-        return made(
-            self.model,
-            np.asarray(ids, dtype=np.int64),
+            prompt if isinstance(prompt, Mapping) else np.asarray(prompt, dtype=np.int64),
             kv_bytes=self.limits.kv_bytes,
             options=options,
             n_logprobs=n_logprobs,
@@ -193,9 +159,8 @@ class Engine:
         with self._wakes:
             if not self.is_open:
                 raise Busy("the engine is closing, and takes no more requests")
-            free = max(
-                0, self.limits.max_rows - self._rows
-            )  # who waits for those is not in a queue
+            # Who waits for a row that is free is not in a queue.
+            free = max(0, self.limits.max_rows - self._rows)
             if len(self._waiting) >= self.limits.max_waiting + free:
                 raise Busy(
                     f"{len(self._waiting)} requests are waiting already, which is the most; "
@@ -248,9 +213,7 @@ class Engine:
             try:
                 with self._turn:
                     self._step()
-            except (
-                Exception
-            ) as error:  # nobody's own, and not one lane's: it must not end the thread
+            except Exception as error:  # nobody's own, nor one lane's: the thread must not end
                 _log.exception("the engine failed")
                 self._end_all(error)
             self._tell()

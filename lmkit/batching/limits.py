@@ -39,15 +39,11 @@ class Limits:
                 raise TaskError(f"{name} is {getattr(self, name)}; expected {bound} or more")
 
 
-@attrs.frozen(kw_only=True)
-class Stats:
-    """What an engine does at a moment, and has done since it began.
+@attrs.define(kw_only=True)
+class Counts:
+    """What an engine has done since it began; one thread writes it.
 
     Attributes:
-        rows: requests that are read or written at the moment.
-        waiting: requests that wait for a row.
-        kv_bytes_used: memory that is held for keys and values of those that are read or written.
-        kv_bytes_most: the most that may be.
         prompt_tokens: tokens of all prompts that were begun.
         prefix_tokens: how many of those were found as read already.
         completion_tokens: tokens that were written.
@@ -57,27 +53,27 @@ class Stats:
         steps: passes of the model that wrote a token of each row.
     """
 
+    prompt_tokens: int = 0
+    prefix_tokens: int = 0
+    completion_tokens: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    steps: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Stats(Counts):
+    """The counts at a moment, and what the engine does then.
+
+    Attributes:
+        rows: requests that are read or written at the moment.
+        waiting: requests that wait for a row.
+        kv_bytes_used: memory that is held for keys and values of those that are read or written.
+        kv_bytes_most: the most that may be.
+    """
+
     rows: int = 0
     waiting: int = 0
     kv_bytes_used: int = 0
     kv_bytes_most: int = 0
-    prompt_tokens: int = 0
-    prefix_tokens: int = 0
-    completion_tokens: int = 0
-    finished: int = 0
-    cancelled: int = 0
-    failed: int = 0
-    steps: int = 0
-
-
-@attrs.define
-class Counts:
-    """The numbers that only grow; one thread writes them."""
-
-    prompt_tokens: int = 0
-    prefix_tokens: int = 0
-    completion_tokens: int = 0
-    finished: int = 0
-    cancelled: int = 0
-    failed: int = 0
-    steps: int = 0

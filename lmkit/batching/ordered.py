@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lmkit.answering import Answerer
+from lmkit.answering.logits import HELD_FLOATS
 from lmkit.batching.engine import Engine
 from lmkit.batching.limits import Limits
 from lmkit.batching.requests import Kind
@@ -16,9 +17,6 @@ from lmkit.formatting import Record
 from lmkit.runtime.generator import Generator
 
 _AHEAD = 4  # times the rows: so many records may be answered before the first of them is
-
-# Bytes for keys and values, as `Generator.batch` has them.
-_KV_BYTES = 1 << 29
 
 
 def in_order(
@@ -38,7 +36,8 @@ def in_order(
         LmkitError: as a call does; of several wrong records, for the first.
     """
     if isinstance(model, Generator) and records:
-        limits = Limits(max_rows=batch_size, max_waiting=_AHEAD * batch_size, kv_bytes=_KV_BYTES)
+        kv_bytes = 4 * HELD_FLOATS  # what `Generator.batch` holds too
+        limits = Limits(max_rows=batch_size, max_waiting=_AHEAD * batch_size, kv_bytes=kv_bytes)
         with Engine(model, limits=limits) as engine:
             if engine.prepare(records[0], options=options).kind is Kind.SLOT:
                 yield from _refilled(engine, records, options)

@@ -12,9 +12,8 @@ import time
 
 import numpy as np
 
-SIZE_BYTES = (
-    1 << 28
-)  # read at once by all threads; far beyond a cache that one process has to itself
+# Read at once by all threads; far beyond a cache that one process has to itself.
+SIZE_BYTES = 1 << 28
 PASSES = 3
 
 

@@ -16,7 +16,7 @@ from lmkit.cli.generate import (
     print_value,
     sampling_options,
 )
-from lmkit.cli.options import pairs, precision_option
+from lmkit.cli.options import pairs, precision_option, threads_option
 
 if TYPE_CHECKING:
     from lmkit.answering import Answerer
@@ -48,9 +48,7 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False),
     help="A file that keeps what is typed, to be found again in later chats; without, nothing is kept.",
 )
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads to use; all cores if not given."
-)
+@threads_option
 @precision_option
 @click.option(
     "--verify/--no-verify",

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from lmkit.cli.options import RAY, check_engine, engine_options, precision_option
+from lmkit.cli.options import RAY, check_engine, engine_options, precision_option, threads_option
 from lmkit.cli.printing import json_option, print_fills, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -115,9 +115,7 @@ def _true_or_false(context: click.Context, option: click.Parameter, given: Any) 
     help="Records answered at once.",
 )
 @click.option("--stream", is_flag=True, help="Print the answer as it is written.")
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads to use; all cores if not given."
-)
+@threads_option
 @precision_option
 @click.option(
     "--verify/--no-verify",

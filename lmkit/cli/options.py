@@ -30,6 +30,9 @@ precision_option = click.option(
     help="Which of a bundle's precisions to use, such as int4; its default one if not given.",
 )
 
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads to use; all cores if not given."
+)
 
 LOCAL, RAY = ENGINES = ("local", "ray")
 

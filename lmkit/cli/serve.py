@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmkit.cli.options import RAY, check_engine, engine_options, precision_option
+from lmkit.cli.options import RAY, check_engine, engine_options, precision_option, threads_option
 from lmkit.cli.printing import json_option
 
 if TYPE_CHECKING:
@@ -65,9 +65,7 @@ def size(context: click.Context | None, option: click.Parameter | None, given: s
     help="A file of keys, one a line, each of which will do.",
 )
 @precision_option
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads to use; all cores if not given."
-)
+@threads_option
 @click.option(
     "--max-rows",
     default=32,

@@ -93,6 +93,7 @@ def answer_file(
             waiting = Waiting.beside(job.output)
             done = answers_in(job.output, _rows(job.source))
             waiting.check(_rows(job.source))
+            waiting.remove_half_written()
             write = stack.enter_context(appending(job.output))
         joiner = Joiner(write, waiting, done=done)
         before = joiner.done + joiner.waiting

@@ -85,9 +85,8 @@ def from_data(task: Task, rows: Sequence[Row], tokenizer: Tokenizer) -> list[Ids
         ids int64 [T], of which `CALIBRATION_TOKENS` or a little more are read (`feeding.LONGEST` of each at
         most); fewer or none if there are too few.
     """
-    from lmkit.export.quantizing.feeding import (
-        LONGEST,
-    )  # it needs the extra, and this module does not
+    # It needs the extra, and this module does not.
+    from lmkit.export.quantizing.feeding import LONGEST
 
     if isinstance(task.collator, Stream) or task.family is Family.MASKED:
         left = list(rows[STREAM_ROWS : 2 * STREAM_ROWS])

@@ -17,9 +17,8 @@ from lmkit.errors import ExportError
 from lmkit.saving.manifest import Tensor
 
 OPSET = 20
-_IR_VERSION = (
-    10  # the lowest that knows this opset; onnxruntime 1.31 reads up to 13, onnx 1.23 writes 14
-)
+# The lowest that knows this opset; onnxruntime 1.31 reads up to 13, onnx 1.23 writes 14.
+_IR_VERSION = 10
 
 
 def port(value: ir.Value) -> Tensor:

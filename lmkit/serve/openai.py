@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -150,7 +149,7 @@ def _prepare(surface: Surface, served: Served, prompt: str | list[int]) -> Prepa
     if isinstance(prompt, str):
         record = text_record(surface.endpoints[served.name], prompt)
         return functools.partial(served.engine.prepare, record)
-    return functools.partial(served.engine.prepare_ids, np.array(prompt, dtype=np.int64))
+    return functools.partial(served.engine.prepare, prompt)
 
 
 def _said(served: Served, prompt: str | list[int]) -> str:

@@ -31,11 +31,13 @@ from lmkit.serve.refusing import App
 
 log = logging.getLogger("lmkit.serve")
 
+# Connections that the system keeps for us until we take them.
 BACKLOG = 1024
-# Of those that knock at once so many are let in before room is made for them, within `OWN_FILES`.
-# asyncio has one number for this and for the backlog, and where files run out it complains that often.
-ACCEPTED_AT_ONCE = 8
-# Files that the process has open besides connections: models, libraries, pipes.
+# Connections taken in one turn of the event loop. asyncio takes as many as its backlog, and sees to none of
+# them before: a burst would use up all files, and be an error in the log for each that is too many.
+TAKEN_AT_ONCE = 8
+# Files that the process has open besides connections: models, libraries, pipes; and some turns of the loop,
+# for a connection that is closed to make room gives back its file two turns later.
 OWN_FILES = 64
 KEEP_ALIVE_SECONDS = 30
 # After the drain: how long those whose answers were broken off have to be told so.
@@ -112,7 +114,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=ACCEPTED_AT_ONCE,
+        backlog=TAKEN_AT_ONCE,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=PARTING_SECONDS,
     )
@@ -167,8 +169,8 @@ class _Server(uvicorn.Server):
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(on_loop_error)
         await super().startup(sockets=sockets)
-        for bound in sockets or ():
-            bound.listen(BACKLOG)
+        for bound in sockets or []:
+            bound.listen(BACKLOG)  # asyncio has told the system its own
         self.work.append(asyncio.create_task(sweep(self.server_state.connections)))
         if self.gate.open:  # else a signal came first
             self.on_ready()

@@ -17,10 +17,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?")
 _MOST_LOOKED_AT = 100
-_SIZES = (
-    "too_long",
-    "too_short",
-)  # of a list whose items fit, so of the union's member that was meant
+# Mistakes of a list whose items fit, so of the union's member that was meant.
+_SIZES = ("too_long", "too_short")
 _MOST_TOLD = 5  # mistakes of one request that its answer names
 
 

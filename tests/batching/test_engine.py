@@ -50,7 +50,7 @@ class TestAnAnswer:
     def test_of_ready_made_ids_is_that_of_their_record(self, engine, alone):
         ids = alone.prompt(RECORD)
 
-        assert engine.submit(engine.prepare_ids(ids.tolist())).wait(60) == alone(RECORD)
+        assert engine.submit(engine.prepare(ids.tolist())).wait(60) == alone(RECORD)
 
     def test_is_drawn_as_alone(self, engine, alone):
         options = {"temperature": 0.9, "top_p": 0.95, "seed": 3}

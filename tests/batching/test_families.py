@@ -102,7 +102,7 @@ def test_what_is_not_written_is_not_steered(tmp_path, name):
             with pytest.raises(TaskError):
                 engine.prepare(records[0], **wish)
         with pytest.raises(TaskError):
-            engine.prepare_ids([1, 2, 3])
+            engine.prepare([1, 2, 3])
 
 
 def test_a_pass_that_fails_fails_only_for_whom_it_fails_alone(tmp_path, monkeypatch):

@@ -87,13 +87,13 @@ class TestPrompts:
         first = submit(engine, {"prompt": "once upon a time"})[0].wait(60)
         before = engine.stats().prefix_tokens
         prompt = np.concatenate([alone.prompt({"prompt": "once upon a time"}), first.token_ids[:6]])
-        again = engine.submit(engine.prepare_ids([*prompt.tolist(), 40, 41]))
+        again = engine.submit(engine.prepare([*prompt.tolist(), 40, 41]))
         again.wait(60)
 
         assert engine.stats().prefix_tokens - before >= len(prompt) - 8
 
     def test_of_one_token_are_read(self, engine, alone):
-        answer = engine.submit(engine.prepare_ids([40])).wait(60)
+        answer = engine.submit(engine.prepare([40])).wait(60)
 
         expected = alone.greedy([np.array([40])], 12)[0]
         assert list(answer.token_ids) == expected
@@ -132,7 +132,7 @@ class TestMemory:
             with pytest.raises(TaskError, match="kv_bytes"):
                 engine.prepare({"prompt": "x" * 40})
             with pytest.raises(PromptTooLong):
-                engine.prepare_ids([40] * CONTEXT_LENGTH)
+                engine.prepare([40] * CONTEXT_LENGTH)
 
     def test_who_came_first_is_not_overtaken(self, alone, held):
         engine, gate = held(kv_bytes=2 * CONTEXT_LENGTH * PER_TOKEN)

@@ -104,9 +104,8 @@ def run(options: argparse.Namespace) -> int:
     running = _running(options)
     for n_clients in map(int, options.clients.split(",")):
         for _ in range(options.rounds):
-            seed = (
-                options.seed or time.time_ns()
-            )  # no round asks again what a server may still know
+            # No round asks again what a server may still know.
+            seed = options.seed or time.time_ns()
             for name in _named(options, running):
                 found = measure(running[name], options, n_clients=n_clients, seed=seed)
                 print(" | ".join(row([found])), flush=True)

@@ -9,9 +9,8 @@ MODEL = "scratch:gpt2,n_layer=1,n_embd=16,n_head=2,n_positions=64"
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore::lmkit.records.SkippedRows"
-)  # which a process of its own prints
+# Which a process of its own prints.
+@pytest.mark.filterwarnings("ignore::lmkit.records.SkippedRows")
 class TestTraining:
     @pytest.fixture
     def spoilt(self, tmp_path):

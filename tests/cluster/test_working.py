@@ -47,9 +47,8 @@ def worker(bundle, begin=lambda first: 1):
 
 
 def answered(worker, tables):
-    rows = [
-        {name: cells[0] for name, cells in worker(table).items()} for table in tables
-    ]  # as Ray Data hands them back
+    # As Ray Data hands them back.
+    rows = [{name: cells[0] for name, cells in worker(table).items()} for table in tables]
     return dict(first_of(rows))
 
 
@@ -98,6 +97,17 @@ def test_an_input_that_has_changed_meanwhile_is_told(bundle, source):
 
     with pytest.raises(RecordError, match=r"in\.jsonl:22: not valid JSON"):
         answered(worker(bundle), parts(source, Span(0, COUNT + 1)))
+
+
+@pytest.mark.parametrize("kept", [0, 8, 9])
+def test_an_input_that_has_lost_records_meanwhile_is_told(bundle, source, kept):
+    with open(source, encoding="utf-8") as file:
+        lines = file.readlines()
+    with open(source, "w", encoding="utf-8") as file:
+        file.writelines(lines[: 2 * kept])
+
+    with pytest.raises(RecordError, match=rf"in\.jsonl: has {kept} records now, and had more"):
+        answered(worker(bundle), parts(source, Span(0, COUNT)))
 
 
 def test_a_part_that_ends_every_worker_it_comes_to_is_given_up(bundle, source):

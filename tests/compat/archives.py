@@ -10,9 +10,8 @@ from typing import Any
 import attrs
 
 SAVED = Path(__file__).parent / "saved"
-HAIKU = (
-    SAVED / "issue-2-haiku.zip"
-)  # of a third party's task, whose module of that time lies beside it
+# Of a third party's task, whose module of that time lies beside it.
+HAIKU = SAVED / "issue-2-haiku.zip"
 ARCHIVES = sorted({*SAVED.glob("*.zip")} - {HAIKU})
 
 

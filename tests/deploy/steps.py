@@ -15,9 +15,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-ROOTS = re.compile(
-    r"(?<![\w./])/(opt|srv|src)\b"
-)  # the folders that the image has and others have not
+# The folders that the image has and others have not.
+ROOTS = re.compile(r"(?<![\w./])/(opt|srv|src)\b")
 
 
 class Step(NamedTuple):

@@ -170,13 +170,8 @@ class Reader:
 def _calls(text: str) -> list[list[str]] | None:
     """Return the arguments of each `lmkit` that a block calls, or None if it does anything else."""
     lines = [shlex.split(line) for line in text.replace("\\\n", " ").splitlines()]
-    outside = {
-        "|",
-        ">",
-        "<",
-        "&&",
-        "--plugin",
-    }  # what needs a shell, or plugins that are not cached
+    # What needs a shell, or plugins that are not cached.
+    outside = {"|", ">", "<", "&&", "--plugin"}
     if any(line[:1] != ["lmkit"] or outside & {*line} for line in lines):
         return None
     return [line[1:] for line in lines]

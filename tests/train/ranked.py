@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from encoderdecoders import RECORDS, small_tokenizer
-from tiny import ROWS, TINY
+from tiny import ROWS, TINY, TINY_BERT
 from toys import wordpiece
 
 import lmkit as lk
@@ -18,25 +18,14 @@ from lmkit.train import ranks
 
 PLAIN = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 GPT2 = lk.scratch("gpt2", **{**TINY, **PLAIN, "n_positions": 256})
-BERT = lk.scratch(
-    "bert",
-    hidden_size=16,
-    intermediate_size=16,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    max_position_embeddings=32,
-    hidden_dropout_prob=0.0,
-    attention_probs_dropout_prob=0.0,
-)
+BERT = lk.scratch("bert", **TINY_BERT, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 T5 = lk.scratch("t5", num_layers=1, d_model=16, num_heads=2, d_kv=8, d_ff=16, dropout_rate=0.0)
 QA = lk.get_task("qa")
 ALPACA = [{"instruction": f"{n}을 세어라", "output": "하나 둘 셋"} for n in range(5)]
 MIXTURE = lk.mix({"qa": 2, "alpaca": 1}, seed=3)
 FILMS = [{"text": text} for text in ("영화는 정말 좋았다!", "a good film, good films")] * 5
-PEOPLE = [
-    *ROWS,
-    {"prompt": "13은 무엇인가요?", "completion": "수입니다."},
-]  # 13: no number of batches
+# 13 rows, which no number of batches shares out.
+PEOPLE = [*ROWS, {"prompt": "13은 무엇인가요?", "completion": "수입니다."}]
 
 
 def cases():

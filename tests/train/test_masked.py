@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from tiny import TINY_BERT
 from toys import wordpiece
 
 import lmkit as lk
@@ -19,14 +20,7 @@ from lmkit.train.scoring import batch_loss
 
 TASK = lk.get_task("mlm")
 ROWS = [{"text": text} for text in ("영화는 정말 좋았다!", "a good film, good films")] * 8
-BERT = lk.scratch(
-    "bert",
-    hidden_size=16,
-    intermediate_size=16,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    max_position_embeddings=32,
-)
+BERT = lk.scratch("bert", **TINY_BERT)
 
 
 def fit(output, **changes):

@@ -29,9 +29,8 @@ _TO_ATTENTION = frozenset(
     ["Add", "Split", "Reshape", "Transpose", "RotaryEmbedding", "SimplifiedLayerNormalization"]
 )
 _CHUNK = 1 << 22  # numbers rounded at a time
-_SMALLEST = np.float32(
-    1e-30
-)  # the least that a row is divided by, so that a row of zeros stays one
+# The least that a row is divided by, so that a row of zeros stays one.
+_SMALLEST = np.float32(1e-30)
 
 
 @frozen(eq=False, kw_only=True)

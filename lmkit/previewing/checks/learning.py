@@ -39,9 +39,8 @@ def answer_cut(setting: Setting) -> Check | None:
     """Return the check for rows that lose a part of what would be learned."""
     if setting.streams or setting.task.family is Family.MASKED:
         return None
-    asked = bool(
-        setting.task.prompt_columns
-    )  # otherwise all is text to go on with, wherever it is cut
+    # Where nothing is asked, all is text to go on with, wherever it is cut.
+    asked = bool(setting.task.prompt_columns)
     return Tally(
         name="answer-cut",
         level=above(MOST_CUT, "error", "warning") if asked else always("warning"),

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 Counts = NDArray[np.int64]
-MOST_READ = (
-    20_000  # rows that are read whole to tell whether rows are the same; it takes 10 us each
-)
+# Rows that are read whole to tell whether rows are the same; it takes 10 us each.
+MOST_READ = 20_000
 
 
 def table_of(rows: Sequence[Encoded], positions: Sequence[int]) -> pyarrow.Table:

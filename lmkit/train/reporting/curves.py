@@ -81,9 +81,8 @@ def _of_training(losses: Curve) -> list[Saying]:
         return [Saying(level="warning", word="no-number", figures={"step": f"{broken:,}"})]
     if len(losses) < 2:
         return [Saying(level="note", word="logged-once")]
-    few = max(
-        1, len(losses) // 4
-    )  # one batch says little, so some first and some last are compared
+    # One batch says little, so some first and some last are compared.
+    few = max(1, len(losses) // 4)
     first = sum(loss for _, loss in losses[:few]) / few
     last = sum(loss for _, loss in losses[-few:]) / few
     figures = {"first": f"{first:.3f}", "last": f"{last:.3f}"}

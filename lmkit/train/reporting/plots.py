@@ -15,10 +15,8 @@ from collections.abc import Sequence
 
 from lmkit.values import value
 
-WIDTH, HEIGHT = (
-    3.5,
-    2.0,
-)  # inches of 72 units; as wide as a phone's page, so that text stays readable
+# Inches of 72 units; as wide as a phone's page, so that text stays readable.
+WIDTH, HEIGHT = 3.5, 2.0
 # Dashes tell lines apart without colour; on, off, ... in units.
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2), (3, 1), (9, 3))
 MOST_POINTS = 400  # of one line; more cannot be told apart at a page's width
@@ -116,9 +114,8 @@ def _for_page(svg: str, name: str) -> str:
     svg = re.sub(
         r'(<svg) [^>]*?(viewBox="[^"]*")[^>]*>', r'\1 class="plot" aria-hidden="true" \2>', svg
     )
-    svg = re.sub(
-        r' id="(?:[a-z]+[0-9]*_|matplotlib\.)[^"]*"', "", svg
-    )  # names of the drawing's parts
+    # Names of the drawing's parts.
+    svg = re.sub(r' id="(?:[a-z]+[0-9]*_|matplotlib\.)[^"]*"', "", svg)
     svg = re.sub(r'( id="|"#|url\(#)(?=[a-z0-9]{6,})', rf"\g<1>{name}-", svg)
     svg = svg.replace("xlink:href", "href")
     svg = re.sub(r' style="([^"]*)"', _as_attributes, svg)  # a page's policy refuses styles inline

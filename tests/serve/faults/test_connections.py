@@ -1,6 +1,7 @@
 """Clients that are slow, gone, greedy or no HTTP clients at all: each is sent away, and others are served."""
 
 import contextlib
+import signal
 import socket
 import struct
 import threading
@@ -216,7 +217,17 @@ class TestCrowd:
                     lines.enter_context(server.line(b"GET / HT"))
                 for number in range(20):
                     assert server.post("/echo", number).json() == number
+            assert not any("out of system resource" in line for line in server.log)
 
+    def test_that_came_before_the_server_looked_is_served_too(self):
+        with Served.standin(files=100, patience={"head_seconds": 60}) as server:
+            server.process.send_signal(signal.SIGSTOP)
+            with contextlib.ExitStack() as lines:
+                for _ in range(200):
+                    lines.enter_context(server.line(b"GET / HT"))
+                server.process.send_signal(signal.SIGCONT)
+                for number in range(20):
+                    assert server.post("/echo", number).json() == number
             assert not any("out of system resource" in line for line in server.log)
 
     def test_of_busy_connections_is_told_to_come_again(self):
