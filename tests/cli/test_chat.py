@@ -74,11 +74,7 @@ def test_a_loaded_conversation_is_saved_in_its_file_with_the_system_message_that
 
     assert done.code == 0
     said = json.loads(file.read_text("utf-8"))["messages"]
-    assert [turn["content"] for turn in said if turn["role"] != "assistant"] == [
-        "길게.",
-        "하나",
-        "둘",
-    ]
+    assert [turn["content"] for turn in said if turn["role"] != "assistant"] == ["길게.", "하나"]
 
 
 @pytest.mark.parametrize(
