@@ -325,6 +325,19 @@ def test_the_code_answers_the_same(visit, models, language, said):
     assert done.stdout.decode().rstrip("\n") == getattr(answer, said).rstrip("\n")
 
 
+def test_code_has_options_in_the_types_that_the_server_takes(visit):
+    with visit("toy") as tab:
+        option(tab, "Temperature", "0")
+        tab.locator("summary", has_text="More options").click()
+        tab.get_by_label("early_stopping").select_option("true")
+        tab.get_by_role("tab", name="In code").click()
+        tab.get_by_role("button", name="OpenAI client").click()
+
+        written = tab.locator("pre").inner_text()
+        assert "temperature=0," in written
+        assert 'extra_body={"early_stopping": True},' in written
+
+
 def test_the_session_is_listed_and_opens_again(visit):
     with visit("toy") as tab:
         run(tab)
