@@ -8,7 +8,6 @@ lane take a step, and tell of it. Without work it sleeps.
 from __future__ import annotations
 
 import atexit
-import copy
 import heapq
 import logging
 import threading
@@ -250,8 +249,7 @@ class Engine:
                 try:
                     lane.advance(len(self._waiting))
                 except Exception as error:  # nobody's own: whoever was in it cannot go on
-                    for ticket in tuple(lane.tickets):
-                        self._book.failed(ticket, copy.copy(error))
+                    self._book.all_failed(tuple(lane.tickets), error)
                     lane.clear()
         self._rows = sum(lane.n_rows for lane in self._lanes.values())
         self._kv_bytes = sum(lane.kv_bytes for lane in self._lanes.values())
@@ -313,9 +311,9 @@ class Engine:
         with self._wakes:
             waiting, self._waiting = tuple(self._waiting), deque()
         running = [ticket for lane in self._lanes.values() for ticket in lane.tickets]
-        for ticket in (*waiting, *running):
-            if not self._ends(ticket, time.perf_counter()):
-                self._book.failed(ticket, copy.copy(error))
+        now = time.perf_counter()
+        left = [ticket for ticket in (*waiting, *running) if not self._ends(ticket, now)]
+        self._book.all_failed(left, error)
         for lane in self._lanes.values():
             lane.clear()
         self._rows = self._kv_bytes = 0
