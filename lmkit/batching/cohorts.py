@@ -43,22 +43,19 @@ class Cohort:
         return searching(self._model.writer, [line.prompt for line in self.lines], searches)
 
     def advance(self) -> list[Line]:
-        """Write a token of each; return whom that failed for, to be tried alone.
-
-        Raises:
-            Exception: it failed for a single one.
-        """
+        """Write a token of each; return whom that failed for before a first token, to be tried alone."""
         try:
             next(self._steps)
             self._book.counts.steps += 1
         except StopIteration:
-            self._take_over()
+            pass
         except Exception as error:
             if len(self.lines) > 1 and not any(line.token_ids for line in self.lines):
                 again, self.lines = self.lines, []
                 return again
-            for line in self.lines:
-                line.fail(error)
+            self._book.all_failed([line.ticket for line in self.lines], error)
+            self.lines = []
+        self._take_over()
         for line in self.lines:
             if line.reason is not None:
                 line.finish()
@@ -68,9 +65,9 @@ class Cohort:
         return []
 
     def _take_over(self) -> None:
-        """Write what searches found."""
+        """Write what those searches found that are at their end."""
         for line in self.lines:
-            if line.beams is not None:
+            if line.beams is not None and line.beams.is_done:
                 try:
                     line.take_over(line.beams.best, self._model.stop_ids)
                 except Exception as error:
@@ -158,7 +155,9 @@ class Cohorts:
         if self._alone and len(self._running) < MOST_COHORTS:
             self._running.append(Cohort([self._alone.pop(0)], self._model, self._book))
         for cohort in self._running:
-            self._alone += cohort.advance()
+            # With nothing in them of what the others' failure has left half done.
+            again = [line.ticket for line in cohort.advance()]
+            self._alone += [line_of(ticket, self._book, self._model) for ticket in again]
         self._running = [cohort for cohort in self._running if cohort.lines]
 
     def drop(self, ticket: Ticket) -> None:
