@@ -289,14 +289,22 @@ class Engine:
             needed = ticket.request.n_rows
             if n_rows and n_rows + needed > self.limits.max_rows:
                 return
-            others = sum(one.kv_bytes for one in self._lanes.values() if one is not lane)
+            others = [one for one in self._lanes.values() if one is not lane]
+            most = self.limits.kv_bytes - sum(one.kv_bytes for one in others)
+            if ticket.request.kv_bytes > most:
+                if any(one.n_rows for one in others):
+                    return
+                for one in others:  # what they keep is for nobody yet
+                    one.clear()
+                most = self.limits.kv_bytes
             try:
-                if not lane.offer(ticket, self.limits.kv_bytes - others):
+                if not lane.offer(ticket, most):
                     return
             except Exception as error:
                 self._book.failed(ticket, error)
             with self._wakes:
                 self._waiting.popleft()
+                self._rows = n_rows + needed
 
     def _tell(self) -> None:
         """Tell whoever wants to know whose tickets have something new."""

@@ -42,6 +42,8 @@ class Request:
         prompt: what the model is given, int64 [P].
         generation: how to write; None where nothing is written.
         limit: the most tokens that are written; 0 where none are.
+        kv_bytes: the memory that its keys and values take, with that many tokens; 0 where what is
+            taken is handed back at the end of a pass.
         n_logprobs: how many of the likeliest tokens are told with each; None for no scores.
         penalties: what changes logits beside the generation settings.
         timeout: seconds from its submission until it fails, or None.
@@ -52,6 +54,7 @@ class Request:
     prompt: Ids
     generation: Generation | None = None
     limit: int = 0
+    kv_bytes: int = 0
     n_logprobs: int | None = None
     penalties: tuple[Penalty, ...] = ()
     timeout: float | None = None
@@ -124,11 +127,13 @@ def made(
     if n_logprobs is not None and n_logprobs < 0:
         raise TaskError(f"n_logprobs is {n_logprobs}; expected 0 or more, or None for no scores")
     vocab_size = model.writer.vocab_size
+    limit = _limit(model, prompt, generation, kv_bytes)
     return Request(
         kind=kind,
         prompt=prompt,
         generation=generation,
-        limit=_limit(model, prompt, generation, kv_bytes),
+        limit=limit,
+        kv_bytes=4 * generation.num_beams * model.writer.row_size(len(prompt), limit),
         n_logprobs=n_logprobs,
         penalties=asked(logit_bias, presence_penalty, frequency_penalty, vocab_size),
         timeout=timeout,
