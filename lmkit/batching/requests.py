@@ -75,20 +75,21 @@ def made(
     model: Generator | MaskFiller,
     record: Record | Ids,
     *,
-    kv_bytes: int,
-    options: Mapping[str, Any],
-    n_logprobs: int | None,
-    logit_bias: Mapping[int, float],
-    presence_penalty: float,
-    frequency_penalty: float,
-    timeout: float | None,
+    kv_bytes: int | None = None,
+    options: Mapping[str, Any] = {},
+    n_logprobs: int | None = None,
+    logit_bias: Mapping[int, float] = {},
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+    timeout: float | None = None,
 ) -> Request:
     """Return a request; see `Engine.prepare`.
 
     Args:
         model: what will answer it.
         record: the task's prompt columns, or ready-made ids, int64 [P].
-        kv_bytes: the most memory for keys and values.
+        kv_bytes: the most memory for keys and values, which bounds the answer; None for any: what takes
+            more than its engine's is written when nothing else is.
         options: see there, and so for the others.
         n_logprobs: see there.
         logit_bias: see there.
@@ -127,7 +128,9 @@ def made(
     if n_logprobs is not None and n_logprobs < 0:
         raise TaskError(f"n_logprobs is {n_logprobs}; expected 0 or more, or None for no scores")
     vocab_size = model.writer.vocab_size
-    limit = _limit(model, prompt, generation, kv_bytes)
+    limit = model.limit(prompt, generation)
+    if kv_bytes is not None:
+        limit = _held(model, prompt, generation, limit, kv_bytes)
     return Request(
         kind=kind,
         prompt=prompt,
@@ -157,9 +160,8 @@ def _checked(model: Generator, ids: Ids) -> Ids:
     return ids
 
 
-def _limit(model: Generator, prompt: Ids, generation: Generation, kv_bytes: int) -> int:
-    """Return the most tokens that may follow: there must be room in the memory for them, too."""
-    limit = model.limit(prompt, generation)
+def _held(model: Generator, prompt: Ids, generation: Generation, limit: int, kv_bytes: int) -> int:
+    """Return how many of at most `limit` tokens may follow: there must be room in the memory for them."""
     beams = generation.num_beams
     size = model.writer.row_size(len(prompt), limit)
     per_token = max(1, model.writer.row_size(1, 1) - model.writer.row_size(1, 0))
