@@ -141,11 +141,13 @@ class Connection(HttpToolsProtocol):
 
 
 def _watch(transport: asyncio.Transport, patience: Patience) -> None:
-    """Have the kernel notice a client that has vanished, or that reads nothing."""
+    """Have the kernel send at once, and notice a client that has vanished, or that reads nothing."""
     line = transport.get_extra_info("socket")
     if line is None:
         return
     with contextlib.suppress(OSError):
+        # asyncio does this only where a socket was made with TCP as its protocol, and not its kind's.
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, seconds in _PROBES:
             if hasattr(socket, name):

@@ -17,11 +17,12 @@ from lmkit.errors import LmkitError
         ((8, 8), {"workers": 4}, Groups(4, 4)),
         ((8, 8), {"workers": 16}, Groups(16, 1)),
         ((2, 2), {"workers": 1}, Groups(1, 2)),  # threads of one worker are on one node
+        ((4, 4, 4), {"workers": 4}, Groups(4, 2)),  # with three, one would have no place
         ((4,), {"workers": 9}, Groups(9, 1)),
         ((8,), {"workers": 2, "threads": 3}, Groups(2, 3)),
     ],
 )
-def test_what_is_not_said_leaves_no_core_idle(cores, given, wanted):
+def test_what_is_not_said_is_found(cores, given, wanted):
     assert Groups.of(cores, **given) == wanted
 
 
