@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -175,7 +175,7 @@ class Conversation:
 
     def _rows(self, source: str) -> Sequence[Any]:
         chosen = re.fullmatch(r"(.+):(\d+)", source)
-        if chosen is None or Path(source).exists():
+        if chosen is None or os.path.exists(source):
             return _read(source)
         rows, number = _read(chosen[1]), int(chosen[2])
         if not 1 <= number <= len(rows):
@@ -191,7 +191,8 @@ class Conversation:
 
 
 def _read(source: str) -> Sequence[Any]:
-    if not Path(source).is_file():  # what is no file might be a name on a hub, or standard input
+    # What is no file might be a name on a hub, or standard input; what can be none is no error to os.path.
+    if not os.path.isfile(source):
         raise RecordError(
             source, "is no file; expected one that /save wrote, or any JSONL of chats"
         )
