@@ -6,9 +6,11 @@ import time
 import numpy as np
 import pytest
 from runtime.toybundle import CONTEXT_LENGTH, RECORD, RECORDS, write_bundle
+from runtime.toypair import RECORDS as SOURCES
+from runtime.toypair import write_pair
 
 import lmkit as lk
-from lmkit.batching import Engine, Limits
+from lmkit.batching import Engine, Limits, Turn
 from lmkit.errors import PromptTooLong, TaskError
 from lmkit.runtime.causal_state import CausalState
 
@@ -121,6 +123,40 @@ class TestMemory:
 
         assert 0 < max(most, engine.stats().kv_bytes_used) <= room
         assert [t.wait() for t in tickets] == [alone(r, max_new_tokens=20) for r in RECORDS * 6]
+
+    @pytest.mark.parametrize("searches_first", [False, True])
+    def test_is_no_more_where_some_are_searched_for(self, alone, held, monkeypatch, searches_first):
+        room, most = 70 * PER_TOKEN, []
+        engine, gate = held(kv_bytes=room)
+        advance = Engine._step
+        monkeypatch.setattr(
+            Engine, "_step", lambda self: (advance(self), most.append(self.stats().kv_bytes_used))
+        )
+        wishes = [{"max_new_tokens": 30, "min_new_tokens": 30}, {"num_beams": 2}]
+        wishes = wishes[::-1] * 3 if searches_first else wishes * 3
+        tickets = [submit(engine, RECORD, **wish)[0] for wish in wishes]
+        gate.set()
+
+        assert [ticket.wait(60) for ticket in tickets] == [alone(RECORD, **w) for w in wishes]
+        assert 0 < max(most) <= room
+
+    def test_of_those_that_begin_together_is_held_to_their_end(self, tmp_path, monkeypatch):
+        model, used = lk.load(write_pair(tmp_path / "pair"), threads=1), []
+        step, wishes = Engine._step, [{"max_new_tokens": n, "min_new_tokens": n} for n in (2, 9)]
+        monkeypatch.setattr(
+            Engine,
+            "_step",
+            lambda self: (step(self), used.append((self._rows, self.stats().kv_bytes_used))),
+        )
+        turn = Turn()
+        with Engine(model, turn=turn) as engine:
+            with turn:
+                tickets = [submit(engine, SOURCES[0], **wish)[0] for wish in wishes]
+            for ticket in tickets:
+                ticket.wait(60)
+
+        assert {rows for rows, _ in used} == {2, 1, 0}
+        assert len({kv_bytes for rows, kv_bytes in used if rows}) == 1
 
     def test_bounds_an_answer_that_could_never_be_held(self, alone):
         prompt = alone.prompt(RECORD)
