@@ -42,6 +42,14 @@ class Patience:
     unread_seconds: float = 60.0
     closing_seconds: float = 10.0
 
+    def with_bodies(self, most: int) -> Patience:
+        """Return one that lets requests through whose bodies have so many bytes, however framed.
+
+        A byte that is a chunk of its own takes six on the wire.
+        """
+        wire_bytes = self.head_bytes + 8 * most
+        return attrs.evolve(self, message_bytes=max(self.message_bytes, wire_bytes))
+
 
 class Connection(HttpToolsProtocol):
     """A connection that is closed when it costs more than its `patience` allows."""
