@@ -11,6 +11,7 @@ from runtime.toypair import write_pair
 
 import lmkit as lk
 from lmkit.batching import Engine, Limits, Turn
+from lmkit.batching.lanes import Line
 from lmkit.errors import PromptTooLong, TaskError
 from lmkit.runtime.causal_state import CausalState
 
@@ -230,6 +231,32 @@ class TestOneAlone:
 
         assert answer == repeating(RECORD, **options)
         assert n_guessed > 0
+
+    def test_fails_alone_where_company_has_come_to_its_draft(self, repeating, monkeypatch):
+        others = [repeating(record, max_new_tokens=3) for record in RECORDS[1:]]
+        is_near, failed = Line.is_near, []
+
+        def failing(self, *args):
+            if company:
+                raise TaskError("forbidden")
+            return is_near(self, *args)
+
+        def joining(news):
+            if left and left.pop() == 0:
+                company.extend(submit(engine, *RECORDS[1:], max_new_tokens=3))
+
+        monkeypatch.setattr(Line, "is_near", failing)
+        for n_before in range(1, 9):
+            company, left = [], list(range(n_before))
+            with Engine(repeating, on_news=joining) as engine:
+                first = submit(engine, RECORD, max_new_tokens=30)[0]
+                try:
+                    first.wait(60)
+                except TaskError as error:
+                    failed.append(error)
+
+                assert [ticket.wait(60) for ticket in company] == others
+        assert failed
 
     def test_stays_what_it_is_when_company_comes_and_goes(self, repeating):
         expected = repeating(RECORD, max_new_tokens=30)
