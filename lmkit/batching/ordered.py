@@ -35,16 +35,16 @@ def in_order(
     Raises:
         LmkitError: as a call does; of several wrong records, for the first.
     """
-    if records and isinstance(model, Generator) and _kind(model, records[0], options) is Kind.SLOT:
+    if (
+        records
+        and isinstance(model, Generator)
+        and made(model, records[0], options=options).kind is Kind.SLOT
+    ):
         yield from _refilled(model, records, options, batch_size)
         return
     for start in range(0, len(records), batch_size):
         part = records[start : start + batch_size]
         yield model.batch(part, batch_size=batch_size, **options)
-
-
-def _kind(model: Generator, record: Record, options: Mapping[str, Any]) -> Kind:
-    return made(model, record, options=options).kind
 
 
 def _refilled(

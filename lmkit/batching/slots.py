@@ -239,7 +239,7 @@ class Slots:
             )
         try:
             next(self._drafts, None)
-        except ModelError as error:
+        except Exception as error:
             line.fail(error)
         self._book.counts.steps += 1
         if line.reason is not None:
@@ -255,7 +255,7 @@ class Slots:
         try:
             for _ in drafts or ():
                 pass
-        except ModelError as error:
+        except Exception as error:
             line.fail(error)
         if line.reason is not None:
             self._end(state, line)

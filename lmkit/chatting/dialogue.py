@@ -36,7 +36,8 @@ class Dialogue:
         talk: the model and the conversation.
         lines: where what is typed comes from.
         screen: where it is shown.
-        show: prints an answer that does not come in pieces, or None to print all answers alike.
+        show: prints an answer that is not shown as it comes.
+        pieces: whether text is shown as it comes; labels and fills never are.
         stats: whether to tell how fast each answer came.
         stays: whether a mistake is told and the conversation goes on, as somebody at a terminal
             wants; else it is raised.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +145,10 @@ def _check_columns(model: Answerer, fixed: dict[str, str]) -> None:
             raise UnknownName("column", name, known)
 
 
-def _shower(model: Answerer, screen: Screen, *, as_json: bool, stats: bool) -> Any:
+def _shower(
+    model: Answerer, screen: Screen, *, as_json: bool, stats: bool
+) -> Callable[[Reply], None]:
+    """Return what prints an answer that is whole."""
     from lmkit.answering.lines import line_of
 
     def show(reply: Reply) -> None:
