@@ -36,7 +36,7 @@ class Cohort:
 
     def __init__(self, lines: Sequence[Line], model: Generator, book: Book) -> None:
         self.lines = list(lines)
-        self.kv_bytes = _bytes([line.ticket.request for line in lines])
+        self.kv_bytes = _bytes([line.ticket.request for line in lines], model)
         self._model = model
         self._book = book
         self._steps = self._written()
@@ -125,7 +125,7 @@ class Cohorts:
     @property
     def kv_bytes(self) -> int:
         """The memory that they take, or will."""
-        return self._begun_bytes + _bytes([line.ticket.request for line in self._next])
+        return self._begun_bytes + _bytes([line.ticket.request for line in self._next], self._model)
 
     @property
     def _begun_bytes(self) -> int:
@@ -142,7 +142,7 @@ class Cohorts:
         together = [*(line.ticket.request for line in self._next), ticket.request]
         if together[0].n_rows != ticket.request.n_rows:
             return False
-        if self._lines and self._begun_bytes + _bytes(together) > kv_bytes:
+        if self._lines and self._begun_bytes + _bytes(together, self._model) > kv_bytes:
             return False
         self._next.append(line_of(ticket, self._book, self._model))
         ticket.start()
@@ -185,6 +185,11 @@ class Cohorts:
         self._next, self._alone, self._running = [], [], []
 
 
-def _bytes(requests: Sequence[Request]) -> int:
-    """Return the memory of requests that are written together, each with room for the largest."""
-    return len(requests) * max((request.kv_bytes for request in requests), default=0)
+def _bytes(requests: Sequence[Request], model: Generator) -> int:
+    """Return the memory of requests that are written together: each has room for the longest's parts."""
+    if not requests:
+        return 0
+    n_prompt = max(request.prompt_tokens for request in requests)
+    limit = max(request.limit for request in requests)
+    n_rows = sum(request.n_rows for request in requests)
+    return 4 * n_rows * model.writer.row_size(n_prompt, limit)

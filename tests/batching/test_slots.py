@@ -143,21 +143,24 @@ class TestMemory:
 
     def test_of_those_that_begin_together_is_held_to_their_end(self, tmp_path, monkeypatch):
         model, used = lk.load(write_pair(tmp_path / "pair"), threads=1), []
-        step, wishes = Engine._step, [{"max_new_tokens": n, "min_new_tokens": n} for n in (2, 9)]
-        monkeypatch.setattr(
-            Engine,
-            "_step",
-            lambda self: (step(self), used.append((self._rows, self.stats().kv_bytes_used))),
-        )
+        step, pool = Engine._step, model.session.pool
+
+        def watched(self):
+            step(self)
+            used.append((self._rows, self.stats().kv_bytes_used, pool.used_bytes))
+
+        monkeypatch.setattr(Engine, "_step", watched)
         turn = Turn()
+        longest, *_, shortest = sorted(SOURCES, key=lambda source: -len(model.prompt(source)))
         with Engine(model, turn=turn) as engine:
             with turn:
-                tickets = [submit(engine, SOURCES[0], **wish)[0] for wish in wishes]
-            for ticket in tickets:
-                ticket.wait(60)
+                submit(engine, longest, max_new_tokens=2, min_new_tokens=2)
+                last = submit(engine, shortest, max_new_tokens=20, min_new_tokens=20)[0]
+            last.wait(60)
 
-        assert {rows for rows, _ in used} == {2, 1, 0}
-        assert len({kv_bytes for rows, kv_bytes in used if rows}) == 1
+        assert {rows for rows, *_ in used} == {2, 1, 0}
+        assert len({told for rows, told, _ in used if rows}) == 1
+        assert all(told == held for rows, told, held in used if rows)
 
     def test_bounds_an_answer_that_could_never_be_held(self, alone):
         prompt = alone.prompt(RECORD)
