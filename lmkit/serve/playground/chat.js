@@ -26,7 +26,7 @@ export function chatView(task, done) {
   const systemSaid = h("span", { class: "muted one-line" });
   const draft = textArea({ id: newId("draft"), wordPlaceholder: "message", wordLabel: "message", "aria-keyshortcuts": "Control+Enter" });
   const log = h("div", { class: "log", role: "log", wordLabel: "chat-log", tabindex: "0" });
-  const inspect = inspector(task, () => ({ record: record(asked()), query: options.query() }));
+  const inspect = inspector(task, () => ({ record: record(asked()), query: options.query(), empty: asked().length === 0 }));
   const fresh = h("button", { type: "button", class: "quiet small", word: "chat-new", onclick: () => { clear(); draft.focus(); } });
   const element = h("div", { class: "chat" },
     h("section", { class: "card talk" },

@@ -60,7 +60,7 @@ export function typedView(task, done) {
           writing.append(writing.hasChildNodes() ? piece : piece.trimStart());
         },
       });
-      if (running === writing) draw(answer, record);
+      if (running === writing) draw(answer);
       done({ task: task.name, record, query: asked, answer });
     } catch (error) {
       if (running !== writing) return;
@@ -73,9 +73,9 @@ export function typedView(task, done) {
     }
   }
 
-  function draw(answer, record) {
+  function draw(answer) {
     last = answer;
-    body.replaceChildren(shown(task, answer, record));
+    body.replaceChildren(shown(task, answer));
     foot.replaceChildren(facts(answer, task.kind));
     foot.hidden = false;
     copy.hidden = false;
@@ -86,7 +86,7 @@ export function typedView(task, done) {
     running = null;
     form.set(entry.record);
     options?.set(entry.query);
-    draw(entry.answer, entry.record);
+    draw(entry.answer);
   }
 
   return { element, restore, stop: button.stop, focus: form.focus };

@@ -129,6 +129,16 @@ def test_a_new_conversation_knows_nothing_of_the_last(chat, answered):
     expect(chat.locator(".entry")).to_have_count(2)
 
 
+def test_where_nothing_was_said_there_is_no_prompt_and_no_error(chat):
+    say(chat, "one")
+    expect(chat.locator(".tokens")).to_contain_text("one")
+    chat.get_by_role("button", name="New chat").click()
+
+    expect(chat.get_by_text("to see the prompt")).to_be_visible()
+    chat.get_by_role("button", name="한국어").click()
+    expect(chat.locator(".count")).to_have_text("")
+
+
 def test_an_old_conversation_goes_on(chat, answered):
     say(chat, "one")
     log(chat, "one", first := answered("one"))
