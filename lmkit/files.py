@@ -22,10 +22,11 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         LmkitError: the disk refuses; what was there before is untouched.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
+    # pathlib's own would raise an OSError of a name that is too long, say.
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         _write_to(path, text)
         return
-    place = path.resolve()
+    place = Path(os.path.realpath(path))
     part = place.with_name(f".{place.name}.part")
     try:
         with open(part, "w", encoding="utf-8") as file:

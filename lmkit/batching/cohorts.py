@@ -12,6 +12,7 @@ from itertools import chain
 
 from lmkit.batching.lanes import Book, Line, line_of
 from lmkit.batching.limits import Limits
+from lmkit.batching.requests import Request
 from lmkit.batching.tickets import Ticket
 from lmkit.runtime.beams import searching
 from lmkit.runtime.generator import Generator
@@ -27,10 +28,15 @@ class Cohort:
         lines: the answers.
         model: what writes them.
         book: where it is told.
+
+    Attributes:
+        lines: those that are still written.
+        kv_bytes: the memory that it takes to its end, however many have ended before.
     """
 
     def __init__(self, lines: Sequence[Line], model: Generator, book: Book) -> None:
         self.lines = list(lines)
+        self.kv_bytes = _bytes([line.ticket.request for line in lines], model)
         self._model = model
         self._book = book
         self._steps = self._written()
@@ -43,22 +49,19 @@ class Cohort:
         return searching(self._model.writer, [line.prompt for line in self.lines], searches)
 
     def advance(self) -> list[Line]:
-        """Write a token of each; return whom that failed for, to be tried alone.
-
-        Raises:
-            Exception: it failed for a single one.
-        """
+        """Write a token of each; return whom that failed for before a first token, to be tried alone."""
         try:
             next(self._steps)
             self._book.counts.steps += 1
         except StopIteration:
-            self._take_over()
+            pass
         except Exception as error:
             if len(self.lines) > 1 and not any(line.token_ids for line in self.lines):
                 again, self.lines = self.lines, []
                 return again
-            for line in self.lines:
-                line.fail(error)
+            self._book.all_failed([line.ticket for line in self.lines], error)
+            self.lines = []
+        self._take_over()
         for line in self.lines:
             if line.reason is not None:
                 line.finish()
@@ -68,9 +71,9 @@ class Cohort:
         return []
 
     def _take_over(self) -> None:
-        """Write what searches found."""
+        """Write what those searches found that are at their end."""
         for line in self.lines:
-            if line.beams is not None:
+            if line.beams is not None and line.beams.is_done:
                 try:
                     line.take_over(line.beams.best, self._model.stop_ids)
                 except Exception as error:
@@ -117,20 +120,18 @@ class Cohorts:
     @property
     def n_rows(self) -> int:
         """How many texts are written: of a search, all of its beams."""
-        return sum(_n_beams(line) for line in self._lines)
+        return sum(line.ticket.request.n_rows for line in self._lines)
 
     @property
     def kv_bytes(self) -> int:
-        """The memory that they take, each with as many places as the longest of its cohort."""
-        return sum(
-            self._bytes(lines)
-            for lines in (self._next, self._alone, *(cohort.lines for cohort in self._running))
-        )
+        """The memory that they take, or will."""
+        return self._begun_bytes + _bytes([line.ticket.request for line in self._next], self._model)
 
-    def _bytes(self, lines: Sequence[Line]) -> int:
-        size = self._model.writer.row_size
-        rows = sum(_n_beams(line) for line in lines)
-        return 4 * rows * max((size(len(line.prompt), line.limit) for line in lines), default=0)
+    @property
+    def _begun_bytes(self) -> int:
+        """The memory of all that are no longer to begin together."""
+        alone = sum(line.ticket.request.kv_bytes for line in self._alone)
+        return alone + sum(cohort.kv_bytes for cohort in self._running)
 
     def offer(self, ticket: Ticket, kv_bytes: int) -> bool:
         """Take a request into the next cohort, if there may be one; see `Lane`."""
@@ -138,13 +139,12 @@ class Cohorts:
             return False
         if self._running and not self._next and 2 * self.n_rows > self._most_rows:
             return False  # a cohort of few is hardly faster than one of many
-        line = line_of(ticket, self._book, self._model)
-        if self._next and _n_beams(self._next[0]) != _n_beams(line):
+        together = [*(line.ticket.request for line in self._next), ticket.request]
+        if together[0].n_rows != ticket.request.n_rows:
             return False
-        running = self.kv_bytes - self._bytes(self._next)
-        if running + self._bytes([*self._next, line]) > kv_bytes and self._lines:
+        if self._lines and self._begun_bytes + _bytes(together, self._model) > kv_bytes:
             return False
-        self._next.append(line)
+        self._next.append(line_of(ticket, self._book, self._model))
         ticket.start()
         return True
 
@@ -158,7 +158,9 @@ class Cohorts:
         if self._alone and len(self._running) < MOST_COHORTS:
             self._running.append(Cohort([self._alone.pop(0)], self._model, self._book))
         for cohort in self._running:
-            self._alone += cohort.advance()
+            # With nothing in them of what the others' failure has left half done.
+            again = [line.ticket for line in cohort.advance()]
+            self._alone += [line_of(ticket, self._book, self._model) for ticket in again]
         self._running = [cohort for cohort in self._running if cohort.lines]
 
     def drop(self, ticket: Ticket) -> None:
@@ -183,5 +185,11 @@ class Cohorts:
         self._next, self._alone, self._running = [], [], []
 
 
-def _n_beams(line: Line) -> int:
-    return 1 if line.beams is None else line.beams.options.num_beams
+def _bytes(requests: Sequence[Request], model: Generator) -> int:
+    """Return the memory of requests that are written together: each has room for the longest's parts."""
+    if not requests:
+        return 0
+    n_prompt = max(request.prompt_tokens for request in requests)
+    limit = max(request.limit for request in requests)
+    n_rows = sum(request.n_rows for request in requests)
+    return 4 * n_rows * model.writer.row_size(n_prompt, limit)

@@ -8,7 +8,6 @@ lane take a step, and tell of it. Without work it sleeps.
 from __future__ import annotations
 
 import atexit
-import copy
 import heapq
 import logging
 import threading
@@ -250,8 +249,7 @@ class Engine:
                 try:
                     lane.advance(len(self._waiting))
                 except Exception as error:  # nobody's own: whoever was in it cannot go on
-                    for ticket in tuple(lane.tickets):
-                        self._book.failed(ticket, copy.copy(error))
+                    self._book.all_failed(tuple(lane.tickets), error)
                     lane.clear()
         self._rows = sum(lane.n_rows for lane in self._lanes.values())
         self._kv_bytes = sum(lane.kv_bytes for lane in self._lanes.values())
@@ -291,14 +289,22 @@ class Engine:
             needed = ticket.request.n_rows
             if n_rows and n_rows + needed > self.limits.max_rows:
                 return
-            others = sum(one.kv_bytes for one in self._lanes.values() if one is not lane)
+            others = [one for one in self._lanes.values() if one is not lane]
+            most = self.limits.kv_bytes - sum(one.kv_bytes for one in others)
+            if ticket.request.kv_bytes > most:
+                if any(one.n_rows for one in others):
+                    return
+                for one in others:  # what they keep is for nobody yet
+                    one.clear()
+                most = self.limits.kv_bytes
             try:
-                if not lane.offer(ticket, self.limits.kv_bytes - others):
+                if not lane.offer(ticket, most):
                     return
             except Exception as error:
                 self._book.failed(ticket, error)
             with self._wakes:
                 self._waiting.popleft()
+                self._rows = n_rows + needed
 
     def _tell(self) -> None:
         """Tell whoever wants to know whose tickets have something new."""
@@ -313,9 +319,9 @@ class Engine:
         with self._wakes:
             waiting, self._waiting = tuple(self._waiting), deque()
         running = [ticket for lane in self._lanes.values() for ticket in lane.tickets]
-        for ticket in (*waiting, *running):
-            if not self._ends(ticket, time.perf_counter()):
-                self._book.failed(ticket, copy.copy(error))
+        now = time.perf_counter()
+        left = [ticket for ticket in (*waiting, *running) if not self._ends(ticket, now)]
+        self._book.all_failed(left, error)
         for lane in self._lanes.values():
             lane.clear()
         self._rows = self._kv_bytes = 0

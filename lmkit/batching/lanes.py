@@ -6,6 +6,7 @@ from it those that nobody wants any more; the lane tells what came of each in th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -65,7 +66,7 @@ class Book:
     def __init__(self) -> None:
         self.counts = Counts()
         self.news: dict[Ticket, None] = {}
-        self.seconds = 0.0  # that an answer took from the start of its prompt, of late
+        self.seconds = 0.0  # that an answer had a row for, of late
 
     def wrote(self, ticket: Ticket, text: str, token_id: int, score: TokenScore | None) -> None:
         """Add a token to an answer."""
@@ -98,6 +99,15 @@ class Book:
         ticket.end(error=error)
         self.counts.failed += 1
         self.news[ticket] = None
+
+    def all_failed(self, tickets: Iterable[Ticket], error: Exception) -> None:
+        """Say of several requests that the same has gone wrong: each ticket gets an error of its own."""
+        for ticket in tickets:
+            try:
+                own = copy.copy(error)
+            except Exception:  # of a class that cannot be made of its arguments
+                own = error
+            self.failed(ticket, own)
 
     def cancelled(self, ticket: Ticket, error: Exception) -> None:
         """End a request that nobody wants any more."""

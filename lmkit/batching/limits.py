@@ -17,7 +17,7 @@ class Limits:
     """How much an engine takes on at a time.
 
     Attributes:
-        max_rows: the most requests that are written together.
+        max_rows: the most requests that are written together; a search counts as many as its beams.
         max_waiting: the most requests that wait for a row; one more is refused.
         kv_bytes: the most memory for keys and values. A request is let in when there is room for its
             prompt and all tokens that may follow, so none has to be given up half way.
@@ -67,7 +67,7 @@ class Stats(Counts):
     """The counts at a moment, and what the engine does then.
 
     Attributes:
-        rows: requests that are read or written at the moment.
+        rows: requests that are read or written at the moment, a search as often as it has beams.
         waiting: requests that wait for a row.
         kv_bytes_used: memory that is held for keys and values of those that are read or written.
         kv_bytes_most: the most that may be.

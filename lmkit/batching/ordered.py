@@ -10,7 +10,7 @@ from lmkit.answering import Answerer
 from lmkit.answering.logits import HELD_FLOATS
 from lmkit.batching.engine import Engine
 from lmkit.batching.limits import Limits
-from lmkit.batching.requests import Kind
+from lmkit.batching.requests import Kind, made
 from lmkit.batching.tickets import Ticket
 from lmkit.decoding import Answer
 from lmkit.formatting import Record
@@ -35,28 +35,31 @@ def in_order(
     Raises:
         LmkitError: as a call does; of several wrong records, for the first.
     """
-    if isinstance(model, Generator) and records:
-        kv_bytes = 4 * HELD_FLOATS  # what `Generator.batch` holds too
-        limits = Limits(max_rows=batch_size, max_waiting=_AHEAD * batch_size, kv_bytes=kv_bytes)
-        with Engine(model, limits=limits) as engine:
-            if engine.prepare(records[0], options=options).kind is Kind.SLOT:
-                yield from _refilled(engine, records, options)
-                return
+    if (
+        records
+        and isinstance(model, Generator)
+        and made(model, records[0], options=options).kind is Kind.SLOT
+    ):
+        yield from _refilled(model, records, options, batch_size)
+        return
     for start in range(0, len(records), batch_size):
         part = records[start : start + batch_size]
         yield model.batch(part, batch_size=batch_size, **options)
 
 
 def _refilled(
-    engine: Engine, records: Sequence[Record], options: Mapping[str, Any]
+    model: Generator, records: Sequence[Record], options: Mapping[str, Any], batch_size: int
 ) -> Iterator[list[Answer]]:
     waiting: deque[Ticket] = deque()
-    most = _AHEAD * engine.limits.max_rows
-    for record in records:
-        waiting.append(engine.submit(engine.prepare(record, options=options)))
-        if len(waiting) >= most:
+    most = _AHEAD * batch_size
+    # As `Generator.batch` holds at once; and as there, what is larger is written by itself.
+    limits = Limits(max_rows=batch_size, max_waiting=most, kv_bytes=4 * HELD_FLOATS)
+    with Engine(model, limits=limits) as engine:
+        for record in records:
+            waiting.append(engine.submit(made(model, record, options=options)))
+            if len(waiting) >= most:
+                yield [waiting.popleft().wait()]
+            while waiting and waiting[0].done:
+                yield [waiting.popleft().wait()]
+        while waiting:
             yield [waiting.popleft().wait()]
-        while waiting and waiting[0].done:
-            yield [waiting.popleft().wait()]
-    while waiting:
-        yield [waiting.popleft().wait()]

@@ -42,6 +42,8 @@ class Request:
         prompt: what the model is given, int64 [P].
         generation: how to write; None where nothing is written.
         limit: the most tokens that are written; 0 where none are.
+        kv_bytes: the memory that its keys and values take, with that many tokens; 0 where what is
+            taken is handed back at the end of a pass.
         n_logprobs: how many of the likeliest tokens are told with each; None for no scores.
         penalties: what changes logits beside the generation settings.
         timeout: seconds from its submission until it fails, or None.
@@ -52,6 +54,7 @@ class Request:
     prompt: Ids
     generation: Generation | None = None
     limit: int = 0
+    kv_bytes: int = 0
     n_logprobs: int | None = None
     penalties: tuple[Penalty, ...] = ()
     timeout: float | None = None
@@ -72,20 +75,21 @@ def made(
     model: Generator | MaskFiller,
     record: Record | Ids,
     *,
-    kv_bytes: int,
-    options: Mapping[str, Any],
-    n_logprobs: int | None,
-    logit_bias: Mapping[int, float],
-    presence_penalty: float,
-    frequency_penalty: float,
-    timeout: float | None,
+    kv_bytes: int | None = None,
+    options: Mapping[str, Any] = {},
+    n_logprobs: int | None = None,
+    logit_bias: Mapping[int, float] = {},
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+    timeout: float | None = None,
 ) -> Request:
     """Return a request; see `Engine.prepare`.
 
     Args:
         model: what will answer it.
         record: the task's prompt columns, or ready-made ids, int64 [P].
-        kv_bytes: the most memory for keys and values.
+        kv_bytes: the most memory for keys and values, which bounds the answer; None for any: what takes
+            more than its engine's is written when nothing else is.
         options: see there, and so for the others.
         n_logprobs: see there.
         logit_bias: see there.
@@ -124,11 +128,15 @@ def made(
     if n_logprobs is not None and n_logprobs < 0:
         raise TaskError(f"n_logprobs is {n_logprobs}; expected 0 or more, or None for no scores")
     vocab_size = model.writer.vocab_size
+    limit = model.limit(prompt, generation)
+    if kv_bytes is not None:
+        limit = _held(model, prompt, generation, limit, kv_bytes)
     return Request(
         kind=kind,
         prompt=prompt,
         generation=generation,
-        limit=_limit(model, prompt, generation, kv_bytes),
+        limit=limit,
+        kv_bytes=4 * generation.num_beams * model.writer.row_size(len(prompt), limit),
         n_logprobs=n_logprobs,
         penalties=asked(logit_bias, presence_penalty, frequency_penalty, vocab_size),
         timeout=timeout,
@@ -141,7 +149,9 @@ def _checked(model: Generator, ids: Ids) -> Ids:
         raise TaskError(f"task '{model.task.name}' is asked by records, not by ready-made ids")
     ids = np.asarray(ids, dtype=np.int64)
     if ids.ndim != 1 or not len(ids):
-        raise TaskError("a prompt of ready-made ids is empty; expected one at least")
+        raise TaskError(
+            f"a prompt of ready-made ids has shape {list(ids.shape)}; expected a row of one at least"
+        )
     vocab_size = model.session.vocab_size
     wrong = ids[(ids < 0) | (ids >= vocab_size)]
     if len(wrong):
@@ -152,9 +162,8 @@ def _checked(model: Generator, ids: Ids) -> Ids:
     return ids
 
 
-def _limit(model: Generator, prompt: Ids, generation: Generation, kv_bytes: int) -> int:
-    """Return the most tokens that may follow: there must be room in the memory for them, too."""
-    limit = model.limit(prompt, generation)
+def _held(model: Generator, prompt: Ids, generation: Generation, limit: int, kv_bytes: int) -> int:
+    """Return how many of at most `limit` tokens may follow: there must be room in the memory for them."""
     beams = generation.num_beams
     size = model.writer.row_size(len(prompt), limit)
     per_token = max(1, model.writer.row_size(1, 1) - model.writer.row_size(1, 0))

@@ -15,6 +15,7 @@ from typing import TypeAlias
 from lmkit.answering.logits import Logits
 from lmkit.batching.lanes import Book, Line, line_of
 from lmkit.batching.limits import Limits
+from lmkit.batching.requests import Request
 from lmkit.batching.tickets import Ticket
 from lmkit.errors import ModelError
 from lmkit.runtime import drafting
@@ -78,20 +79,19 @@ class Slots:
 
     def offer(self, ticket: Ticket, kv_bytes: int) -> bool:
         """Take a request in, if a row can be found or made for it; see `Lane`."""
-        line = line_of(ticket, self._book, self._model)
-        size = self._fitting(line, kv_bytes)
+        size = self._fitting(_size(ticket.request), kv_bytes)
         if size is None:
             return False
+        self._coming.append(line_of(ticket, self._book, self._model))
         self._size = size
-        self._coming.append(line)
         ticket.start()
         return True
 
-    def _fitting(self, line: Line, most: int) -> Size | None:
+    def _fitting(self, places: int, most: int) -> Size | None:
         """Return the size that holds one more, with something to spare if that fits; None if not."""
-        others = self._all
+        others = self.tickets
         n_rows = len(others) + 1
-        longest = max(_size(other) for other in (line, *others))
+        longest = max([places, *(_size(other.request) for other in others)])
         have_rows, have_places = self._size
         if n_rows <= have_rows and longest <= have_places:
             return self._size
@@ -239,7 +239,7 @@ class Slots:
             )
         try:
             next(self._drafts, None)
-        except ModelError as error:
+        except Exception as error:
             line.fail(error)
         self._book.counts.steps += 1
         if line.reason is not None:
@@ -255,7 +255,7 @@ class Slots:
         try:
             for _ in drafts or ():
                 pass
-        except ModelError as error:
+        except Exception as error:
             line.fail(error)
         if line.reason is not None:
             self._end(state, line)
@@ -333,6 +333,6 @@ class Slots:
             self._state = None
 
 
-def _size(line: Line) -> int:
-    """Return the places that a line may need."""
-    return len(line.prompt) + line.limit
+def _size(request: Request) -> int:
+    """Return the places that a request may need."""
+    return len(request.prompt) + request.limit

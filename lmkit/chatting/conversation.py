@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -175,11 +175,11 @@ class Conversation:
 
     def _rows(self, source: str) -> Sequence[Any]:
         chosen = re.fullmatch(r"(.+):(\d+)", source)
-        if chosen is None or Path(source).exists():
+        if chosen is None or os.path.exists(source):
             return _read(source)
         rows, number = _read(chosen[1]), int(chosen[2])
         if not 1 <= number <= len(rows):
-            raise RecordError(chosen[1], f"has {len(rows)} records, and no {number}th")
+            raise RecordError(chosen[1], f"has {len(rows)} records, and none is number {number}")
         return rows[number - 1 : number]
 
     def _with_system(self, messages: Sequence[Message]) -> list[Message]:
@@ -191,7 +191,8 @@ class Conversation:
 
 
 def _read(source: str) -> Sequence[Any]:
-    if not Path(source).is_file():  # what is no file might be a name on a hub, or standard input
+    # What is no file might be a name on a hub, or standard input; what can be none is no error to os.path.
+    if not os.path.isfile(source):
         raise RecordError(
             source, "is no file; expected one that /save wrote, or any JSONL of chats"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,10 @@ from lmkit.files import write_atomically
 FULL = "begin anew with /clear, take a turn back with /undo, or leave out the oldest with /trim (--trim)"
 
 
+class NothingSaid(Exception):
+    """An answer was stopped before its first word, so that there is none to keep."""
+
+
 @attrs.define(kw_only=True)
 class Dialogue:
     """What is typed meets what answers.
@@ -31,10 +36,12 @@ class Dialogue:
         talk: the model and the conversation.
         lines: where what is typed comes from.
         screen: where it is shown.
-        show: prints an answer that does not come in pieces, or None to print all answers alike.
+        show: prints an answer that is not shown as it comes.
+        pieces: whether text is shown as it comes; labels and fills never are.
         stats: whether to tell how fast each answer came.
         stays: whether a mistake is told and the conversation goes on, as somebody at a terminal
             wants; else it is raised.
+        ours: the file that the conversation came from or was saved in, which may be written anew.
     """
 
     talk: Talk
@@ -44,7 +51,7 @@ class Dialogue:
     pieces: bool = True
     stats: bool = False
     stays: bool = False
-    _ours: Path | None = None  # the file that the conversation is in, which may be written anew
+    ours: Path | None = None
     _asks_to_leave: bool = False
 
     def run(self) -> None:
@@ -64,6 +71,8 @@ class Dialogue:
                 if not self.stays:
                     raise told from error.__cause__
                 self.screen.error(str(told))
+            except NothingSaid:
+                self.screen.note("\n(stopped before the first word: the conversation is as it was)")
             except KeyboardInterrupt:
                 if not self.stays or self._asks_to_leave:
                     raise
@@ -101,7 +110,6 @@ class Dialogue:
             raise
 
     def _answer(self) -> None:
-        conversation = self.talk.conversation
         if left_out := self.talk.trim():
             turns = "turn is" if left_out == 1 else f"{left_out} turns are"
             self.screen.note(f"(the context is full: the oldest {turns} left out from now on)")
@@ -120,14 +128,13 @@ class Dialogue:
             if wrote:  # what is told next begins a line of its own
                 self.screen.line("")
             raise
+        if reply.answer.finish_reason == INTERRUPTED and not reply.answer.text.strip():
+            raise NothingSaid
         if self.pieces and self.talk.writes:
             self.screen.line("")
         else:
             self.show(reply)
         self._comment(reply)
-        if reply.answer.finish_reason == INTERRUPTED and not wrote:
-            conversation.undo()
-            self.screen.note("(stopped before the first word, so the message is taken back)")
 
     def _comment(self, reply: Reply) -> None:
         answer = reply.answer
@@ -236,21 +243,21 @@ class Dialogue:
 
     def _save(self, rest: str) -> None:
         path = _path(rest, "save")
-        if path.exists() and path.resolve() != self._ours:
+        if os.path.exists(path) and path.resolve() != self.ours:
             raise LmkitError(
                 f"'{path}' is there already and is not this chat's; choose another file"
             )
         if not self.talk.conversation.messages:
             raise LmkitError("there is nothing to save yet")
         write_atomically(path, self.talk.conversation.as_lines())
-        self._ours = path.resolve()
+        self.ours = path.resolve()
         self.screen.note(f"(saved in {path})")
 
     def _load(self, rest: str) -> None:
         path = _path(rest, "load")
         conversation = self.talk.conversation
         conversation.load(str(path))
-        self._ours = path.resolve() if path.is_file() else None
+        self.ours = own_file(path)
         turns = "1 turn" if conversation.n_turns == 1 else f"{conversation.n_turns} turns"
         waits = "; /retry answers the last one" if conversation.waits else ""
         self.screen.note(f"({turns} from {path}{waits})")
@@ -277,6 +284,11 @@ class Dialogue:
         )
 
 
+def own_file(path: Path) -> Path | None:
+    """Return the file that a conversation was loaded from; None if it is one of several in a file."""
+    return path.resolve() if path.is_file() else None
+
+
 @contextlib.contextmanager
 def _stopping(catches: bool) -> Iterator[Callable[[], bool]]:
     """Give what tells whether Ctrl-C was pressed; the second time it interrupts as ever."""
@@ -301,7 +313,7 @@ def _stopping(catches: bool) -> Iterator[Callable[[], bool]]:
 def _path(rest: str, name: str) -> Path:
     if not rest:
         raise LmkitError(f"/{name}: which file? Expected /{name} {COMMANDS[name][0]}")
-    return Path(rest).expanduser()
+    return Path(os.path.expanduser(rest))  # which leaves an unknown user's ~ as it is
 
 
 def _figures(reply: Reply) -> str:

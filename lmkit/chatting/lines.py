@@ -117,7 +117,8 @@ class TerminalLines:
         assert readline is not None
         try:
             file.touch(mode=0o600)  # what was said is for its owner
-            readline.read_history_file(file)
+            if file.stat().st_size:  # libedit refuses an empty one
+                readline.read_history_file(file)
         except OSError as error:
             raise LmkitError(
                 f"the history '{file}' cannot be read: {error.strerror or error}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: lmkit chat bundles/chat --system 'Answer in Korean.' --stats")
 @click.argument("run_or_bundle")
 @click.option("--task", help="Which of a mixture's tasks to do; or the task, for any other model.")
-@click.option("--system", metavar="TEXT", help="The system message, for a task of messages.")
+@click.option(
+    "--system",
+    metavar="TEXT",
+    help="The system message, for a task of messages; it takes the place of a loaded one.",
+)
 @click.option(
     "--set",
     "columns",
@@ -91,7 +95,7 @@ def chat(
     In a pipe, answers alone are on standard output: printf 'Hello\nAnd in Korean?\n' | lmkit chat B
     """
     from lmkit.chatting.conversation import Conversation
-    from lmkit.chatting.dialogue import Dialogue
+    from lmkit.chatting.dialogue import Dialogue, own_file
     from lmkit.chatting.lines import PipeLines, TerminalLines
     from lmkit.chatting.screen import Screen
     from lmkit.chatting.talk import Talk
@@ -108,6 +112,8 @@ def chat(
     model.task.generation.override(**options)
     if load is not None:
         conversation.load(load)
+        if system is not None:  # what is typed goes before what is in the file
+            conversation.system = system
     screen = Screen(
         terminal=sys.stdout.isatty() and not as_json,
         colour=sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
@@ -122,6 +128,7 @@ def chat(
         pieces=not as_json,
         stats=stats and not as_json,
         stays=typed,
+        ours=None if load is None else own_file(Path(load)),
     )
     if typed:
         screen.note(f"{_name(model, run_or_bundle)} · /help lists the commands, Ctrl-D ends")
@@ -138,7 +145,10 @@ def _check_columns(model: Answerer, fixed: dict[str, str]) -> None:
             raise UnknownName("column", name, known)
 
 
-def _shower(model: Answerer, screen: Screen, *, as_json: bool, stats: bool) -> Any:
+def _shower(
+    model: Answerer, screen: Screen, *, as_json: bool, stats: bool
+) -> Callable[[Reply], None]:
+    """Return what prints an answer that is whole."""
     from lmkit.answering.lines import line_of
 
     def show(reply: Reply) -> None:

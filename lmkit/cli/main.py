@@ -111,9 +111,8 @@ def run(args: Sequence[str] | None = None) -> int:
     warnings.showwarning = _show_warning
     # Threads of a tokenizer and forks of a data loader do not mix; the libraries say so at length.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if (
-        ranks.world_size() > 1
-    ):  # torch's C++ warns of costs of what transformers chooses, per process
+    # torch's C++ warns of costs of what transformers chooses, per process.
+    if ranks.world_size() > 1:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         typed = tuple(sys.argv[1:] if args is None else args)  # a run keeps what began it

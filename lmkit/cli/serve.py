@@ -230,6 +230,7 @@ def serve(
         )
         return
     from lmkit.serve.app import make_app
+    from lmkit.serve.connections import Patience
     from lmkit.serve.gate import Gate
     from lmkit.serve.guarding import guarded
     from lmkit.serve.logs import set_up
@@ -255,6 +256,7 @@ def serve(
             bound,
             gate=gate,
             drain=drain,
+            patience=Patience().with_bodies(max_body),
             on_ready=lambda: show(url_of(bound), names, settings),
             on_stop=models.close,
         )

@@ -86,13 +86,16 @@ def answer_file(
     """
     count = _count(job)
     with contextlib.ExitStack() as stack:
-        if job.output is None:
+        if job.output is None or _is_a_stream(job.output):
             waiting = Waiting(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "parts")
-            done, write = 0, show
         else:
             waiting = Waiting.beside(job.output)
+        if job.output is None:
+            done, write = 0, show
+        else:
             done = answers_in(job.output, _rows(job.source))
             waiting.check(_rows(job.source))
+            waiting.remove_half_written()
             write = stack.enter_context(appending(job.output))
         joiner = Joiner(write, waiting, done=done)
         before = joiner.done + joiner.waiting
@@ -103,6 +106,11 @@ def answer_file(
                 joiner.add(first, lines)
                 progress(joiner.done + joiner.waiting, count)
     return Done(records=count, already_there=before)
+
+
+def _is_a_stream(output: Path) -> bool:
+    """Say whether an output is a pipe or a device, which no run goes on with, nor is a place for parts."""
+    return output.exists() and not output.is_file()
 
 
 def _count(job: Job) -> int:

@@ -19,6 +19,7 @@ from lmkit.files import folder_for, write_atomically
 from lmkit.records import Row
 
 _NAME = re.compile(r"(\d+)-(\d+)\.jsonl")
+_HALF_WRITTEN = re.compile(rf"\.{_NAME.pattern}\.part")  # what `write_atomically` writes first
 
 
 class Waiting:
@@ -62,8 +63,15 @@ class Waiting:
     def remove(self, span: Span) -> None:
         """Remove a part, and the folder with the last one."""
         self._file(span).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # others are in it
-            self.folder.rmdir()
+        self._remove_if_empty()
+
+    def remove_half_written(self) -> None:
+        """Remove what a kill left of a part that was being written, and a folder that holds no more."""
+        if self.folder.is_dir():
+            for file in self.folder.iterdir():
+                if _HALF_WRITTEN.fullmatch(file.name):
+                    file.unlink(missing_ok=True)
+            self._remove_if_empty()
 
     def check(self, rows: Iterable[Row]) -> None:
         """Compare what waits with the records that it should answer.
@@ -88,6 +96,10 @@ class Waiting:
                 return
         for span in [Span(first, len(some)) for first, some in lines.items()] + spans:
             raise self._foreign(span)
+
+    def _remove_if_empty(self) -> None:
+        with contextlib.suppress(OSError):  # others are in it
+            self.folder.rmdir()
 
     def _foreign(self, span: Span) -> RecordError:
         return RecordError(

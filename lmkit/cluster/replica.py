@@ -95,7 +95,8 @@ class Replica:
 
     def close(self) -> None:
         """Close the engines: Ray Serve takes this replica away, and has waited for its requests."""
-        self._models.close()
+        if hasattr(self, "_models"):  # else they could not be opened
+            self._models.close()
 
     __del__ = close
 

@@ -57,6 +57,22 @@ class Fleet:
     address: str | None = None
     drain: float = 30.0
 
+    @property
+    def fewest(self) -> int:
+        """How many replicas there are at first, where more may come."""
+        return self.replicas or 1
+
+    @property
+    def most(self) -> int | None:
+        """Up to how many there may be; None for as many as there is room for."""
+        if self.most_replicas is None:
+            return self.replicas
+        return max(self.fewest, self.most_replicas)
+
+    def groups(self, cores: tuple[int, ...]) -> Groups:
+        """Return how the cores of a cluster's nodes are shared out among the most that there may be."""
+        return Groups.of(cores, workers=self.most, threads=self.plan.threads or None)
+
 
 def serve_on_cluster(
     fleet: Fleet, *, on_ready: Callable[[str, list[tuple[str, str]]], object]
@@ -75,17 +91,16 @@ def serve_on_cluster(
     bound = listen(fleet.host, fleet.port)
     url, port = url_of(bound), int(bound.getsockname()[1])
     bound.close()  # Ray Serve takes it, in a process of its own
-    cores = max(available_cores(), (fleet.replicas or 1) * (fleet.plan.threads or 1))
+    cores = max(available_cores(), fleet.fewest * (fleet.plan.threads or 1))
     with Stop() as stop, joined(fleet.address, cores=cores, log_to_driver=True) as cluster:
         stop.listen()  # ray takes the signals for itself as it starts
-        groups = Groups.of(
-            cluster.cores, workers=fleet.replicas, threads=fleet.plan.threads or None
-        )
-        if (room := groups.room(cluster.cores)) < groups.workers:
+        groups = fleet.groups(cluster.cores)
+        at_first = groups.workers if fleet.most_replicas is None else fleet.fewest
+        if (room := groups.room(cluster.cores)) < at_first:
             log.warning(
                 "there is room for %d of %d replicas with %d threads each; the server is ready when "
                 "nodes have joined the cluster for the others",
-                *(room, groups.workers, groups.threads),
+                *(room, at_first, groups.threads),
             )
         with _deployed(fleet, groups, port) as (handle, doorbell):
             names = handle.names.remote().result()
@@ -187,12 +202,11 @@ def _run(serve: Any, application: Any) -> Any:
 def _how_many(fleet: Fleet, groups: Groups, plan: Plan) -> dict[str, Any]:
     if fleet.most_replicas is None:
         return {"num_replicas": groups.workers}
-    fewest = fleet.replicas or 1
     return {
         "autoscaling_config": {
-            "min_replicas": fewest,
-            "initial_replicas": fewest,
-            "max_replicas": max(fewest, fleet.most_replicas),
+            "min_replicas": fleet.fewest,
+            "initial_replicas": fleet.fewest,
+            "max_replicas": fleet.most,
             # One more is wanted where requests would wait for a place in the running batch.
             "target_ongoing_requests": plan.limits.max_rows,
         }

@@ -145,12 +145,13 @@ class Groups:
     ) -> Groups:
         """Return the groups that a cluster's nodes make.
 
-        What is not said is found: as many cores a group as leave none idle, up to `MOST_THREADS`, and
-        as many groups as there is room for.
+        What is not said is found: of so many workers, as many cores for each as leave room for all; of
+        any number, `MOST_THREADS` for each, or a whole node where none has more, and as many as there
+        is room for.
 
         >>> Groups.of((8, 4))
         Groups(workers=3, threads=4)
-        >>> Groups.of((8,), workers=4)
+        >>> Groups.of((8, 4), workers=4)
         Groups(workers=4, threads=2)
 
         Raises:
@@ -158,8 +159,9 @@ class Groups:
         """
         most = max(cores, default=0)
         if threads is None:
-            wanted = MOST_THREADS if workers is None else max(1, sum(cores) // workers)
-            threads = max(1, min(wanted, most))
+            largest = most if workers else min(MOST_THREADS, most)
+            fitting = (n for n in range(largest, 1, -1) if cls(0, n).room(cores) >= (workers or 1))
+            threads = next(fitting, 1)
         if threads > most:
             raise LmkitError(
                 f"--threads {threads}: the largest node of the cluster has {most} cores, and a "

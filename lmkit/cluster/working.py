@@ -20,7 +20,7 @@ from lmkit.answering.lines import answered, dump
 from lmkit.batching.ordered import in_order
 from lmkit.cluster.spans import Span, cut
 from lmkit.cluster.starting import beside
-from lmkit.errors import LmkitError, ModelError
+from lmkit.errors import LmkitError, ModelError, RecordError
 from lmkit.records import Row, iterate
 
 MOST_ATTEMPTS = 4
@@ -45,6 +45,10 @@ def read_parts(batch: Table, *, source: str, spans: Sequence[Span], size: int) -
                 rows = map(_good, iterate(source, start=span.first))
             found: Any = list(itertools.islice(rows, span.count))
             at = span.end
+            if len(found) < span.count:
+                raise RecordError(
+                    source, f"has {span.first + len(found)} records now, and had more"
+                )
         except LmkitError as error:  # the rows were read once before, so the file has changed
             found = error
         yield {"first": [span.first], "rows": [pickle.dumps(found)]}

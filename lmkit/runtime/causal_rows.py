@@ -25,7 +25,7 @@ class CausalRows:
         session: the loaded graph.
         n_rows: how many rows.
         capacity: the most tokens in a row, its prompt included and the prefix not.
-        grows: whether `resize` will be asked for more.
+        grows: whether rows and places may be added by `resize`; if so, rows are not reordered.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class CausalRows:
         shape = (n_rows, graph.n_kv_heads, capacity, graph.head_size)
         self._session = session
         self._capacity = capacity
-        self._kept = (
-            Growing(graph.n_layers, shape)
-            if grows
-            else KeyValues(session.pool, graph.n_layers, shape)
-        )
+        self._kept: Growing | KeyValues
+        if grows:
+            self._kept = Growing(graph.n_layers, shape)
+        else:
+            self._kept = KeyValues(session.pool, graph.n_layers, shape)
         self._kept.put(session.prefix)
         self._lengths = np.full(n_rows, n_prefix, dtype=np.int64)
         self._n_read = self._lengths.copy()  # up to there, all was read several tokens at a time
@@ -266,6 +266,7 @@ class CausalRows:
         Args:
             rows: which row each new one is a copy of; there may be more or fewer than before.
         """
+        assert isinstance(self._kept, KeyValues)
         n_before = len(self._lengths)
         self._kept.reorder(rows, int(self._lengths.max()))
         order = np.array(rows, dtype=np.int64)

@@ -19,8 +19,37 @@ PARTS = ("key", "value")
 Shape: TypeAlias = tuple[int, int, int, int]
 
 
-class KeyValues:
-    """Every layer's keys and values, each float32 [B, KV, T, D], at first with anything in them.
+class Buffers:
+    """Every layer's keys and values, each float32 [B, KV, T, D].
+
+    Attributes:
+        arrays: the keys and the values of each layer, by name; empty behind `close`.
+    """
+
+    arrays: dict[str, Logits]
+
+    def put(self, prefix: np.ndarray) -> None:
+        """Begin every row with a prefix, float32 [layers, 2, KV, n, D]."""
+        parts = [part for layer in prefix for part in layer]
+        for array, part in zip(self.arrays.values(), parts, strict=True):
+            array[:, :, : part.shape[1]] = part
+
+    def rows(self, start: int, stop: int) -> dict[str, ort.OrtValue]:
+        """Return some rows as onnxruntime's, in the same memory: rows of a buffer are a buffer."""
+        if not self.arrays:
+            raise RuntimeError("rows were asked for after close()")
+        return {
+            name: ort.OrtValue.ortvalue_from_numpy(array[start:stop])
+            for name, array in self.arrays.items()
+        }
+
+    def close(self) -> None:
+        """Hand the memory back."""
+        self.arrays = {}
+
+
+class KeyValues(Buffers):
+    """Keys and values whose rows can be replaced by copies of others, at first with anything in them.
 
     They are one block of memory, cut into buffers.
 
@@ -39,21 +68,6 @@ class KeyValues:
     def _cut(self, shape: tuple[int, ...]) -> dict[str, Logits]:
         parts = self._lease.floats.reshape(len(self._names), *shape)
         return dict(zip(self._names, parts, strict=True))
-
-    def put(self, prefix: np.ndarray) -> None:
-        """Begin every row with a prefix, float32 [layers, 2, KV, n, D]."""
-        parts = [part for layer in prefix for part in layer]
-        for array, part in zip(self.arrays.values(), parts, strict=True):
-            array[:, :, : part.shape[1]] = part
-
-    def rows(self, start: int, stop: int) -> dict[str, ort.OrtValue]:
-        """Return some rows as onnxruntime's, in the same memory: rows of a buffer are a buffer."""
-        if not self.arrays:
-            raise RuntimeError("rows were asked for after close()")
-        return {
-            name: ort.OrtValue.ortvalue_from_numpy(array[start:stop])
-            for name, array in self.arrays.items()
-        }
 
     def reorder(self, rows: Sequence[int], filled: int) -> None:
         """Replace the rows by copies of some of them; only what is filled and moves is copied.
@@ -77,11 +91,11 @@ class KeyValues:
 
     def close(self) -> None:
         """Hand the memory back."""
-        self.arrays = {}
+        super().close()
         self._lease.release()
 
 
-class Growing(KeyValues):
+class Growing(Buffers):
     """Keys and values that rows and places can be added to.
 
     Each buffer is memory of its own, so that a change of size holds only one of them twice. Of that,
@@ -110,10 +124,6 @@ class Growing(KeyValues):
             both = min(n_rows, len(old))
             new[:both, :, :filled] = old[:both, :, :filled]
             self.arrays[name] = new
-
-    def close(self) -> None:
-        """Hand the memory back."""
-        self.arrays = {}
 
 
 def untouched(shape: Shape) -> Logits:

@@ -68,17 +68,20 @@ def make_app(models: Models, *, settings: Settings | None = None) -> Starlette:
 async def _told(request: Request, error: Exception) -> Response:
     """Tell in OpenAI's shape what the router refuses: an unknown path, or a method."""
     assert isinstance(error, HTTPException)
+    path = request.scope[
+        "path"
+    ]  # that of `request.url` is read anew, with a host that may be anything
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         problem = Problem(
-            f"{request.url.path} takes {allowed or 'another method'}, not {request.method}",
+            f"{path} takes {allowed or 'another method'}, not {request.method}",
             status=405,
             code="method_not_allowed",
             headers=error.headers,
         )
     elif error.status_code == 404:
         problem = Problem(
-            f"there is nothing at {request.url.path}; GET /openapi.json tells what there is",
+            f"there is nothing at {path}; GET /openapi.json tells what there is",
             status=404,
             code="not_found",
         )

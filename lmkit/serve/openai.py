@@ -59,7 +59,9 @@ async def completions(request: Request, surface: Surface) -> Response:
         )
     prompts = _prompts(body.prompt)
     prepares = [_prepare(surface, served, prompt) for prompt in prompts]
-    echo = [_said(served, prompt) for prompt in prompts] if body.echo else None
+    echo = None
+    if body.echo:
+        echo = await surface.desk.prepare(lambda: [_said(served, prompt) for prompt in prompts])
     writer = CompletionWriter(body.model, Echo(echo, body.n or 1))
     return await _answer(request, surface, served, body, prepares, body.logprobs, writer)
 

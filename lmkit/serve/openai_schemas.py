@@ -177,6 +177,12 @@ class ChatRequest(CommonRequest):
     """Read and left out."""
     prompt_cache_key: str | None = None
     """Read and left out: what prompts have in common is found without it."""
+    prompt_cache_retention: str | None = None
+    """Read and left out."""
+    prompt_cache_options: dict[str, Any] | None = None
+    """Read and left out."""
+    moderation: None = None
+    """Not supported."""
 
 
 class CompletionRequest(CommonRequest):

@@ -92,9 +92,8 @@ def _models(
 
 def _name_models(schemas: dict[str, Any], endpoints: Mapping[str, Endpoint]) -> None:
     """Tell which models there are, and leave out what only the queries of tasks need."""
-    names = sorted({name for one in endpoints.values() for name in (one.served.name,)})
     for request in ("ChatRequest", "CompletionRequest"):
-        schemas[request]["properties"]["model"]["enum"] = names
+        schemas[request]["properties"]["model"]["enum"] = sorted(endpoints)
     for query in ("WritingOptions", "Streams"):
         schemas.pop(query, None)
 

@@ -198,9 +198,9 @@ class _Server(uvicorn.Server):
     async def _drain(self, name: str) -> None:
         wait = f", which have {self.drain:g} s" if self.gate.inside else ""
         log.info("%s: stopping; requests inside: %d%s", name, self.gate.inside, wait)
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.gate.empty(), self.drain)
-        except TimeoutError:
+        if self.gate.inside:
             log.warning("requests broken off after %g s: %d", self.drain, self.gate.inside)
         await asyncio.to_thread(self.on_stop)
         with contextlib.suppress(TimeoutError):

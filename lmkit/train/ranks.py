@@ -199,8 +199,10 @@ def _heard(told: Any) -> Any:
 
 def _has_device() -> bool:
     """Say whether torch has a device besides the CPU that several processes can share work on."""
-    found = torch().accelerator.current_accelerator()
-    return found is not None and found.type != "mps"
+    # `current_accelerator` alone names what torch was built for, which this machine may not have.
+    if not torch().accelerator.is_available():
+        return False
+    return bool(torch().accelerator.current_accelerator().type != "mps")
 
 
 def _number(name: str, default: int) -> int:

@@ -10,6 +10,7 @@ from runtime.toybundle import RECORD, RECORDS
 
 from lmkit.batching import Engine, Limits
 from lmkit.errors import Busy, DeadlineExceeded, RecordError, TaskError, UnknownOption
+from lmkit.runtime.causal_state import CausalState
 
 LONG = {"max_new_tokens": 30, "stop": (), "min_new_tokens": 30}
 
@@ -75,7 +76,7 @@ class TestARequest:
         with pytest.raises(TaskError):
             engine.prepare(RECORD, logit_bias={10**6: 1})
 
-    def test_that_is_cancelled_ends_with_what_it_had(self, engine):
+    def test_that_is_cancelled_ends_alone(self, engine):
         tickets = [ask(engine, RECORD, **LONG) for _ in range(3)]
         tickets[1].cancel()
 
@@ -98,6 +99,24 @@ class TestARequest:
             assert second.wait(60)
             assert first.wait(60)
         assert caught.value.retry_after >= 1
+
+    def test_that_has_a_row_is_not_in_the_queue_nor_is_its_row_free(self, alone, monkeypatch):
+        gate, read = threading.Event(), CausalState.extend
+
+        def waiting(self, *args, **more):
+            gate.wait(30)
+            return read(self, *args, **more)
+
+        monkeypatch.setattr(CausalState, "extend", waiting)
+        with Engine(alone, limits=Limits(max_rows=1, max_waiting=1)) as engine:
+            first = ask(engine, RECORD)
+            while engine.stats().waiting or not first.started_at:
+                time.sleep(0.001)
+            second = ask(engine, RECORD)
+            with pytest.raises(Busy):
+                ask(engine, RECORD)
+            gate.set()
+            assert first.wait(60) == second.wait(60)
 
     def test_out_of_time_fails(self, engine):
         ticket = engine.submit(engine.prepare(RECORD, options=LONG, timeout=1e-6))

@@ -10,7 +10,7 @@ from runtime.toypair import RECORDS as SOURCES
 from runtime.toypair import write_pair
 
 import lmkit as lk
-from lmkit.batching import Engine, Limits
+from lmkit.batching import Engine, Limits, Turn
 from lmkit.errors import ModelError, RecordError, TaskError
 
 TEXT = lk.Task(
@@ -123,6 +123,42 @@ def test_a_pass_that_fails_fails_only_for_whom_it_fails_alone(tmp_path, monkeypa
         for ticket, record in zip(tickets, RECORDS, strict=True):
             if record is not bad:
                 assert_alike([ticket.wait(60)], [model(record)])
+
+
+def test_a_search_that_fails_fails_alone(bundle):
+    """Whether it comes first or last among those that are searched for together."""
+    model = lk.load(bundle, threads=1)
+    options = {"num_beams": 2, "max_new_tokens": 8}
+    everything = tuple(range(model.session.vocab_size))
+    turn = Turn()
+    with Engine(model, turn=turn) as engine:
+        for bad in range(len(RECORDS)):
+            wishes = [{"suppress_tokens": everything} if n == bad else {} for n in range(4)]
+            with turn:
+                tickets = [
+                    submit(engine, [record], **options, **wish)[0]
+                    for record, wish in zip(RECORDS, wishes, strict=True)
+                ]
+            with pytest.raises(TaskError):
+                tickets.pop(bad).wait(60)
+            good = [record for place, record in enumerate(RECORDS) if place != bad]
+
+            assert [t.wait(60) for t in tickets] == [model(r, **options) for r in good]
+
+
+def test_a_search_that_is_done_waits_for_no_other(bundle):
+    model = lk.load(bundle, threads=1)
+    turn = Turn()
+    with Engine(model, turn=turn) as engine:
+        with turn:
+            long, short = (
+                submit(engine, RECORDS[:1], num_beams=2, max_new_tokens=n, min_new_tokens=n)[0]
+                for n in (40, 4)
+            )
+        long.wait(60)
+        short.wait(60)
+
+    assert long.started_at < short.started_at < short.finished_at < long.finished_at
 
 
 def test_seq2seq_rows_have_samplers_of_their_own(tmp_path):

@@ -138,6 +138,24 @@ def test_an_engine_that_fails_as_a_whole_goes_on_with_the_next(engine, alone, mo
     assert len({id(ticket.error) for ticket in tickets}) == len(tickets)
 
 
+def test_an_error_that_cannot_be_copied_ends_nobodys_engine(engine, alone, monkeypatch):
+    class Odd(Exception):
+        def __init__(self, one, other):
+            super().__init__(f"{one} {other}")
+
+    def broken(self):
+        raise Odd("all is", "lost")
+
+    monkeypatch.setattr(Engine, "_let_in", broken)
+    tickets = submit(engine, *RECORDS)
+    for ticket in tickets:
+        with pytest.raises(Odd, match="all is lost"):
+            ticket.wait(10)
+    monkeypatch.undo()
+
+    assert submit(engine, RECORD)[0].wait(60) == alone(RECORD)
+
+
 def test_as_many_as_there_are_rows_need_no_queue(alone):
     with Engine(alone, limits=Limits(max_rows=4, max_waiting=0)) as engine:
         answers = [ticket.wait(60) for ticket in submit(engine, *RECORDS)]

@@ -72,6 +72,17 @@ def test_a_row_that_is_free_is_taken_at_once(alone, monkeypatch):
     assert n_refilled < 0.8 * len(counts)
 
 
+def test_what_is_larger_than_is_held_is_answered_whole(alone, monkeypatch):
+    options = {"max_new_tokens": 20, "min_new_tokens": 20}
+    records = [{"prompt": "x" * n} for n in (2, 30, 10, 3, 36, 4)]
+    of_a_token = alone.session.row_size(1, 0)
+    monkeypatch.setattr("lmkit.batching.ordered.HELD_FLOATS", 36 * of_a_token)
+    found = joined(in_order(alone, records, options, batch_size=2))
+
+    assert found == [alone(record, **options) for record in records]
+    assert {len(answer.token_ids) for answer in found} == {20}
+
+
 def test_a_record_that_is_wrong_is_named(alone):
     with pytest.raises(RecordError):
         joined(in_order(alone, [*RECORDS, {}], {}, batch_size=2))

@@ -6,9 +6,12 @@ import time
 import numpy as np
 import pytest
 from runtime.toybundle import CONTEXT_LENGTH, RECORD, RECORDS, write_bundle
+from runtime.toypair import RECORDS as SOURCES
+from runtime.toypair import write_pair
 
 import lmkit as lk
-from lmkit.batching import Engine, Limits
+from lmkit.batching import Engine, Limits, Turn
+from lmkit.batching.lanes import Line
 from lmkit.errors import PromptTooLong, TaskError
 from lmkit.runtime.causal_state import CausalState
 
@@ -122,6 +125,43 @@ class TestMemory:
         assert 0 < max(most, engine.stats().kv_bytes_used) <= room
         assert [t.wait() for t in tickets] == [alone(r, max_new_tokens=20) for r in RECORDS * 6]
 
+    @pytest.mark.parametrize("searches_first", [False, True])
+    def test_is_no_more_where_some_are_searched_for(self, alone, held, monkeypatch, searches_first):
+        room, most = 70 * PER_TOKEN, []
+        engine, gate = held(kv_bytes=room)
+        advance = Engine._step
+        monkeypatch.setattr(
+            Engine, "_step", lambda self: (advance(self), most.append(self.stats().kv_bytes_used))
+        )
+        wishes = [{"max_new_tokens": 30, "min_new_tokens": 30}, {"num_beams": 2}]
+        wishes = wishes[::-1] * 3 if searches_first else wishes * 3
+        tickets = [submit(engine, RECORD, **wish)[0] for wish in wishes]
+        gate.set()
+
+        assert [ticket.wait(60) for ticket in tickets] == [alone(RECORD, **w) for w in wishes]
+        assert 0 < max(most) <= room
+
+    def test_of_those_that_begin_together_is_held_to_their_end(self, tmp_path, monkeypatch):
+        model, used = lk.load(write_pair(tmp_path / "pair"), threads=1), []
+        step, pool = Engine._step, model.session.pool
+
+        def watched(self):
+            step(self)
+            used.append((self._rows, self.stats().kv_bytes_used, pool.used_bytes))
+
+        monkeypatch.setattr(Engine, "_step", watched)
+        turn = Turn()
+        longest, *_, shortest = sorted(SOURCES, key=lambda source: -len(model.prompt(source)))
+        with Engine(model, turn=turn) as engine:
+            with turn:
+                submit(engine, longest, max_new_tokens=2, min_new_tokens=2)
+                last = submit(engine, shortest, max_new_tokens=20, min_new_tokens=20)[0]
+            last.wait(60)
+
+        assert {rows for rows, *_ in used} == {2, 1, 0}
+        assert len({told for rows, told, _ in used if rows}) == 1
+        assert all(told == held for rows, told, held in used if rows)
+
     def test_bounds_an_answer_that_could_never_be_held(self, alone):
         prompt = alone.prompt(RECORD)
         with Engine(alone, limits=Limits(kv_bytes=(len(prompt) + 4) * PER_TOKEN)) as engine:
@@ -194,6 +234,32 @@ class TestOneAlone:
 
         assert answer == repeating(RECORD, **options)
         assert n_guessed > 0
+
+    def test_fails_alone_where_company_has_come_to_its_draft(self, repeating, monkeypatch):
+        others = [repeating(record, max_new_tokens=3) for record in RECORDS[1:]]
+        is_near, failed = Line.is_near, []
+
+        def failing(self, *args):
+            if company:
+                raise TaskError("forbidden")
+            return is_near(self, *args)
+
+        def joining(news):
+            if left and left.pop() == 0:
+                company.extend(submit(engine, *RECORDS[1:], max_new_tokens=3))
+
+        monkeypatch.setattr(Line, "is_near", failing)
+        for n_before in range(1, 9):
+            company, left = [], list(range(n_before))
+            with Engine(repeating, on_news=joining) as engine:
+                first = submit(engine, RECORD, max_new_tokens=30)[0]
+                try:
+                    first.wait(60)
+                except TaskError as error:
+                    failed.append(error)
+
+                assert [ticket.wait(60) for ticket in company] == others
+        assert failed
 
     def test_stays_what_it_is_when_company_comes_and_goes(self, repeating):
         expected = repeating(RECORD, max_new_tokens=30)

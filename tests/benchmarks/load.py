@@ -2,7 +2,7 @@
 
     python tests/benchmarks/load.py start --folder F --bundle B --model MODEL --gguf FILE
     python tests/benchmarks/load.py run --folder F --chats EN.jsonl KO.jsonl [--clients 1,4] [--rounds 1]
-    python tests/benchmarks/load.py soak --folder F --chats EN.jsonl KO.jsonl --server int4
+    python tests/benchmarks/load.py soak --folder F --chats EN.jsonl KO.jsonl --servers int4
     python tests/benchmarks/load.py stop --folder F
     python tests/benchmarks/load.py write --folder F
 
@@ -194,9 +194,9 @@ def soak(options: argparse.Namespace) -> int:
     """
     (name,) = _named(options, _running(options))
     running = _running(options)[name]
-    left = options.requests
+    left, part = options.requests, max(1, options.requests // SOAK_PARTS)
     while left > 0:
-        more = ["--most", str(min(left, options.requests // SOAK_PARTS)), "--leaves", "10"]
+        more = ["--most", str(min(left, part)), "--leaves", "10"]
         n_clients, seed = int(options.clients.split(",")[0]), time.time_ns()
         found = measure(running, options, n_clients=n_clients, seed=seed, more=more)
         left -= found["requests"]

@@ -205,7 +205,7 @@ def _events(arrived: Sequence[tuple[float, bytes]]) -> Iterator[tuple[float, byt
             taken, waiting = _unchunk(waiting)
         else:
             taken, waiting = waiting, b""
-        *whole, text = (text + taken.replace(b"\r\n", b"\n")).split(b"\n\n")
+        *whole, text = (text + taken).replace(b"\r\n", b"\n").split(b"\n\n")
         for event in whole:
             lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
             if lines:

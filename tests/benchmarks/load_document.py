@@ -89,9 +89,7 @@ def write(results: Path, docs: Path) -> None:
 
 def rates(groups: Groups) -> str:
     """Return everybody's total tokens a second by the number of clients, and ours over the best of theirs."""
-    rate = {
-        key: statistics.median(r["tokens_per_s"] for r in found) for key, found in groups.items()
-    }
+    rate = _medians(groups)
     peers = [name for name in SERVERS if SERVERS[name].process is None and name not in OURS]
     names = [name for name in (*OURS, *peers) if any(name == other for _, other in rate)]
     rows = []
@@ -110,9 +108,7 @@ def rates(groups: Groups) -> str:
 
 def scaling(groups: Groups) -> str:
     """Return our own rate at 16 clients over that at one."""
-    rate = {
-        key: statistics.median(r["tokens_per_s"] for r in found) for key, found in groups.items()
-    }
+    rate = _medians(groups)
     rows = []
     for name in OURS:
         for alone in (name, f"{name}-plain"):
@@ -122,6 +118,12 @@ def scaling(groups: Groups) -> str:
                 met = "yes" if ratio >= SCALING else "no"
                 rows.append((SERVERS[alone].title, *figures, f"{SCALING:g}x", met))
     return markdown_table(("one client", "1", "16", "ratio", "to reach", "reached"), rows)
+
+
+def _medians(groups: Groups) -> dict[tuple[int, str], float]:
+    return {
+        key: statistics.median(run["tokens_per_s"] for run in runs) for key, runs in groups.items()
+    }
 
 
 def _when(runs: Sequence[Run]) -> list[str]:

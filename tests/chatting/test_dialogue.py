@@ -1,6 +1,7 @@
 """What is typed is answered or obeyed, and a mistake leaves the conversation as it was."""
 
 import json
+import signal
 
 import pytest
 
@@ -136,6 +137,41 @@ def test_the_prompt_of_a_task_that_is_no_chat_is_shown_too(hold):
     assert hold("a", "/prompt", model=Counter(QA)).err.startswith("Q: a\nA:\n(")
 
 
+class TestCtrlC:
+    class Interrupted(Counter):
+        """Of its third answer its reader has seen enough after some characters."""
+
+        characters = 0
+
+        def stream(self, record, **options):
+            answer = self(record, **options)
+            for place, character in enumerate(answer.text):
+                if len(self.asked) == 3 and place == self.characters:
+                    signal.raise_signal(signal.SIGINT)
+                yield character
+            return answer
+
+    @pytest.mark.parametrize("third", ["c", "/retry", "/edit c"])
+    @pytest.mark.parametrize("pieces", [True, False])
+    def test_before_the_first_word_leaves_all_as_it_was(self, hold, third, pieces):
+        held = hold("a", "b", third, model=self.Interrupted(), stays=True, pieces=pieces)
+
+        assert held.messages == ["a", "1번째 답.", "b", "2번째 답."]
+        assert held.out == "1번째 답.\n2번째 답.\n"
+        assert "stopped before the first word: the conversation is as it was" in held.err
+        assert "kept" not in held.err
+
+    @pytest.mark.parametrize("pieces", [True, False])
+    def test_behind_it_keeps_what_came(self, hold, pieces):
+        model = self.Interrupted()
+        model.characters = 3
+        held = hold("a", "b", "c", model=model, stays=True, pieces=pieces)
+
+        assert held.messages[-2:] == ["c", "3번째"]
+        assert held.out.endswith("3번째\n")
+        assert "stopped; what came is kept" in held.err
+
+
 class TestFiles:
     def test_what_is_saved_is_a_record_to_train_on_and_to_go_on_with(self, hold, tmp_path):
         file = tmp_path / "chat.jsonl"
@@ -160,6 +196,14 @@ class TestFiles:
         with pytest.raises(LmkitError, match="is there already"):
             hold("a", f"/save {file}")
         assert file.read_text() == "mine"
+
+    @pytest.mark.parametrize("file", ["~no-such-user/f", "no-such-folder/f", "x" * 300])
+    def test_a_name_that_cannot_be_is_told(self, hold, file):
+        held = hold("a", f"/save {file}", f"/load {file}", "b", stays=True)
+
+        assert "cannot be written" in held.err
+        assert "is no file" in held.err
+        assert held.messages == ["a", "1번째 답.", "b", "2번째 답."]
 
     def test_one_of_several_conversations_is_chosen(self, hold, tmp_path):
         file = tmp_path / "chats.jsonl"

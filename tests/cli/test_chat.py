@@ -61,6 +61,22 @@ def test_labels_come_with_their_probabilities(chat, tmp_path):
     assert [share.split()[0] for share in shares] == ["긍정", "부정"]
 
 
+def test_a_loaded_conversation_is_saved_in_its_file_with_the_system_message_that_is_given(
+    chat, tmp_path
+):
+    task = lk.get_task("chat").evolve(formatter=lk.Chat(template="chatml"))
+    record = {"messages": [{"role": "user", "content": "하나"}]}
+    bundle = write_bundle(tmp_path / "bundle", task=task, record=record)
+    file = tmp_path / "chat.jsonl"
+
+    chat("하나", f"/save {file}", bundle=bundle, args=("--system", "짧게."))
+    done = chat(f"/save {file}", bundle=bundle, args=("--load", file, "--system", "길게."))
+
+    assert done.code == 0
+    said = json.loads(file.read_text("utf-8"))["messages"]
+    assert [turn["content"] for turn in said if turn["role"] != "assistant"] == ["길게.", "하나"]
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [

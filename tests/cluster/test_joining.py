@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -110,6 +112,22 @@ class TestWhatWaits:
 
         with pytest.raises(RecordError, match="has not the 2 lines"):
             waiting.check(rows)
+
+    @pytest.mark.parametrize("waits", [[], [(6, 3)]])
+    def test_is_rid_of_what_a_kill_left_half_written(self, output, waits, monkeypatch):
+        add(joined(output), *waits)
+        waiting = Waiting.beside(output)
+        with monkeypatch.context() as patch:  # who is killed neither renames nor tidies up
+            patch.setattr(os, "replace", lambda *places: None)
+            patch.setattr(Path, "unlink", lambda *place, missing_ok: None)
+            waiting.keep(2, LINES[2:5])
+        assert len(list(waiting.folder.iterdir())) == len(waits) + 1
+
+        waiting.remove_half_written()
+
+        assert waiting.spans() == [Span(*span) for span in waits]
+        add(joined(output), *PARTS)
+        assert list(output.parent.iterdir()) == [output]
 
     def test_leaves_another_file_in_its_folder_alone(self, output):
         Waiting.beside(output).folder.mkdir()

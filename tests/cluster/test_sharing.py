@@ -2,9 +2,13 @@
 
 import pytest
 
+from lmkit.batching import Limits
 from lmkit.cluster.answering import part_size
+from lmkit.cluster.replica import Plan
+from lmkit.cluster.serving import Fleet
 from lmkit.cluster.starting import Groups
 from lmkit.errors import LmkitError
+from lmkit.serve.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -17,12 +21,37 @@ from lmkit.errors import LmkitError
         ((8, 8), {"workers": 4}, Groups(4, 4)),
         ((8, 8), {"workers": 16}, Groups(16, 1)),
         ((2, 2), {"workers": 1}, Groups(1, 2)),  # threads of one worker are on one node
+        ((4, 4, 4), {"workers": 4}, Groups(4, 2)),  # with three, one would have no place
         ((4,), {"workers": 9}, Groups(9, 1)),
         ((8,), {"workers": 2, "threads": 3}, Groups(2, 3)),
     ],
 )
-def test_what_is_not_said_leaves_no_core_idle(cores, given, wanted):
+def test_what_is_not_said_is_found(cores, given, wanted):
     assert Groups.of(cores, **given) == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "threads"),
+    [
+        ({}, 4),
+        ({"replicas": 2}, 4),
+        ({"most_replicas": 8}, 1),
+        ({"replicas": 2, "most_replicas": 4}, 2),  # with four, no more than two would have a place
+        ({"replicas": 4, "most_replicas": 2}, 2),
+    ],
+)
+def test_replicas_leave_room_for_the_most_that_there_may_be(given, threads):
+    plan = Plan(
+        bundles=[],
+        settings=Settings(),
+        limits=Limits(),
+        precision=None,
+        threads=0,
+        verify=False,
+        log_format="text",
+    )
+
+    assert Fleet(plan=plan, host="127.0.0.1", port=0, **given).groups((8,)).threads == threads
 
 
 def test_more_threads_than_any_node_has_are_refused():

@@ -99,6 +99,17 @@ def test_an_input_that_has_changed_meanwhile_is_told(bundle, source):
         answered(worker(bundle), parts(source, Span(0, COUNT + 1)))
 
 
+@pytest.mark.parametrize("kept", [0, 8, 9])
+def test_an_input_that_has_lost_records_meanwhile_is_told(bundle, source, kept):
+    with open(source, encoding="utf-8") as file:
+        lines = file.readlines()
+    with open(source, "w", encoding="utf-8") as file:
+        file.writelines(lines[: 2 * kept])
+
+    with pytest.raises(RecordError, match=rf"in\.jsonl: has {kept} records now, and had more"):
+        answered(worker(bundle), parts(source, Span(0, COUNT)))
+
+
 def test_a_part_that_ends_every_worker_it_comes_to_is_given_up(bundle, source):
     attempts = Attempts()
     part = parts(source, Span(0, 4), Span(4, 4))

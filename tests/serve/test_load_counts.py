@@ -47,6 +47,15 @@ def test_a_piece_of_text_has_the_time_at_which_its_event_was_whole():
     assert answer.first_s == 2.0
 
 
+@pytest.mark.parametrize("cut", range(1, 5))
+def test_an_end_of_line_may_come_in_two_parts(cut):
+    first, rest = (part.replace(b"\n", b"\r\n") for part in (event("a"), event("b")))
+    end = event(reason="stop", usage=2) + b"data: [DONE]\n\n"
+    arrived = (1.0, HEAD + b"\r\n" + first[:-cut]), (2.0, first[-cut:] + rest), (3.0, end)
+
+    assert read(exchange(*arrived)).pieces == ((2.0, "a"), (2.0, "b"))
+
+
 @pytest.mark.parametrize(("reason", "tokens"), [("length", 4), ("stop", 1)])
 def test_without_usage_the_tokens_are_those_allowed_or_the_pieces(reason, tokens):
     stream = HEAD + b"\r\n" + event("a") + event(reason=reason) + b"data: [DONE]\n\n"

@@ -259,6 +259,14 @@ def test_a_prompt_that_overflows_the_context_is_refused_before_anything_is_writt
     assert caught.value.code == "context_length_exceeded"
 
 
+def test_what_the_client_says_of_the_prompts_cache_is_left_out(client, alone):
+    cached = {"prompt_cache_key": "a", "prompt_cache_retention": "24h"}
+    options = {"prompt_cache_options": {"ttl": "24h"}}
+    answer = client.chat.completions.create(**MODEL, messages=ASKED, extra_body=cached | options)
+
+    assert text_of(answer) == alone({"prompt": PROMPT}).text
+
+
 REFUSED = {
     "a misspelt field": ({"temprature": 1}, "did you mean 'temperature'?", "unknown_field"),
     "a wrong type": (
@@ -277,6 +285,7 @@ REFUSED = {
         "'response_format.type'",
         "unsupported",
     ),
+    "moderation": ({"moderation": {"model": "x"}}, "'moderation' is not supported", "unsupported"),
     "two lengths": ({"max_tokens": 1, "max_completion_tokens": 2}, "set one of them", "conflict"),
     "top_logprobs alone": ({"top_logprobs": 1}, "set logprobs to true", "conflict"),
     "too many choices": ({"n": 64}, "64 answers are asked for", "too_many_choices"),

@@ -2,6 +2,7 @@
 
 import socket
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -44,6 +45,30 @@ class TestAlone:
     def test_what_fails_fails_as_it_is(self):
         with pytest.raises(ZeroDivisionError):
             ranks.first(lambda: 1 // 0)
+
+
+class TestWhereItComputes:
+    @pytest.fixture
+    def met(self, launched, monkeypatch):
+        """Return how processes meet whose torch is built for a device, there or not."""
+        met = {}
+        launched(0)
+        monkeypatch.setattr(accelerate, "PartialState", lambda **how: met.update(how))
+
+        def meet(device, *, is_there):
+            torch_has = torch.accelerator
+            monkeypatch.setattr(torch_has, "current_accelerator", lambda: torch.device(device))
+            monkeypatch.setattr(torch_has, "is_available", lambda: is_there)
+            return ranks.join({"seed": 3})["use_cpu"], met["cpu"]
+
+        return meet
+
+    @pytest.mark.parametrize("device", ["cuda", "mps"])
+    def test_it_is_the_cpu_without_a_device_that_can_be_shared(self, met, device):
+        assert met(device, is_there=device == "mps") == (True, True)
+
+    def test_it_is_a_device_that_is_there(self, met):
+        assert met("cuda", is_there=True) == (False, False)
 
 
 class TestWhoSpeaks:

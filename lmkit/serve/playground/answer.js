@@ -4,9 +4,9 @@ import { h } from "./dom.js";
 import { duration, isWord, number, percent, say } from "./words.js";
 
 /** Elements for a task's answer; text is shown by `liveText` while it comes. */
-export function shown(task, answer, record) {
+export function shown(task, answer) {
   if (task.kind === "label" && answer.probabilities) return labels(answer);
-  if (task.kind === "fill") return fills(answer, record);
+  if (task.kind === "fill") return fills(answer);
   const text = textOf(answer);
   return text ? h("div", { class: "said" }, text) : h("p", { class: "muted", word: "blank-answer" });
 }

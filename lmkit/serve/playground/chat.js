@@ -26,7 +26,7 @@ export function chatView(task, done) {
   const systemSaid = h("span", { class: "muted one-line" });
   const draft = textArea({ id: newId("draft"), wordPlaceholder: "message", wordLabel: "message", "aria-keyshortcuts": "Control+Enter" });
   const log = h("div", { class: "log", role: "log", wordLabel: "chat-log", tabindex: "0" });
-  const inspect = inspector(task, () => ({ record: record(asked()), query: options.query() }));
+  const inspect = inspector(task, () => ({ record: record(asked()), query: options.query(), empty: asked().length === 0 }));
   const fresh = h("button", { type: "button", class: "quiet small", word: "chat-new", onclick: () => { clear(); draft.focus(); } });
   const element = h("div", { class: "chat" },
     h("section", { class: "card talk" },
@@ -81,10 +81,11 @@ export function chatView(task, done) {
 
   async function answer() {
     if (!button.begin()) return;
-    const given = record(turns);
-    const query = options.query();
+    const mine = turns; // another conversation may take its place, and end this answer
+    const about = { id: conversation, task: task.name, query: options.query() };
+    const given = record(mine);
     const turn = { role: "assistant", content: "" };
-    turns.push(turn);
+    mine.push(turn);
     draw();
     const article = log.lastElementChild;
     const said = article.querySelector(".said");
@@ -92,7 +93,7 @@ export function chatView(task, done) {
     article.setAttribute("aria-busy", "true");
     inspect.changed();
     try {
-      turn.answer = await run(task, given, query, {
+      turn.answer = await run(task, given, about.query, {
         signal: button.signal,
         onText: (piece) => {
           turn.content += piece;
@@ -100,11 +101,12 @@ export function chatView(task, done) {
         },
       });
       turn.content = textOf(turn.answer);
-      if (turn.answer.stopped && !turn.content) turns.pop();
-      else done({ id: conversation, task: task.name, record: record(turns), query, answer: turn.answer });
-      draw();
+      if (turn.answer.stopped && !turn.content) mine.pop();
+      else done({ ...about, record: { ...given, [column]: [...given[column], ...asMessages([turn])] }, answer: turn.answer });
+      if (turns === mine) draw();
     } catch (error) {
-      if (!turn.content) turns.pop();
+      if (!turn.content) mine.pop();
+      if (turns !== mine) return;
       draw();
       keepingTheEnd(() => log.append(trouble(error, () => (turns.at(-1)?.role === "assistant" ? again(turns.length - 1) : answer()))));
       if (error.param) options.mark(error.param, error.message);

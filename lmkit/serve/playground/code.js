@@ -48,10 +48,16 @@ print(answer["value"])`;
 
 const OPENAI = new Set(["temperature", "top_p", "seed", "stop"]);
 
+/** What a query's text is in a body: a truth value, a number, or itself. */
+function typed(text) {
+  if (text === "true" || text === "false") return text === "true";
+  return Number.isNaN(Number(text)) ? text : Number(text);
+}
+
 function openai(task, record, query) {
   const given = {};
   for (const [name, text] of query) {
-    const value = name === "stop" ? [...(given.stop ?? []), text] : Number.isNaN(Number(text)) ? text : Number(text);
+    const value = name === "stop" ? [...(given.stop ?? []), text] : typed(text);
     given[name === "max_new_tokens" ? "max_tokens" : name] = value;
   }
   const own = Object.entries(given).filter(([name]) => OPENAI.has(name) || name === "max_tokens");

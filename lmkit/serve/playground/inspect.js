@@ -7,7 +7,7 @@ import { number, say } from "./words.js";
 
 const PAUSE = 350; // milliseconds without a key pressed before the prompt is asked for again
 
-/** The panel; `given()` returns `{record, query}` of what is filled in, or throws. */
+/** The panel; `given()` returns `{record, query}` of what is filled in, with `empty` if that is nothing, or throws. */
 export function inspector(task, given) {
   const prompt = promptView(task, given);
   const code = codeView(task, given);
@@ -73,20 +73,30 @@ function promptView(task, given) {
     asked?.abort();
     const mine = (asked = new AbortController());
     try {
-      const said = await api.prompt(task, given().record, mine.signal);
+      const { record, empty } = given();
+      if (empty) {
+        drawNone();
+        return;
+      }
+      const said = await api.prompt(task, record, mine.signal);
       if (mine.signal.aborted) return;
       draw(said);
     } catch (error) {
       if (mine.signal.aborted) return;
-      tokens.replaceChildren();
-      legend.replaceChildren();
-      count.textContent = "";
-      note.hidden = false;
-      if (error.status && error.status !== 401) {
-        delete note.dataset.word;
-        note.textContent = error.message;
-      } else reword(note, "prompt-wait");
+      drawNone(error.status && error.status !== 401 ? error.message : "");
     }
+  }
+
+  function drawNone(why = "") {
+    tokens.replaceChildren();
+    legend.replaceChildren();
+    delete count.dataset.word;
+    count.textContent = "";
+    note.hidden = false;
+    if (why) {
+      delete note.dataset.word;
+      note.textContent = why;
+    } else reword(note, "prompt-wait");
   }
 
   function draw(said) {

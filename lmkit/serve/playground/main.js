@@ -12,6 +12,7 @@ import { language, setLanguage } from "./words.js";
 const at = (id) => document.getElementById(id);
 const main = at("main");
 const root = document.documentElement;
+const title = document.title; // the server's
 const keep = (name, value) => { try { localStorage.setItem(name, value); } catch { /* not kept */ } };
 
 let tasks = [];
@@ -65,7 +66,7 @@ function look() {
     const done = (entry) => history.add({ id: newId(`run-${Date.now()}`), when: Date.now(), ...entry });
     views.set(task.name, (isChat(task) ? chatView : typedView)(task, done));
   }
-  document.title = `${task.name} · lmkit`;
+  document.title = `${task.name} · ${title}`;
   main.replaceChildren(heading(task), views.get(task.name).element);
 }
 
@@ -98,8 +99,11 @@ function askForKey(wrong = false) {
     class: "card key-form",
     onsubmit: (event) => {
       event.preventDefault();
-      api.key.set(field.value.trim());
-      begin();
+      const given = field.value.trim();
+      if (/^[\x21-\x7e]+$/.test(given)) {
+        api.key.set(given);
+        begin();
+      } else askForKey(true); // no header holds it, so no server has it
     },
   },
   h("h1", {}, h("label", { for: id, word: "key-title" })), h("p", { class: "muted", word: "key-why" }), field,

@@ -18,6 +18,7 @@ export function typedView(task, done) {
   const inspect = inspector(task, () => ({ record: form.record(), query: query() }));
   const button = runButton(start, "run", icon("run"));
   let last = null;
+  let running = null; // the element of the run whose answer is to be shown
 
   const body = h("div", { class: "answer-body", "aria-live": "polite" }, h("p", { class: "empty", word: EMPTY[task.kind] }));
   const foot = h("div", { class: "answer-foot", hidden: true });
@@ -46,7 +47,7 @@ export function typedView(task, done) {
     }
     if (!button.begin()) return;
     const asked = query();
-    const writing = h("div", { class: "said writing" });
+    const writing = (running = h("div", { class: "said writing" }));
     foot.hidden = true;
     copy.hidden = true;
     body.setAttribute("aria-busy", "true");
@@ -59,9 +60,10 @@ export function typedView(task, done) {
           writing.append(writing.hasChildNodes() ? piece : piece.trimStart());
         },
       });
-      draw(answer, record);
+      if (running === writing) draw(answer);
       done({ task: task.name, record, query: asked, answer });
     } catch (error) {
+      if (running !== writing) return;
       const kept = error.text ? [h("div", { class: "said" }, error.text)] : [];
       body.replaceChildren(...kept, trouble(error, start));
       if (error.param && !form.mark(error.param, error.message)) options?.mark(error.param, error.message);
@@ -71,9 +73,9 @@ export function typedView(task, done) {
     }
   }
 
-  function draw(answer, record) {
+  function draw(answer) {
     last = answer;
-    body.replaceChildren(shown(task, answer, record));
+    body.replaceChildren(shown(task, answer));
     foot.replaceChildren(facts(answer, task.kind));
     foot.hidden = false;
     copy.hidden = false;
@@ -81,9 +83,10 @@ export function typedView(task, done) {
 
   function restore(entry) {
     button.stop();
+    running = null;
     form.set(entry.record);
     options?.set(entry.query);
-    draw(entry.answer, entry.record);
+    draw(entry.answer);
   }
 
   return { element, restore, stop: button.stop, focus: form.focus };

@@ -189,6 +189,18 @@ def test_requests_on_one_connection_are_answered_in_their_order(server):
     )
 
 
+def test_an_answer_does_not_wait_until_the_client_says_that_its_head_has_come(server):
+    """A head and a body are two writes; Nagle's algorithm would keep the second for 40 ms."""
+    took = []
+    with httpx.Client(timeout=60) as client:
+        for number in range(20):
+            began = time.monotonic()
+            assert client.post(f"{server.url}/echo", json=number).json() == number
+            took.append(time.monotonic() - began)
+
+    assert min(took[1:]) < 0.03
+
+
 class TestCrowd:
     def test_of_idle_connections_makes_room_for_who_asks(self):
         patience = {"connections": 10, "head_seconds": 60}

@@ -219,6 +219,16 @@ class TestHugePrompts:
         assert_told(server.post("/v1/completions", {**ASK} | {f"f{n}": n for n in range(100_000)}))
 
 
+def test_a_body_of_the_size_that_was_allowed_is_read_and_a_larger_one_refused(bundle):
+    flags = ("--port", 0, "--json", "--max-body", "65MiB")
+    with Served("-m", "lmkit", "serve", bundle, *flags) as server:
+        fits = server.post("/v1/completions", {**ASK, "prompt": "a" * ((65 << 20) - 1000)})
+        larger = server.post("/v1/completions", {**ASK, "prompt": "a" * (65 << 20)})
+
+    assert fits.json()["error"]["code"] == "context_length_exceeded"
+    assert larger.json()["error"]["code"] == "body_too_large"
+
+
 def test_a_control_token_in_a_prompt_is_text(server):
     shown = server.post("/v1/tasks/toy/prompt", {"prompt": "<|endoftext|><s>[PAD]"}).json()
 

@@ -76,6 +76,15 @@ def test_a_stream_that_takes_longer_than_the_drain_is_cut_off(counting):
     assert 0.3 < time.monotonic() - began < 300
 
 
+def test_where_nobody_is_inside_nobody_is_said_to_be_broken_off():
+    with Served.standin(drain=0) as server:
+        server.kill()
+        assert server.ended()[0] == 0
+
+    assert any("stopping" in line for line in server.log)
+    assert not any("broken off" in line for line in server.log)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_it_at_once(counting, number):
     server, _, asks = counting(to=10_000)

@@ -62,6 +62,14 @@ def visit(browser, url) -> Visit:
     return visit
 
 
+@pytest.fixture
+def slow(models) -> Iterator[tuple[Slowly, str]]:
+    """Return an application whose streams take their time, and its address."""
+    app = Slowly(make_app(models), seconds=1.5)
+    with running(app) as address:
+        yield app, address
+
+
 class Slowly:
     """An application whose streams take their time, and which knows who hung up.
 

@@ -12,7 +12,7 @@ import pytest
 import lmkit as lk
 from lmkit.serve.app import make_app
 from serve.conftest import running
-from serve.playground.conftest import SAYS, Slowly
+from serve.playground.conftest import SAYS
 
 expect = pytest.importorskip("playwright.sync_api").expect
 
@@ -229,13 +229,6 @@ def eventually(holds, seconds=5):
     return holds()
 
 
-@pytest.fixture
-def slow(models):
-    app = Slowly(make_app(models), seconds=1.5)
-    with running(app) as url:
-        yield app, url
-
-
 @pytest.mark.parametrize("how", ["button", "Escape"])
 def test_a_run_can_be_stopped_and_keeps_what_came(visit, slow, how):
     app, url = slow
@@ -332,6 +325,19 @@ def test_the_code_answers_the_same(visit, models, language, said):
     assert done.stdout.decode().rstrip("\n") == getattr(answer, said).rstrip("\n")
 
 
+def test_code_has_options_in_the_types_that_the_server_takes(visit):
+    with visit("toy") as tab:
+        option(tab, "Temperature", "0")
+        tab.locator("summary", has_text="More options").click()
+        tab.get_by_label("early_stopping").select_option("true")
+        tab.get_by_role("tab", name="In code").click()
+        tab.get_by_role("button", name="OpenAI client").click()
+
+        written = tab.locator("pre").inner_text()
+        assert "temperature=0," in written
+        assert 'extra_body={"early_stopping": True},' in written
+
+
 def test_the_session_is_listed_and_opens_again(visit):
     with visit("toy") as tab:
         run(tab)
@@ -348,3 +354,17 @@ def test_the_session_is_listed_and_opens_again(visit):
 
         tab.get_by_role("button", name="Clear").click()
         assert tab.locator("#history").is_hidden()
+
+
+def test_an_old_run_is_shown_in_place_of_the_one_that_it_ends(visit, slow):
+    slow[0].seconds = 0
+    with visit("toy", at=slow[1]) as tab:
+        run(tab)
+        slow[0].seconds = 0.5
+        tab.get_by_role("button", name="Run").click()
+        tab.locator(".answer .said.writing").wait_for()
+        tab.locator(".entry").click()
+        expect(tab.locator(".entry")).to_have_count(2)
+
+        assert tab.locator(".answer .said").inner_text() == SAYS
+        assert "Finished" in tab.locator(".answer .facts").inner_text()

@@ -129,6 +129,16 @@ def test_a_new_conversation_knows_nothing_of_the_last(chat, answered):
     expect(chat.locator(".entry")).to_have_count(2)
 
 
+def test_where_nothing_was_said_there_is_no_prompt_and_no_error(chat):
+    say(chat, "one")
+    expect(chat.locator(".tokens")).to_contain_text("one")
+    chat.get_by_role("button", name="New chat").click()
+
+    expect(chat.get_by_text("to see the prompt")).to_be_visible()
+    chat.get_by_role("button", name="한국어").click()
+    expect(chat.locator(".count")).to_have_text("")
+
+
 def test_an_old_conversation_goes_on(chat, answered):
     say(chat, "one")
     log(chat, "one", first := answered("one"))
@@ -139,6 +149,34 @@ def test_an_old_conversation_goes_on(chat, answered):
 
     log(chat, "one", first, "two", answered("one", first, "two"))
     expect(chat.locator(".entry")).to_have_count(1)
+
+
+def test_a_new_conversation_takes_nothing_from_the_answer_that_it_ends(visit, slow):
+    with visit("chat", at=slow[1]) as tab:
+        say(tab, "one")
+        expect(tab.locator(".turn.model .said")).not_to_have_text("")
+        tab.get_by_role("button", name="New chat").click()
+        expect(tab.locator(".entry")).to_have_count(1)
+
+        expect(tab.locator(".turn")).to_have_count(0)
+        expect(tab.locator(".entry .entry-asked")).to_have_text("one")
+
+
+def test_an_old_conversation_takes_nothing_from_the_answer_that_it_ends(visit, slow):
+    slow[0].seconds = 0
+    with visit("chat", at=slow[1]) as tab:
+        say(tab, "one")
+        expect(tab.locator(".turn.model .facts")).to_have_count(1)
+        turns = tab.locator(".turn .said").all_inner_texts()
+        tab.get_by_role("button", name="New chat").click()
+        slow[0].seconds = 1.5
+        say(tab, "two")
+        expect(tab.locator(".turn.model .said")).not_to_have_text("")
+        tab.locator(".entry").click()
+
+        expect(tab.locator(".entry")).to_have_count(2)
+        expect(tab.locator(".turn .said:visible")).to_have_text(turns)
+        expect(tab.locator(".entry .entry-asked")).to_have_text(["two", "one"])
 
 
 def test_enter_that_ends_a_hangul_syllable_sends_nothing(chat):

@@ -46,6 +46,15 @@ def test_another_key_is_refused(visit, locked):
         tab.get_by_role("alert").filter(has_text="does not take this key").wait_for()
 
 
+def test_what_can_be_no_key_is_refused_and_not_kept(visit, locked):
+    with visit("toy", at=locked, expects=("401",)) as tab:
+        give(tab, "열려라")
+        tab.get_by_role("alert").filter(has_text="does not take this key").wait_for()
+        give(tab, KEY)
+
+        tab.get_by_role("button", name="Run").wait_for()
+
+
 def test_the_key_is_kept_in_the_tab_alone(let_in):
     let_in.reload()
     let_in.get_by_role("button", name="Run").wait_for()

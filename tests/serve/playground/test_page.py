@@ -8,6 +8,9 @@ from browser import sideways
 from colours import colours_of, contrast
 
 from lmkit.serve import playground
+from lmkit.serve.app import make_app
+from lmkit.serve.settings import Settings
+from serve.conftest import running
 
 expect = pytest.importorskip("playwright.sync_api").expect
 
@@ -174,6 +177,12 @@ def test_the_first_key_leads_past_the_bar(visit):
 
         expect(tab.locator("main")).to_be_focused()
         expect(tab.locator("h1")).to_have_text("toy")
+
+
+def test_the_window_is_named_after_the_task_and_the_server(visit, models):
+    named = make_app(models, settings=Settings(title="우리 서버"))
+    with running(named) as url, visit("judge", at=url) as tab:
+        assert tab.title() == "judge · 우리 서버"
 
 
 def test_arrows_go_from_tab_to_tab(visit):
