@@ -66,7 +66,7 @@ class Book:
     def __init__(self) -> None:
         self.counts = Counts()
         self.news: dict[Ticket, None] = {}
-        self.seconds = 0.0  # that an answer took from the start of its prompt, of late
+        self.seconds = 0.0  # that an answer had a row for, of late
 
     def wrote(self, ticket: Ticket, text: str, token_id: int, score: TokenScore | None) -> None:
         """Add a token to an answer."""

@@ -149,7 +149,9 @@ def _checked(model: Generator, ids: Ids) -> Ids:
         raise TaskError(f"task '{model.task.name}' is asked by records, not by ready-made ids")
     ids = np.asarray(ids, dtype=np.int64)
     if ids.ndim != 1 or not len(ids):
-        raise TaskError("a prompt of ready-made ids is empty; expected one at least")
+        raise TaskError(
+            f"a prompt of ready-made ids has shape {list(ids.shape)}; expected a row of one at least"
+        )
     vocab_size = model.session.vocab_size
     wrong = ids[(ids < 0) | (ids >= vocab_size)]
     if len(wrong):

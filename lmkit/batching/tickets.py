@@ -44,7 +44,7 @@ class Ticket:
         answer: the whole answer, or None.
         error: what went wrong, or None; `concurrent.futures.CancelledError` when it was cancelled.
         queued_at: when it was submitted, by `time.perf_counter()`; so are the other times.
-        started_at: when its prompt began to be read, or None.
+        started_at: when it was given a row, or None; its prompt is read behind those before it.
         first_token_at: when its first token was written, or None.
         finished_at: when it was done, or None.
     """
@@ -109,7 +109,7 @@ class Ticket:
             self._wake()
 
     def start(self) -> None:
-        """Take note that its prompt begins to be read; the engine says so."""
+        """Take note that it has a row; the engine says so."""
         if self.started_at is None:
             self.started_at = time.perf_counter()
 

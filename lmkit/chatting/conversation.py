@@ -179,7 +179,7 @@ class Conversation:
             return _read(source)
         rows, number = _read(chosen[1]), int(chosen[2])
         if not 1 <= number <= len(rows):
-            raise RecordError(chosen[1], f"has {len(rows)} records, and no {number}th")
+            raise RecordError(chosen[1], f"has {len(rows)} records, and none is number {number}")
         return rows[number - 1 : number]
 
     def _with_system(self, messages: Sequence[Message]) -> list[Message]:

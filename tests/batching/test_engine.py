@@ -76,7 +76,7 @@ class TestARequest:
         with pytest.raises(TaskError):
             engine.prepare(RECORD, logit_bias={10**6: 1})
 
-    def test_that_is_cancelled_ends_with_what_it_had(self, engine):
+    def test_that_is_cancelled_ends_alone(self, engine):
         tickets = [ask(engine, RECORD, **LONG) for _ in range(3)]
         tickets[1].cancel()
 
