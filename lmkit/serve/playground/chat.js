@@ -11,6 +11,7 @@ import { runButton } from "./running.js";
 import { isWord } from "./words.js";
 
 const ROLES = { assistant: "assistant", user: "user", tool: "tool", ipython: "tool" };
+const SENT = ["role", "content", "name", "reasoning_content", "tool_calls", "tool_call_id"]; // what a server takes of a turn
 const NEAR = 60; // pixels from the end at which the reader is still at the end
 
 /** The view: `element`, `restore(entry)`, `stop()` and `focus()`; `done(entry)` is told of each answer. */
@@ -19,7 +20,7 @@ export function chatView(task, done) {
   const others = formOf({ ...task, columns: task.columns.filter(({ name }) => name !== column && name !== "tools") }, changed);
   const options = optionsOf(task, changed);
   const button = runButton(send, "send", icon("send"));
-  let turns = []; // {role, content, answer?}, the system's not among them
+  let turns = []; // messages, each with its `answer` if it was written here; the system's not among them
   let conversation = newConversation();
 
   const system = textArea({ id: newId("system"), wordPlaceholder: "system-hint" });
@@ -58,7 +59,7 @@ export function chatView(task, done) {
     inspect?.changed();
   }
 
-  const asMessages = (some) => some.map(({ role, content }) => ({ role, content }));
+  const asMessages = (some) => some.map((turn) => Object.fromEntries(SENT.filter((name) => turn[name] != null).map((name) => [name, turn[name]])));
   function record(some) {
     const first = system.value.trim() ? [{ role: "system", content: system.value }] : [];
     return { ...others.record(), [column]: [...first, ...asMessages(some)] };
@@ -129,7 +130,8 @@ export function chatView(task, done) {
   }
 
   function turnElement(turn, place) {
-    const { role, content } = turn;
+    const { role } = turn;
+    const content = words(turn);
     const isModel = role === "assistant";
     const name = ROLES[role] ?? role;
     const act = (word, picture, click) =>
@@ -150,7 +152,7 @@ export function chatView(task, done) {
     if (button.busy) return;
     const turn = turns[place];
     const isModel = turn.role === "assistant";
-    const area = textArea({ value: turn.content, wordLabel: "edit" });
+    const area = textArea({ value: words(turn), wordLabel: "edit" });
     const save = () => {
       if (!area.value.trim()) return;
       turns[place] = { role: turn.role, content: area.value };
@@ -196,7 +198,7 @@ export function chatView(task, done) {
   function put(messages) {
     const [first, ...rest] = messages;
     const told = first?.role === "system";
-    system.value = told ? first.content : "";
+    system.value = told ? words(first) : "";
     turns = told ? rest : messages.slice();
     draw();
   }
@@ -216,11 +218,14 @@ export function chatView(task, done) {
   const last = Array.isArray(sample) ? sample.findLastIndex(({ role }) => role === "user") : -1;
   if (last >= 0) {
     put(sample.slice(0, last));
-    draft.value = sample[last].content;
+    draft.value = words(sample[last]);
     draft.fit();
   } else draw();
   changed();
   return { element, restore, stop: button.stop, focus: () => draft.focus() };
 }
+
+/** What a message says: a text, parts of one, or nothing but calls of tools. */
+const words = ({ content }) => (Array.isArray(content) ? content.map(({ text }) => text ?? "").join("") : content ?? "");
 
 const newConversation = () => crypto.getRandomValues(new Uint32Array(2)).join("-");

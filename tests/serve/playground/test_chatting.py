@@ -1,6 +1,13 @@
 """A task that converses: turns that are answered, edited and written again."""
 
+import contextlib
+
 import pytest
+from runtime.toybundle import write_bundle
+
+from lmkit.serve.app import make_app
+from lmkit.serve.models import Models
+from serve.conftest import CHAT, running
 
 expect = pytest.importorskip("playwright.sync_api").expect
 
@@ -43,6 +50,27 @@ def test_the_sample_waits_to_be_sent(chat, answered):
     chat.get_by_role("button", name="Send").click()
 
     log(chat, "안녕", answered("안녕"))
+
+
+def test_a_sample_of_parts_and_tools_is_shown_in_words_and_sent_whole(visit, tmp_path):
+    call = {"type": "function", "function": {"name": "find", "arguments": {"what": "빵"}}}
+    before = [
+        {"role": "user", "content": [{"type": "text", "text": "빵"}]},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "있음", "name": "find"},
+        {"role": "assistant", "content": "네"},
+    ]
+    sample = [*before, {"role": "user", "content": [{"type": "text", "text": "줘"}]}]
+    bundle = write_bundle(tmp_path / "tools", task=CHAT, record={"messages": sample})
+    sent = []
+    opened = contextlib.closing(Models.open([bundle], verify=False))
+    with opened as models, running(make_app(models)) as url, visit("chat", at=url) as tab:
+        tab.on("request", lambda request: sent.append(request.post_data_json))
+        expect(tab.locator(".turn .said")).to_have_text(["빵", "", "있음", "네"])
+        tab.get_by_role("button", name="Send").click()
+        expect(tab.locator(".turn.model .facts")).to_have_count(1)
+
+    assert sent[0]["messages"] == [*before, {"role": "user", "content": "줘"}]
 
 
 def test_a_turn_follows_from_those_before(chat, answered):
