@@ -5,7 +5,10 @@ Each verb's module is imported when the verb is called, so `lmkit --help` stays 
 
 from __future__ import annotations
 
+import codecs
 import importlib
+import io
+import json
 import os
 import sys
 import warnings
@@ -103,7 +106,16 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 a user's error, 2 usage, 130 Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        codecs.register_error("lmkit.escaped", _escaped)
+        sys.stdout.reconfigure(errors="lmkit.escaped")
     sys.exit(run(args))
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Write as JSON would what standard output's encoding has no character for; lines of JSON stay so."""
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def run(args: Sequence[str] | None = None) -> int:

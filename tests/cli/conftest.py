@@ -35,7 +35,7 @@ def command():
         return subprocess.run(
             [sys.executable, "-c", script, *map(str, args)],
             capture_output=True,
-            text=True,
+            encoding=environ.get("PYTHONIOENCODING", "utf-8"),
             input=stdin,
             env={**os.environ, **environ},
             check=False,

@@ -112,6 +112,25 @@ class TestExitCodes:
         assert (done.returncode, done.stderr) == (0, b"")
 
 
+class TestAnEncodingOfItsOwn:
+    """Standard output of a system, or of a pipe on Windows, that has no Hangul or no emoji."""
+
+    @pytest.mark.parametrize("name", ["cp1252", "euc_kr"])
+    def test_json_says_what_it_says_elsewhere(self, command, jsonl, name):
+        data = jsonl([{"prompt": "안녕 👋 café", "completion": "네"}])
+        args = ("show", "qa", "--data", data, "--json")
+
+        done = command(*args, PYTHONIOENCODING=name)
+
+        assert done.returncode == 0
+        assert json.loads(done.stdout) == json.loads(command(*args).stdout)
+
+    def test_text_keeps_what_it_has(self, command):
+        done = command("show", "qa", PYTHONIOENCODING="euc_kr")
+
+        assert "질문" in done.stdout
+
+
 class TestColour:
     def test_none_where_nobody_looks(self, command):
         for done in (command("tasks"), command("show", "no-such"), command("show", "qa")):
