@@ -38,6 +38,8 @@ def greedy(model: og.Model, prompt_ids: list[int], max_new_tokens: int) -> list[
 def main(folder: Path, precision: str | None = None) -> int:
     manifest = json.loads((folder / "lmkit.json").read_text("utf-8"))
     precision = precision or manifest["precision"]
+    if precision not in manifest["precisions"]:
+        sys.exit(f"no precision {precision!r}; there are: {', '.join(manifest['precisions'])}")
     model = opened(folder, manifest, precision)
     tokenizer = og.Tokenizer(model)
     same = asked = 0

@@ -198,6 +198,8 @@ def serve(
     With --json it prints one line when it is ready.
     """
     check_engine(engine, address=address, replicas=replicas, max_replicas=max_replicas)
+    if replicas and max_replicas and max_replicas < replicas:
+        raise click.UsageError(f"--max-replicas {max_replicas} is below --replicas {replicas}")
     settings = _settings(
         host,
         keys=_keys(api_key, api_key_file),

@@ -28,6 +28,10 @@ def source(tmp_path):
         (["serve", "b", "--replicas", "2"], "--replicas goes with"),
         (["serve", "b", "--max-replicas", "2"], "--max-replicas goes with"),
         (["serve", "b", "--address", "auto"], "--address goes with"),
+        (
+            ["serve", "b", "--engine", "ray", "--replicas", "4", "--max-replicas", "2"],
+            "--max-replicas 2 is below --replicas 4",
+        ),
         (["generate", "b", "--set", "prompt=x", "--engine", "ray"], "goes with --input FILE"),
         (["generate", "b", "--input", "-", "--engine", "ray"], "read more than once"),
         (["generate", "b", "--input", "f.jsonl", "--engine", "slurm"], "'local', 'ray'"),
