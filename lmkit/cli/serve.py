@@ -250,11 +250,12 @@ def serve(
         bound.close()
         raise
     gate = Gate()
-    app = guarded(make_app(models, settings=settings), settings, gate=gate)
+    app = make_app(models, settings=settings)
+    guards = guarded(app, settings, gate=gate, metrics=app.state.surface.metrics)
     names = [(one.name, str(one.model.path)) for one in models]
     try:
         run(
-            app,
+            guards,
             bound,
             gate=gate,
             drain=drain,

@@ -84,9 +84,9 @@ class Replica:
         self._gate = Gate()
         self._doorbell = doorbell
         self._name = uuid.uuid4().hex
-        Door.inner = guarded(
-            make_app(self._models, settings=plan.settings), plan.settings, gate=self._gate
-        )
+        app = make_app(self._models, settings=plan.settings)
+        metrics = app.state.surface.metrics
+        Door.inner = guarded(app, plan.settings, gate=self._gate, metrics=metrics)
         threading.Thread(target=self._stop_when_told, name="doorbell", daemon=True).start()
 
     def names(self) -> list[tuple[str, str]]:

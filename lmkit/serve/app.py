@@ -8,13 +8,12 @@ from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
 from lmkit.serve import playground
 from lmkit.serve.asking import Desk
-from lmkit.serve.metrics import Counted, Metrics
+from lmkit.serve.metrics import Metrics
 from lmkit.serve.models import Models
 from lmkit.serve.openapi import document
 from lmkit.serve.problems import Problem, problem_of
@@ -27,8 +26,8 @@ from lmkit.serve.task_schemas import Endpoint
 def make_app(models: Models, *, settings: Settings | None = None) -> Starlette:
     """Return the application that answers with some models.
 
-    Nothing is guarded here: keys, hosts, sizes and slow clients are `lmkit.serve.guarding`'s, which
-    wraps it. `app.state.surface` has its parts.
+    Nothing is guarded, logged or counted here: keys, hosts, sizes and slow clients are
+    `lmkit.serve.guarding`'s, which wraps it. `app.state.surface` has its parts.
 
     Args:
         models: what answers; whoever opened them closes them.
@@ -56,7 +55,6 @@ def make_app(models: Models, *, settings: Settings | None = None) -> Starlette:
             *(operation.route(surface) for operation in OPERATIONS),
             *(playground.routes(settings.title) if settings.playground else ()),
         ],
-        middleware=[Middleware(Counted, metrics=metrics)],
         exception_handlers={HTTPException: _told},
         lifespan=lifespan,
     )
@@ -68,9 +66,8 @@ def make_app(models: Models, *, settings: Settings | None = None) -> Starlette:
 async def _told(request: Request, error: Exception) -> Response:
     """Tell in OpenAI's shape what the router refuses: an unknown path, or a method."""
     assert isinstance(error, HTTPException)
-    path = request.scope[
-        "path"
-    ]  # that of `request.url` is read anew, with a host that may be anything
+    # The path of `request.url` is read anew, with a host that may be anything.
+    path = request.scope["path"]
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         problem = Problem(

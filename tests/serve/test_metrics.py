@@ -5,16 +5,23 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lmkit.serve.app import make_app
+from lmkit.serve.guarding import guarded
+from lmkit.serve.settings import Settings
 
 from .conftest import running
+from .faults.served import until
 
 RECORD = {"prompt": "안녕하세요?"}
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
 def http(models):
     """Return a client of a server that has counted nothing yet."""
-    with running(make_app(models)) as url, httpx.Client(base_url=url) as client:
+    app = make_app(models)
+    app = guarded(app, Settings(api_keys=("a-key",)), metrics=app.state.surface.metrics)
+    keyed = {"Authorization": "Bearer a-key"}
+    with running(app) as url, httpx.Client(base_url=url, headers=keyed) as client:
         yield client
 
 
@@ -52,6 +59,16 @@ def test_a_path_that_is_none_adds_no_series_of_its_own(http):
     routes = {key[1] for key in found if key[0] == "lmkit_http_requests_total"}
     assert routes <= {"404", "405", "other", "GET", "/metrics"}
     assert sum(value for key, value in found.items() if key[0] == "lmkit_http_requests_total") == 4
+
+
+def test_what_is_refused_before_any_route_is_counted_too(http):
+    http.post("/v1/tasks/noise", json=RECORD, headers={"Authorization": "Bearer another"})
+    http.post("/v1/tasks/noise", content=b"x", headers={"Content-Type": "text/plain"})
+    http.post("/v1/tasks/noise", content=b"x" * (2 << 20), headers=JSON)
+
+    for status in ("401", "413", "415"):  # the second ends when the client has ended its own part
+        key = ("lmkit_http_requests_total", status, "other", "other")
+        assert until(lambda key=key: numbers(http).get(key)) == 1
 
 
 def test_an_answer_is_counted_with_its_times(http, models):
