@@ -21,8 +21,9 @@ class Limits:
         max_waiting: the most requests that wait for a row; one more is refused.
         kv_bytes: the most memory for keys and values. A request is let in when there is room for its
             prompt and all tokens that may follow, so none has to be given up half way.
-        prefill_chunk: how many tokens of prompts are read between two steps of those that write,
-            2 or more: fewer make their text flow more evenly, more let new ones begin sooner.
+        prefill_chunk: how many tokens of a prompt are read between two steps of those that write,
+            2 or more, and twice as many where more than one prompt waits: fewer make text flow more
+            evenly, more let new answers begin sooner.
     Raises:
         TaskError: a number is too small.
     """

@@ -26,6 +26,10 @@ from lmkit.runtime.generator import Generator
 from lmkit.runtime.prefixes import LEAST
 
 _ROUND = 64  # places: capacities are multiples of it, so that few requests need a new one
+# How many times as much is read between two steps where more than one prompt waits. A pass over 128 tokens
+# reads more of them a second than one over 64 (SmolLM2-135M, two cores): 1.06x in int4, 1.18x in fp32, 1.20x
+# in int8. With 16 clients: 1.00x, 1.12x and 1.03x the tokens, and 0.6 to 0.8 of the time to the first one.
+_CROWD = 2
 _SHRINKS = 0.25  # the share of rows that may stand empty before others move in
 
 Size: TypeAlias = tuple[int, int]  # rows, and places in each
@@ -144,7 +148,8 @@ class Slots:
         left = CHUNK
         while self._reading and left > 1:
             if len(self._reading) < self.n_rows:  # somebody writes
-                left = min(left, self._limits.prefill_chunk)
+                several = _CROWD if len(self._reading) > 1 else 1
+                left = min(left, self._limits.prefill_chunk * several)
             line = self._reading[0]
             # A pass over few tokens takes nearly as long as one over a quarter of what is read.
             least = min(len(line.prompt) - line.n_read, self._limits.prefill_chunk // 4)

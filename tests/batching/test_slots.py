@@ -72,6 +72,21 @@ class TestPrompts:
         assert 1 not in read
         assert reader.first_token_at > writer.first_token_at
 
+    def test_are_read_in_larger_parts_where_several_wait(self, bundle, held, read):
+        model = lk.load(bundle, threads=1, verify=False, prefix_cache_bytes=0)
+        engine, gate = held(model, prefill_chunk=4)
+        tickets = submit(engine, RECORD, **LONG)
+        tickets += submit(engine, {"prompt": "x" * 30}, {"prompt": "y" * 30})
+        gate.set()
+        _, first, second = (ticket.wait(60).usage.prompt_tokens for ticket in tickets)
+
+        behind_first = next(n for n in range(len(read)) if sum(read[1:n]) >= first)
+        assert max(read[1:behind_first]) == 8
+        assert (
+            max(read[behind_first + 1 :]) <= 4
+        )  # of the second alone; its first part had what was left
+        assert sum(read[1:]) == first + second
+
     def test_that_begin_alike_are_read_once_even_while_they_wait(self, bundle, held, read):
         model = lk.load(bundle, threads=1, verify=False)
         engine, gate = held(model)
