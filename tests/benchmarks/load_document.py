@@ -189,9 +189,9 @@ its own asks over loopback, on the machine that serves: so many clients at a tim
 as soon as it has its answer. All servers run the whole time, those that are not asked cost nothing, and
 each is asked in turn (A B C A B C ...) for so many seconds. The model is SmolLM2-135M-Instruct, every
 request a conversation in English or Korean, streamed, greedy, with the same most tokens. There are as many
-of each language; all servers of a round are asked the same, and no round what another has asked (those
-without drafts, and the runs of another length, are rounds of their own). A server chooses when an answer
-ends, so "tokens each" says how long answers were.
+of each language; all servers of a round are asked the same, and no round what another has asked. Figures are
+medians of the rounds, with the least and the most beside a rate. A server chooses when an answer ends, so
+"tokens each" says how long answers were.
 
 - **tokens/s** is that of all clients together, behind the seconds in which they join. An answer that has
   ended has the tokens that its server says, of one that was cut off at the end the model's tokenizer counts
