@@ -8,6 +8,7 @@ process would do without it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,7 +69,14 @@ def join(arguments: Mapping[str, Any]) -> dict[str, Any]:
             raise LmkitError(
                 f"the {world_size()} processes of this training cannot meet: {error}"
             ) from error
+        atexit.register(_leave)
     return found
+
+
+def _leave() -> None:
+    """Part from the others: a process that ends with its threads for them may be aborted by that."""
+    if torch().distributed.is_initialized():
+        torch().distributed.destroy_process_group()
 
 
 def wait() -> None:
