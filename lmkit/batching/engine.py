@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy as np
 
 from lmkit.batching import calls
 from lmkit.batching.cohorts import Cohorts
@@ -138,7 +137,7 @@ class Engine:
         """
         return made(
             self.model,
-            prompt if isinstance(prompt, Mapping) else np.asarray(prompt, dtype=np.int64),
+            prompt,
             kv_bytes=self.limits.kv_bytes,
             options=options,
             n_logprobs=n_logprobs,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -73,7 +73,7 @@ class Request:
 
 def made(
     model: Generator | MaskFiller,
-    record: Record | Ids,
+    record: Record | Ids | Sequence[int],
     *,
     kv_bytes: int | None = None,
     options: Mapping[str, Any] = {},
@@ -101,7 +101,7 @@ def made(
         raise TaskError(f"timeout is {timeout}; expected seconds above 0, or None")
     extras = n_logprobs is not None or logit_bias or presence_penalty or frequency_penalty
     if not isinstance(model, Generator) or isinstance(model.task.decoder, Chooser):
-        if isinstance(record, np.ndarray):
+        if not isinstance(record, Mapping):
             raise TaskError(f"task '{model.task.name}' is asked by records, not by ready-made ids")
         if extras:
             raise TaskError(
@@ -115,7 +115,7 @@ def made(
         choice = prepared(model, [record], options, most=most)[0]
         return Request(kind=Kind.CHOICE, prompt=choice.prompt, timeout=timeout, choice=choice)
     generation = model.task.generation.override(**options)
-    prompt = _checked(model, record) if isinstance(record, np.ndarray) else model.prompt(record)
+    prompt = model.prompt(record) if isinstance(record, Mapping) else _checked(model, record)
     causal = isinstance(model.manifest.graph, Graph) and model.writer is model.session
     kind = Kind.SLOT if causal else Kind.TOGETHER
     if generation.num_beams > 1:
@@ -143,11 +143,11 @@ def made(
     )
 
 
-def _checked(model: Generator, ids: Ids) -> Ids:
+def _checked(model: Generator, given: Ids | Sequence[int]) -> Ids:
     """Return ready-made ids that the model can read, with room for an answer."""
     if not isinstance(model.manifest.graph, Graph):
         raise TaskError(f"task '{model.task.name}' is asked by records, not by ready-made ids")
-    ids = np.asarray(ids, dtype=np.int64)
+    ids = np.asarray(given, dtype=np.int64)
     if ids.ndim != 1 or not len(ids):
         raise TaskError(
             f"a prompt of ready-made ids has shape {list(ids.shape)}; expected a row of one at least"
